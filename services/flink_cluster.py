@@ -1,0 +1,583 @@
+"""A Flink session cluster on loopback, started from the wheel.
+
+The ``apache-flink`` wheel holds a whole distribution. Here it is started with its own
+scripts, in the foreground, so that each process is a child known by its id, and with
+a configuration, lib and log folder of its own; the wheel itself is left alone.
+
+    python -m services.flink_cluster up|status|down
+    python -m services.flink_cluster run SCRIPT.py [ARGUMENT ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from services import process
+from services.jars import JarError, jar_paths
+from services.java import JavaError, find_java_home
+from services.process import ProcessId
+from services.waiting import DeadlineError, wait_until
+
+
+def _run_folder() -> Path:
+    root = Path(__file__).resolve().parents[1]
+    if " " not in str(root):
+        return root / ".run" / "flink"
+    # Flink's scripts do not quote the path of the lib folder.
+    name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"sample-stitch-{os.getuid()}-{name}" / "flink"
+
+
+RUN_FOLDER = _run_folder()
+USUAL_PORT = 8081
+
+_READY_DEADLINE_S = 90.0
+_SUBMIT_DEADLINE_S = 180.0
+_REQUEST_DEADLINE_S = 15.0
+_JOB_ID = re.compile(r"Job has been submitted with JobID ([0-9a-f]{32})")
+
+_LOG4J = """\
+rootLogger.level=INFO
+rootLogger.appenderRef.console.ref=console
+appender.console.name=console
+appender.console.type=CONSOLE
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
+"""
+
+
+class ClusterError(Exception):
+    """The cluster, or a request to it, failed; the message says what and shows the log's end."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What ``flink run`` said: the jobs it submitted, in order, and all of its output."""
+
+    job_ids: tuple[str, ...]
+    output: str
+
+    @property
+    def job_id(self) -> str:
+        """The only job.
+
+        Raises:
+            ClusterError: if the script submitted none or several.
+        """
+        if len(self.job_ids) != 1:
+            raise ClusterError(f"{len(self.job_ids)} jobs were submitted:\n{self.output}")
+        return self.job_ids[0]
+
+
+class FlinkCluster:
+    """One job manager and some task managers, with all that is theirs in one folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        task_managers: int = 2,
+        slots: int = 1,
+        rest_port: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe a cluster; nothing is started.
+
+        Args:
+            folder: for configuration, logs and temporary files; replaced by ``start``.
+            task_managers: how many. Thread mode shares one interpreter lock in each, so
+                it scales by task managers.
+            slots: of each task manager.
+            rest_port: the port wanted on 127.0.0.1; a free one if it is 0 or taken.
+            settings: Flink options over the ones chosen here.
+        """
+        self.folder = folder.resolve()
+        self.log_folder = self.folder / "log"
+        self.rest_port = rest_port
+        self.task_manager_count = task_managers
+        self._slots = slots
+        self._settings = dict(settings or {})
+        self._job_manager: ProcessId | None = None
+        self._task_managers: dict[str, ProcessId] = {}
+        self._tied = True
+        self._note = self.folder / "running.json"
+
+    @classmethod
+    def attach(cls, folder: Path = RUN_FOLDER) -> FlinkCluster | None:
+        """Return the cluster that an earlier ``start(tied=False)`` left running, if it does."""
+        cluster = cls(folder)
+        if not cluster._note.exists():
+            return None
+        note = json.loads(cluster._note.read_text(encoding="utf-8"))
+        cluster.rest_port = note["rest_port"]
+        cluster._tied = False
+        cluster._job_manager = ProcessId(**note["job_manager"])
+        cluster._task_managers = {
+            name: ProcessId(**one) for name, one in note["task_managers"].items()
+        }
+        cluster.task_manager_count = len(cluster._task_managers)
+        return cluster
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://127.0.0.1:{self.rest_port}"
+
+    def is_running(self) -> bool:
+        """Whether the job manager runs."""
+        return self._job_manager is not None and self._job_manager.is_running()
+
+    def start(self, *, tied: bool = True) -> None:
+        """Start the cluster and return when all task managers have registered.
+
+        Args:
+            tied: whether it ends with this process, however that ends.
+
+        Raises:
+            ClusterError: if a process ends, or they are not ready within 90 seconds.
+            JarError, JavaError: if the set-up has not been run.
+        """
+        self._tied = tied
+        self.prepare()
+        self._job_manager = self._launch("jobmanager", "jobmanager")
+        for _ in range(self.task_manager_count):
+            self._launch_task_manager()
+        try:
+            self._wait_for_task_managers()
+        except DeadlineError as error:
+            logs = "\n".join(process.tail(log) for log in sorted(self.log_folder.glob("*.log")))
+            self.stop()
+            raise ClusterError(f"{error}; the logs end:\n{logs}") from error
+        self._write_note()
+
+    def prepare(self) -> None:
+        """Write the folder anew: configuration, links to the jars, empty logs.
+
+        For ``start``, and for whoever runs the wheel's scripts in another way, such as
+        the image in ``docker/``.
+
+        Raises:
+            JarError: if the set-up has not been run.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(_flink_home() / "conf", self.folder / "conf")
+        for name in ("lib", "log", "pid", "tmp"):
+            (self.folder / name).mkdir()
+        # flink-python and pemja have to be loaded once in a process and not once a job:
+        # the second job would die with NoSuchFieldException: loadedLibraryNames.
+        jars = [
+            *(_flink_home() / "lib").glob("*.jar"),
+            *(_flink_home() / "opt").glob("flink-python*.jar"),
+            *jar_paths("flink"),
+        ]
+        for jar in jars:
+            (self.folder / "lib" / jar.name).symlink_to(jar.resolve())
+        self.rest_port = process.free_port(self.rest_port)
+        self._write_configuration()
+        (self.folder / "conf" / "log4j-console.properties").write_text(_LOG4J, encoding="utf-8")
+
+    def stop(self) -> None:
+        """Stop all processes, by force if they take too long; the logs stay."""
+        process.stop(*self._processes())
+        self._task_managers = {}
+        self._job_manager = None
+        self._note.unlink(missing_ok=True)
+
+    @property
+    def task_managers(self) -> tuple[str, ...]:
+        """The names of the task managers, oldest first; Flink's resource ids are the same."""
+        return tuple(self._task_managers)
+
+    def kill_task_manager(self, name: str) -> None:
+        """Kill a task manager as a crash would (SIGKILL); the others stay.
+
+        The job manager notices some moments later: wait for ``restarts`` of a job to grow.
+        """
+        process.kill(self._task_managers.pop(name))
+        self._write_note()
+
+    def add_task_manager(self) -> str:
+        """Start one more task manager; return its name when it has registered."""
+        name = self._launch_task_manager()
+        self._write_note()
+        self._wait_for_task_managers()
+        return name
+
+    # --- jobs ---------------------------------------------------------------------------
+
+    def run(
+        self,
+        script: Path,
+        arguments: Sequence[str] = (),
+        *,
+        detached: bool = True,
+        parallelism: int | None = None,
+        savepoint: str | None = None,
+    ) -> Submission:
+        """Submit a script with ``flink run -py`` and return what was said.
+
+        Args:
+            script: a Python file; this environment's packages are importable in it.
+            arguments: the script's own.
+            detached: return when the job is submitted, not when it has ended.
+            parallelism: the default one of the job.
+            savepoint: where to restore from.
+
+        Raises:
+            ClusterError: if the client fails or takes more than three minutes.
+        """
+        command: list[str | Path] = [_flink_home() / "bin" / "flink", "run"]
+        command += ["--detached"] if detached else []
+        command += ["--parallelism", str(parallelism)] if parallelism is not None else []
+        command += ["--fromSavepoint", savepoint] if savepoint is not None else []
+        command += ["-py", script, *arguments]
+        try:
+            done = subprocess.run(
+                [str(part) for part in command],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_SUBMIT_DEADLINE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(
+                f"flink run took more than {_SUBMIT_DEADLINE_S:g} s:\n{error.output}"
+            ) from error
+        if done.returncode != 0:
+            raise ClusterError(f"flink run ended with {done.returncode}:\n{done.stdout}")
+        return Submission(tuple(_JOB_ID.findall(done.stdout)), done.stdout)
+
+    def job_state(self, job_id: str) -> str:
+        """Return the state of a job, such as RUNNING, FINISHED or FAILED."""
+        return str(self.get(f"/jobs/{job_id}")["state"])
+
+    def wait_for_job(self, job_id: str, state: str, deadline_s: float) -> None:
+        """Wait until a job is in a state.
+
+        Raises:
+            ClusterError: if it ends in another one; the message holds the root exception.
+            DeadlineError: after ``deadline_s`` seconds.
+        """
+
+        def reached() -> bool:
+            now = self.job_state(job_id)
+            if now != state and now in ("FAILED", "CANCELED", "FINISHED"):
+                raise ClusterError(f"the job is {now}, not {state}: {self.job_exception(job_id)}")
+            return now == state
+
+        wait_until(reached, deadline_s, f"job {job_id} to be {state}")
+
+    def wait_for_tasks(self, job_id: str, deadline_s: float = 60.0) -> None:
+        """Wait until every task of a job runs, as a savepoint needs it.
+
+        A job itself is RUNNING earlier, while its tasks are still being deployed.
+
+        Raises:
+            DeadlineError: after ``deadline_s`` seconds.
+        """
+
+        def all_run() -> bool:
+            vertices = self.get(f"/jobs/{job_id}")["vertices"]
+            return all(vertex["status"] == "RUNNING" for vertex in vertices)
+
+        wait_until(all_run, deadline_s, f"all tasks of job {job_id} to run")
+
+    def restarts(self, job_id: str) -> int:
+        """Return how often a job was restarted after a failure."""
+        metrics = self.get(f"/jobs/{job_id}/metrics?get=numRestarts")
+        return int(metrics[0]["value"]) if metrics else 0
+
+    def job_exception(self, job_id: str) -> str:
+        """Return the newest exception of a job, or nothing."""
+        history = self.get(f"/jobs/{job_id}/exceptions?maxExceptions=1")["exceptionHistory"]
+        return str(history["entries"][0]["stacktrace"]) if history["entries"] else ""
+
+    def cancel(self, job_id: str, deadline_s: float = 30.0) -> None:
+        """Cancel a job, as it stands, and wait until it is."""
+        self._request("PATCH", f"/jobs/{job_id}?mode=cancel", None)
+        self.wait_for_job(job_id, "CANCELED", deadline_s)
+
+    def savepoint(self, job_id: str, folder: Path, deadline_s: float = 60.0) -> str:
+        """Take a savepoint of a job that goes on; return where it is."""
+        body = {"target-directory": folder.resolve().as_uri(), "cancel-job": False}
+        return self._savepoint(job_id, f"/jobs/{job_id}/savepoints", body, deadline_s)
+
+    def stop_job(
+        self, job_id: str, folder: Path, *, drain: bool = False, deadline_s: float = 60.0
+    ) -> str:
+        """Stop a job with a savepoint; return where that is.
+
+        Args:
+            job_id: of the job.
+            folder: to put the savepoint in.
+            drain: send the last watermark first, so that all timers fire: for good, the
+                job cannot go on from there.
+            deadline_s: for savepoint and end together, roughly.
+        """
+        body = {"targetDirectory": folder.resolve().as_uri(), "drain": drain}
+        path = self._savepoint(job_id, f"/jobs/{job_id}/stop", body, deadline_s)
+        self.wait_for_job(job_id, "FINISHED", deadline_s)
+        return path
+
+    def get(self, path: str) -> Any:
+        """Return what the REST API answers to a path such as ``/overview``.
+
+        Raises:
+            ClusterError: if it answers with an error.
+            OSError: if it cannot be reached.
+        """
+        return self._request("GET", path, None)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables with which Flink's own scripts find this cluster."""
+        own = {
+            "JAVA_HOME": str(find_java_home()),
+            "FLINK_HOME": str(_flink_home()),
+            "FLINK_CONF_DIR": str(self.folder / "conf"),
+            "FLINK_LIB_DIR": str(self.folder / "lib"),
+            "FLINK_OPT_DIR": str(_flink_home() / "opt"),
+            "FLINK_PLUGINS_DIR": str(_flink_home() / "plugins"),
+            "FLINK_LOG_DIR": str(self.log_folder),
+            "FLINK_PID_DIR": str(self.folder / "pid"),
+            "FLINK_IDENT_STRING": "local",
+            # Thread mode starts the `python` that is first on PATH.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            # A Flink of the machine, or of the test that starts this, must not mix in.
+            if not name.startswith(("FLINK_", "_FLINK", "HADOOP_", "PYFLINK_"))
+        }
+        return inherited | own
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # --- inside -------------------------------------------------------------------------
+
+    def _processes(self) -> list[ProcessId]:
+        job_manager = [] if self._job_manager is None else [self._job_manager]
+        return [*job_manager, *self._task_managers.values()]
+
+    def _wait_for_task_managers(self) -> None:
+        """Wait until those that were started are registered.
+
+        By name and not by number: one that was killed counts until it is missed.
+        """
+
+        def registered() -> bool:
+            for one in self._processes():
+                if not one.is_running():
+                    raise ClusterError(f"a process of the cluster ended; see {self.log_folder}")
+            with contextlib.suppress(OSError, ClusterError):
+                known = {one["id"] for one in self.get("/taskmanagers")["taskmanagers"]}
+                return known >= self._task_managers.keys()
+            return False
+
+        wait_until(registered, _READY_DEADLINE_S, "the Flink task managers to register")
+
+    def _write_configuration(self) -> None:
+        from ruamel.yaml import YAML
+
+        path = self.folder / "conf" / "config.yaml"
+        # The wheel's own, above all the --add-opens without which nothing runs.
+        settings = _flat(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        python = str(Path(sys.executable))
+        settings |= {
+            "jobmanager.rpc.address": "127.0.0.1",
+            "jobmanager.rpc.port": str(process.free_port()),
+            "jobmanager.bind-host": "127.0.0.1",
+            "jobmanager.memory.process.size": "1g",
+            "taskmanager.host": "127.0.0.1",
+            "taskmanager.bind-host": "127.0.0.1",
+            "taskmanager.memory.process.size": "1728m",
+            "taskmanager.numberOfTaskSlots": str(self._slots),
+            "rest.address": "127.0.0.1",
+            "rest.bind-address": "127.0.0.1",
+            "rest.port": str(self.rest_port),
+            "rest.bind-port": str(self.rest_port),
+            "io.tmp.dirs": str(self.folder / "tmp"),
+            "python.executable": python,
+            "python.client.executable": python,
+            "classloader.parent-first-patterns.additional": "pemja.",
+        }
+        settings |= self._settings
+        # JSON strings are YAML strings; dotted keys are as good as nested ones.
+        lines = [f"{key}: {json.dumps(str(value))}" for key, value in sorted(settings.items())]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _launch(self, role: str, name: str, *options: str) -> ProcessId:
+        return process.start(
+            [_flink_home() / "bin" / f"{role}.sh", "start-foreground", *options],
+            log=self.log_folder / f"{name}.log",
+            environment=self.environment(),
+            tied=self._tied,
+        )
+
+    def _launch_task_manager(self) -> str:
+        name = f"taskmanager-{len(list(self.log_folder.glob('taskmanager-*.log')))}"
+        self._task_managers[name] = self._launch(
+            "taskmanager", name, "-D", f"taskmanager.resource-id={name}"
+        )
+        return name
+
+    def _write_note(self) -> None:
+        if self._tied or self._job_manager is None:
+            return
+        note = {
+            "rest_port": self.rest_port,
+            "job_manager": asdict(self._job_manager),
+            "task_managers": {name: asdict(one) for name, one in self._task_managers.items()},
+        }
+        self._note.write_text(json.dumps(note), encoding="utf-8")
+
+    def _savepoint(self, job_id: str, path: str, body: object, deadline_s: float) -> str:
+        trigger = self._request("POST", path, body)["request-id"]
+
+        def done() -> Any:
+            answer = self.get(f"/jobs/{job_id}/savepoints/{trigger}")
+            return answer["operation"] if answer["status"]["id"] == "COMPLETED" else None
+
+        operation = wait_until(done, deadline_s, f"a savepoint of job {job_id}")
+        if "location" not in operation:
+            trace = operation["failure-cause"]["stack-trace"].splitlines()
+            causes = [line for line in trace if line.startswith("Caused by: ")]
+            raise ClusterError(f"no savepoint: {[*trace[:1], *causes][-1]}")
+        return str(operation["location"])
+
+    def _request(self, method: str, path: str, body: object | None) -> Any:
+        request = urllib.request.Request(
+            self.rest_url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        # Loopback: a proxy of the environment has nothing to do with it.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=_REQUEST_DEADLINE_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            answer = error.read().decode(errors="replace")
+            raise ClusterError(f"{method} {path}: {error.code} {answer}") from error
+
+
+def _flink_home() -> Path:
+    spec = find_spec("pyflink")
+    if spec is None or spec.origin is None:
+        raise ClusterError("apache-flink is not installed here; run `make setup`")
+    return Path(spec.origin).parent
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _up(task_managers: int, port: int) -> int:
+    cluster = FlinkCluster.attach()
+    if cluster is None or not cluster.is_running():
+        if cluster is not None:
+            cluster.stop()
+        cluster = FlinkCluster(RUN_FOLDER, task_managers=task_managers, rest_port=port)
+        print("flink: starting ...", flush=True)
+        cluster.start(tied=False)
+        if port != cluster.rest_port:
+            print(f"flink: port {port} is taken")
+    return _status(cluster)
+
+
+def _status(cluster: FlinkCluster | None) -> int:
+    if cluster is None or not cluster.is_running():
+        print("flink: not running")
+        return 3
+    overview = cluster.get("/overview")
+    print(
+        f"flink: up, {cluster.rest_url}, {overview['taskmanagers']} task managers,"
+        f" {overview['jobs-running']} jobs running, logs in {cluster.log_folder}"
+    )
+    return 0
+
+
+def _down(cluster: FlinkCluster | None) -> int:
+    if cluster is not None:
+        cluster.stop()
+    print("flink: was not running" if cluster is None else "flink: stopped")
+    return 0
+
+
+def _run(cluster: FlinkCluster | None, script: Path, arguments: Sequence[str]) -> int:
+    if cluster is None or not cluster.is_running():
+        print("flink: not running; start it with `make cluster-up`", file=sys.stderr)
+        return 3
+    print(cluster.run(script, arguments).output, end="")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (3: not running, as with services)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.flink_cluster",
+        description="A Flink session cluster on loopback, from the apache-flink wheel.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start it, unless it runs")
+    up.add_argument("--task-managers", type=int, default=2, help="default: %(default)s")
+    up.add_argument("--port", type=int, default=USUAL_PORT, help="REST; default: %(default)s")
+    commands.add_parser("status", help="say whether it runs, and where")
+    commands.add_parser("down", help="stop it")
+    run = commands.add_parser("run", help="submit a script with flink run -py")
+    run.add_argument("script", type=Path)
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    options = parser.parse_args(arguments)
+    try:
+        match options.command:
+            case "up":
+                return _up(options.task_managers, options.port)
+            case "down":
+                return _down(FlinkCluster.attach())
+            case "run":
+                return _run(FlinkCluster.attach(), options.script, options.arguments)
+            case _:
+                return _status(FlinkCluster.attach())
+    except (ClusterError, JarError, JavaError, OSError) as error:
+        print(f"flink: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

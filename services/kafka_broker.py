@@ -1,0 +1,302 @@
+"""A real Kafka broker on loopback: one node, KRaft, from the locked jars.
+
+python -m services.kafka_broker up|status|down
+with KafkaBroker(folder) as broker: ... broker.bootstrap_servers
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from services import process
+from services.jars import JarError, jar_paths
+from services.java import JavaError, find_java_home
+from services.process import ProcessId
+from services.waiting import DeadlineError, wait_until
+
+RUN_FOLDER = Path(__file__).resolve().parents[1] / ".run" / "kafka"
+USUAL_PORT = 9092
+
+_READY_DEADLINE_S = 60.0
+_JVM_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+log.dirs={data}
+# A misspelt topic must be an error, not a new topic.
+auto.create.topics.enable=false
+# Event times are CreateTime; topics of old events would be emptied by retention.
+log.retention.ms=-1
+# One node: internal topics cannot have the usual three replicas.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+"""
+
+_LOG4J = """\
+rootLogger.level=INFO
+rootLogger.appenderRef.console.ref=console
+appender.console.name=console
+appender.console.type=Console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{ISO8601} %-5p %c - %m%n
+"""
+
+
+class BrokerError(Exception):
+    """The broker could not be started; the message holds the end of its log."""
+
+
+class KafkaBroker:
+    """One broker in a folder of its own: data, configuration, log, and who runs it."""
+
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
+        """Describe a broker; nothing is started.
+
+        Args:
+            folder: kept between runs; the topics live in it.
+            port: the port wanted on 127.0.0.1; a free one if it is 0 or taken.
+        """
+        self.folder = folder.resolve()
+        self.log = self.folder / "broker.log"
+        self.port = port
+        self._process: ProcessId | None = None
+        self._note = self.folder / "running.json"
+
+    @classmethod
+    def attach(cls, folder: Path = RUN_FOLDER) -> KafkaBroker | None:
+        """Return the broker that an earlier ``start(tied=False)`` left running, if it does."""
+        broker = cls(folder)
+        if not broker._note.exists():
+            return None
+        note = json.loads(broker._note.read_text(encoding="utf-8"))
+        broker.port = note["port"]
+        broker._process = ProcessId(**note["process"])
+        return broker if broker.is_running() else None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running()
+
+    def start(self, *, tied: bool = True) -> None:
+        """Start the broker and return when it answers.
+
+        Args:
+            tied: whether it ends with this process, however that ends.
+
+        Raises:
+            BrokerError: if it ends or does not answer within a minute.
+            JarError, JavaError: if the set-up has not been run.
+        """
+        java = find_java_home() / "bin" / "java"
+        class_path = os.pathsep.join(str(path) for path in jar_paths("kafka"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = process.free_port(self.port)
+        properties = self.folder / "server.properties"
+        properties.write_text(
+            _PROPERTIES.format(
+                port=self.port,
+                controller_port=process.free_port(),
+                # Backslash and friends are special in properties, spaces in values are not.
+                data=str(self.folder / "data").replace("\\", "\\\\"),
+            ),
+            encoding="utf-8",
+        )
+        log4j = self.folder / "log4j2.properties"
+        log4j.write_text(_LOG4J, encoding="utf-8")
+        command: list[str | Path] = [
+            *(java, *_JVM_OPTIONS, f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
+            *("-cp", class_path),
+        ]
+        self._format([*command, "kafka.tools.StorageTool"], properties)
+        self._process = process.start(
+            [*command, "kafka.Kafka", properties],
+            log=self.log,
+            environment=os.environ,
+            tied=tied,
+        )
+        try:
+            wait_until(self._answers_or_ended, _READY_DEADLINE_S, "the Kafka broker to answer")
+        except DeadlineError as error:
+            self.stop()
+            raise BrokerError(f"{error}; its log ends:\n{process.tail(self.log)}") from error
+        if not self.is_running():
+            self.stop()
+            raise BrokerError(f"the Kafka broker ended; its log:\n{process.tail(self.log)}")
+        if not tied:
+            note = {"process": asdict(self._process), "port": self.port}
+            self._note.write_text(json.dumps(note), encoding="utf-8")
+
+    def stop(self) -> None:
+        """Stop the broker, by force if it takes too long; its data stays."""
+        if self._process is not None:
+            process.stop(self._process)
+        self._process = None
+        self._note.unlink(missing_ok=True)
+
+    def create_topic(
+        self, name: str, *, partitions: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Create a topic that keeps its records whatever their timestamps are.
+
+        Args:
+            name: of the topic.
+            partitions: how many.
+            settings: topic settings over ``retention.ms=-1``; records with timestamps more
+                than an hour ahead need ``message.timestamp.after.max.ms``.
+
+        Raises:
+            kafka.errors.KafkaError: what the broker says, e.g. that the topic exists.
+        """
+        from kafka import KafkaAdminClient
+        from kafka.admin import NewTopic
+
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
+        try:
+            topic = NewTopic(
+                name=name,
+                num_partitions=partitions,
+                replication_factor=1,
+                topic_configs={"retention.ms": "-1", **(settings or {})},
+            )
+            # Otherwise a producer may ask before the broker knows of the topic.
+            admin.create_topics([topic], wait_for_metadata=True)
+        finally:
+            admin.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _format(self, storage_tool: Sequence[str | Path], properties: Path) -> None:
+        """Give the data folder its cluster id; an existing one keeps its own."""
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # An id that starts with a dash would be taken for an option.
+        arguments = ["format", f"--cluster-id={cluster_id}", "--config", str(properties)]
+        done = subprocess.run(
+            [*(str(part) for part in storage_tool), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BrokerError(
+                f"the broker's storage could not be formatted:\n{done.stderr[-2000:]}"
+            )
+
+    def _answers_or_ended(self) -> bool:
+        if not self.is_running():
+            return True
+        from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError
+
+        try:
+            admin = KafkaAdminClient(
+                bootstrap_servers=self.bootstrap_servers,
+                bootstrap_timeout_ms=1000,
+                request_timeout_ms=2000,
+            )
+        except (KafkaError, OSError):
+            return False
+        try:
+            return bool(admin.describe_cluster())
+        except (KafkaError, OSError):
+            return False
+        finally:
+            admin.close()
+
+
+def _up(port: int) -> int:
+    running = KafkaBroker.attach()
+    if running is None:
+        running = KafkaBroker(RUN_FOLDER, port=port)
+        print("kafka: starting ...", flush=True)
+        running.start(tied=False)
+        if port != running.port:
+            print(f"kafka: port {port} is taken")
+    print(f"kafka: up, bootstrap.servers={running.bootstrap_servers}")
+    return 0
+
+
+def _status() -> int:
+    running = KafkaBroker.attach()
+    if running is None:
+        print("kafka: not running")
+        return 3
+    print(f"kafka: up, bootstrap.servers={running.bootstrap_servers}, log {running.log}")
+    return 0
+
+
+def _down(delete: bool) -> int:
+    running = KafkaBroker.attach()
+    if running is not None:
+        running.stop()
+    print("kafka: stopped" if running is not None else "kafka: was not running")
+    if delete:
+        shutil.rmtree(RUN_FOLDER, ignore_errors=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (3: not running, as with services)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.kafka_broker",
+        description="A Kafka broker on loopback, from the locked jars.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start it, unless it runs")
+    up.add_argument("--port", type=int, default=USUAL_PORT, help="default: %(default)s")
+    commands.add_parser("status", help="say whether it runs, and where")
+    down = commands.add_parser("down", help="stop it")
+    down.add_argument("--delete", action="store_true", help="delete its topics, too")
+    options = parser.parse_args(arguments)
+    try:
+        match options.command:
+            case "up":
+                return _up(options.port)
+            case "down":
+                return _down(options.delete)
+            case _:
+                return _status()
+    except (BrokerError, JarError, JavaError) as error:
+        print(f"kafka: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

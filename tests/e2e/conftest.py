@@ -1,0 +1,27 @@
+"""A real broker and a real cluster, one of each for all tests, on free ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from services.flink_cluster import FlinkCluster
+from services.kafka_broker import KafkaBroker
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A running broker without topics; tests use topic names of their own."""
+    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
+    """A running session cluster of two task managers with one slot each.
+
+    A test that takes something away from it (kills a task manager) gives it back.
+    """
+    with FlinkCluster(tmp_path_factory.mktemp("flink"), task_managers=2) as cluster:
+        yield cluster

@@ -1,0 +1,42 @@
+"""The locks of the Python packages: hashes, no addresses, one version of everything."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
+LOCKS = sorted(path.name for path in REQUIREMENTS.glob("*.lock"))
+
+
+def _locked(name: str) -> dict[str, str]:
+    """Return each package's requirement with its hashes, as one text."""
+    text = (REQUIREMENTS / name).read_text(encoding="utf-8")
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
+    return {entry.split("==")[0]: entry for entry in entries if "==" in entry}
+
+
+def _version(entry: str) -> str:
+    return entry.split("==")[1].split()[0]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_is_pinned_with_hashes_and_without_addresses(name: str) -> None:
+    locked = _locked(name)
+    assert locked
+    assert all("--hash=sha256:" in entry for entry in locked.values())
+    assert "://" not in (REQUIREMENTS / name).read_text(encoding="utf-8")
+
+
+def test_dev_holds_all_of_jobs_at_the_same_versions() -> None:
+    # The set-up takes an environment made from dev.lock as good for the jobs, too.
+    jobs, dev = _locked("jobs.lock"), _locked("dev.lock")
+    assert {name: _version(entry) for name, entry in jobs.items()}.items() <= {
+        name: _version(entry) for name, entry in dev.items()
+    }.items()
+
+
+def test_every_lock_has_its_source() -> None:
+    assert sorted(path.stem + ".lock" for path in REQUIREMENTS.glob("*.in")) == LOCKS
