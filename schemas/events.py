@@ -1,0 +1,88 @@
+"""What travels between the operators: decoded requests and actions, and records that were rejected.
+
+They cross the network and lie in state as msgpack arrays, so the order of the fields is a format:
+add at the end, with a default. Times are epoch milliseconds, UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Stream = Literal["features", "actions"]
+STREAMS: tuple[Stream, ...] = ("features", "actions")
+
+#: Times that an event may have: from 1970 up to 2100 (not included).
+LATEST_TIME = 4_102_444_800_000
+
+
+class Origin(msgspec.Struct, array_like=True, frozen=True):
+    """Where a record was read: topic, partition and offset; or file, None, and byte offset."""
+
+    name: str
+    partition: int | None
+    offset: int
+
+
+class RequestEvent(msgspec.Struct, array_like=True, tag="r", frozen=True):
+    """A decoded feature event.
+
+    `body` is a packed `RequestBody`: it is made once, when the record is decoded, and goes through
+    the network and into state as it is. `raw` is the record as it was read; it travels as far as
+    the join, so that a request that comes too late can still be rejected whole.
+    """
+
+    request_id: str
+    event_time: int
+    body: bytes
+    origin: Origin
+    raw: bytes
+
+
+class RequestBody(msgspec.Struct, array_like=True, frozen=True):
+    """The part of a request that only matters when its samples are made.
+
+    `context`: one value a context feature. `columns`: one list an item feature, with one value for
+    each of `items`. Both in the order of their names, which a body carries along (packed; a list of
+    strings each), so that the feature schema may change while requests lie in state.
+    """
+
+    user_id: str
+    items: list[str]
+    context_names: msgspec.Raw
+    context: list[Any]
+    column_names: msgspec.Raw
+    columns: list[list[Any]]
+
+
+class ActionEvent(msgspec.Struct, array_like=True, tag="a", frozen=True):
+    """A decoded action event."""
+
+    event_id: str | None
+    user_id: str
+    item_id: str
+    request_id: str | None
+    action: str
+    value: float | None
+    event_time: int
+    origin: Origin
+    raw: bytes
+
+
+class Rejected(msgspec.Struct, array_like=True, frozen=True):
+    """A record that could not be used, whole, with where it was and why (docs/sample-format.md)."""
+
+    stream: Stream
+    reason: str
+    message: str
+    origin: Origin
+    record_time: int | None
+    raw: bytes
+
+
+class Progress(msgspec.Struct, array_like=True, tag="p", frozen=True):
+    """How far a stream has come: a time that it has shown (epoch ms). Sent to every subtask."""
+
+    stream: Stream
+    time: int

@@ -1,0 +1,1 @@
+"""The join core (pure), and the Flink functions around it."""
