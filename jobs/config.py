@@ -1,0 +1,348 @@
+"""A pipeline's configuration: one TOML file, with `a.b=value` over it.
+
+`load` gives a checked `Pipeline`, or raises `ConfigError` with one line that names the key, the
+file, and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from schemas.actions import ActionKind, Label
+from schemas.events import LATEST_TIME
+from schemas.features import Feature, FeatureSchema, FeatureType, Role, Scope
+from schemas.samples import reserved_columns
+from udfs.join_core import JoinRules
+
+_UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class ConfigError(Exception):
+    """One line for a person: what is wrong, where, and what was expected."""
+
+
+class Duration(int):
+    """Milliseconds; written "250ms", "10s", "5min", "2h" or "1d" in a configuration."""
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'expected a duration like "250ms", "10s", "5min", "2h"; got {text!r}')
+        return cls(int(match[1]) * _UNITS[match[2]])
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class PipelineSection(_Section, frozen=True, kw_only=True):
+    """`[pipeline]`: the name is that of the Flink job."""
+
+    name: str = "sample-stitch"
+
+
+class JoinSection(_Section, frozen=True, kw_only=True):
+    """`[join]`, see docs/join-semantics.md; `late_horizon` is 2 W when absent."""
+
+    key: Literal["request_id", "user_id"] = "request_id"
+    policy: Literal["wait"] = "wait"
+    clock_skew: Duration = Duration(0)
+    allowed_lateness: Duration = Duration(0)
+    late_horizon: Duration | None = None
+    unknown_actions: Literal["reject", "ignore"] = "reject"
+
+
+class EndOfInputSection(_Section, frozen=True, kw_only=True):
+    """`[end_of_input]`; `complete_until` is epoch ms."""
+
+    immature: Literal["mark", "drop"] = "mark"
+    complete_until: _Time | None = None
+
+
+class ActionSection(_Section, frozen=True, kw_only=True):
+    """`[actions.<kind>]`."""
+
+    window: Duration
+    label: Label = "any"
+
+
+class FeatureSection(_Section, frozen=True, kw_only=True):
+    """`[features.<name>]`."""
+
+    type: str
+    scope: Scope = "item"
+    required: bool = True
+    role: Role = "feature"
+
+
+class FilesSource(_Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
+    """`[sources.*] type = "files"`: a folder or glob of `.jsonl` files, relative to the TOML file.
+
+    `not_after` (epoch ms): later events are rejected as coming from a broken clock.
+    """
+
+    path: str
+    out_of_orderness: Duration = Duration(60_000)
+    not_after: _Time | None = None
+    max_record_bytes: _Positive = 4 << 20
+
+
+class KafkaSource(_Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
+    """`[sources.*] type = "kafka"`.
+
+    `start`: "earliest", "latest", "committed" or epoch ms. `end`: "never" (service), "latest" (as
+    of the submission) or epoch ms (backfills). `properties` go to the Kafka client as they are,
+    with `${NAME}` replaced from the environment, which is where secrets belong.
+    """
+
+    topic: str
+    bootstrap_servers: str
+    group_id: str | None = None
+    start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
+    end: Literal["never", "latest"] | _Time = "never"
+    out_of_orderness: Duration = Duration(10_000)
+    idle_timeout: Duration = Duration(60_000)
+    max_drift: Duration | None = None
+    max_future: Duration = Duration(600_000)
+    max_record_bytes: _Positive = 4 << 20
+    properties: dict[str, str] = {}
+
+
+Source = FilesSource | KafkaSource
+
+
+class SourcesSection(_Section, frozen=True, kw_only=True):
+    """`[sources.features]` and `[sources.actions]`."""
+
+    features: Source
+    actions: Source
+
+
+class OutputSection(_Section, frozen=True, kw_only=True):
+    """`[output]`: where the Parquet goes; `compact`: merge the files of a checkpoint into one."""
+
+    path: str
+    compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
+    compact: bool = True
+    target_file_size: str = "128MB"
+
+
+class RuntimeSection(_Section, frozen=True, kw_only=True):
+    """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process"."""
+
+    parallelism: _Positive | None = None
+    python: Literal["thread", "process"] = "thread"
+    state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
+    checkpoint_interval: Duration = Duration(60_000)
+    checkpoint_path: str | None = None
+
+
+class Pipeline(_Section, frozen=True, kw_only=True):
+    """A checked configuration. Paths in it are absolute or have a scheme."""
+
+    pipeline: PipelineSection = PipelineSection()
+    join: JoinSection = JoinSection()
+    end_of_input: EndOfInputSection = EndOfInputSection()
+    actions: dict[str, ActionSection]
+    features: dict[str, FeatureSection] = {}
+    sources: SourcesSection
+    output: OutputSection
+    runtime: RuntimeSection = RuntimeSection()
+    #: Flink's own options, passed through.
+    flink: dict[str, str] = {}
+
+    @property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        return tuple(ActionKind(k, int(a.window), a.label) for k, a in self.actions.items())
+
+    @property
+    def schema(self) -> FeatureSchema:
+        return FeatureSchema.of(
+            Feature(name, FeatureType.parse(f.type), f.scope, f.required, f.role)
+            for name, f in self.features.items()
+        )
+
+    @property
+    def rules(self) -> JoinRules:
+        horizon = self.join.late_horizon
+        return JoinRules(
+            key=self.join.key,
+            kinds=self.kinds,
+            skew=int(self.join.clock_skew),
+            lateness=int(self.join.allowed_lateness),
+            horizon=None if horizon is None else int(horizon),
+        )
+
+
+def load(
+    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+) -> Pipeline:
+    """The pipeline of a TOML file, with overrides such as `join.clock_skew=2s` over it.
+
+    Raises ConfigError.
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    origins: dict[str, str] = {}
+    for override in overrides:
+        _override(document, override, origins)
+    try:
+        pipeline = msgspec.convert(document, Pipeline, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_readable(str(error), path, origins)) from None
+    return _resolved(pipeline, path, environment)
+
+
+def _override(document: dict[str, Any], override: str, origins: dict[str, str]) -> None:
+    """The value is read as TOML if it is that, else as a string: `a.b=10s` needs no quotes."""
+    key, equals, text = override.partition("=")
+    parts = _parts(key.strip())
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: expected a.b=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = document
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {part!r} is a value, not a table")
+        table = inner
+    table[parts[-1]] = value
+    origins[key.strip()] = f"--set {override}"
+
+
+def _parts(key: str) -> list[str]:
+    """Flink's options and Kafka's properties have dots in their own names."""
+    match = re.fullmatch(r"(flink|sources\.\w+\.properties)\.(.+)", key)
+    return [*match[1].split("."), match[2]] if match else key.split(".")
+
+
+def _decode(expected: type, value: object) -> object:
+    if expected is Duration:
+        return Duration.parse(value)
+    raise NotImplementedError(expected)
+
+
+def _readable(message: str, path: Path, origins: Mapping[str, str]) -> str:
+    """`Expected X - at `$.a.b`` becomes `FILE: a.b: expected X`."""
+    text, _, place = message.partition(" - at `$")
+    key = place.rstrip("`").lstrip(".").replace("[...]", ".<name>")
+    unknown = re.search(r"unknown field `(.+)`", text)
+    if unknown:
+        name = f"{key}.{unknown[1]}".lstrip(".")
+        return f"{origins.get(name, path)}: {name}: there is no such key{_instead(key, unknown[1])}"
+    missing = re.search(r"missing required field `(.+)`", text)
+    if missing:
+        return f"{path}: {f'{key}.{missing[1]}'.lstrip('.')}: this key is required"
+    return f"{origins.get(key, path)}: {key}: {text[:1].lower()}{text[1:]}"
+
+
+_SECTIONS: Mapping[str, tuple[type[msgspec.Struct], ...]] = {
+    "": (Pipeline,),
+    "pipeline": (PipelineSection,),
+    "join": (JoinSection,),
+    "end_of_input": (EndOfInputSection,),
+    "actions.<name>": (ActionSection,),
+    "features.<name>": (FeatureSection,),
+    "sources": (SourcesSection,),
+    "sources.features": (FilesSource, KafkaSource),
+    "sources.actions": (FilesSource, KafkaSource),
+    "output": (OutputSection,),
+    "runtime": (RuntimeSection,),
+}
+
+
+def _instead(section: str, unknown: str) -> str:
+    structs = _SECTIONS.get(section, ())
+    names = dict.fromkeys(name for s in structs for name in s.__struct_fields__)
+    return f" (there are: {', '.join(names)})" if names else f" ({unknown})"
+
+
+def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) -> Pipeline:
+    """What types cannot say, and paths made absolute, references replaced."""
+
+    def wrong(key: str, text: str) -> ConfigError:
+        return ConfigError(f"{path}: {key}: {text}")
+
+    if not pipeline.actions:
+        raise wrong("actions", "at least one [actions.<kind>] is needed")
+    for kind, action in pipeline.actions.items():
+        if not _NAME.fullmatch(kind):
+            raise wrong(f"actions.{kind}", "a kind becomes a column: letters, digits and _ only")
+        if action.window <= 0:
+            raise wrong(f"actions.{kind}.window", "must be longer than 0")
+    longest = max(action.window for action in pipeline.actions.values())
+    horizon = pipeline.join.late_horizon
+    if horizon is not None and horizon < longest:
+        raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
+    taken = {column.lower(): column for column in reserved_columns(pipeline.kinds)}
+    for name, feature in pipeline.features.items():
+        try:
+            FeatureType.parse(feature.type)
+        except ValueError as error:
+            raise wrong(f"features.{name}.type", str(error)) from None
+        if not name or name.startswith("__") or "`" in name:
+            raise wrong(f"features.{name}", "a feature becomes a column: no ` and not __…")
+        if name.lower() in taken:
+            raise wrong(
+                f"features.{name}", f"the samples have a column {taken[name.lower()]!r} already"
+            )
+        taken[name.lower()] = name
+
+    def place(text: str) -> str:
+        # a scheme (s3://, file://) is for Flink's file systems; what else is local
+        return text if "://" in text else str((path.parent / Path(text).expanduser()).resolve())
+
+    def source(key: str, source: Source) -> Source:
+        if isinstance(source, FilesSource):
+            if "://" in source.path:
+                raise wrong(f"{key}.path", "files are read from a local or mounted folder")
+            return msgspec.structs.replace(source, path=place(source.path))
+
+        def value(name: str, text: str) -> str:
+            def lookup(match: re.Match[str]) -> str:
+                if match[1] not in environment:
+                    raise wrong(f"{key}.properties.{name}", f"${match[1]} is not set")
+                return environment[match[1]]
+
+            return _REFERENCE.sub(lookup, text)
+
+        return msgspec.structs.replace(
+            source, properties={n: value(n, t) for n, t in source.properties.items()}
+        )
+
+    sources = SourcesSection(
+        features=source("sources.features", pipeline.sources.features),
+        actions=source("sources.actions", pipeline.sources.actions),
+    )
+    if isinstance(sources.features, FilesSource) != isinstance(sources.actions, FilesSource):
+        raise wrong("sources", "both streams come from files, or both from Kafka")
+    output = msgspec.structs.replace(pipeline.output, path=place(pipeline.output.path))
+    checkpoints = pipeline.runtime.checkpoint_path
+    runtime = msgspec.structs.replace(
+        pipeline.runtime, checkpoint_path=None if checkpoints is None else place(checkpoints)
+    )
+    return msgspec.structs.replace(pipeline, sources=sources, output=output, runtime=runtime)
