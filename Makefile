@@ -34,6 +34,18 @@ demo: setup-jobs ## run the joining job on the bundled events and show what came
 test: setup ## run all tests (ARGS="-k name" passes options to pytest)
 	@$(RUN) $(PY) -m pytest $(ARGS)
 
+.PHONY: kuairand
+kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other key
+	@[ -n "$(DATA)" ] || { echo "usage: make kuairand DATA=/path/to/kuairand_extract.tsv" >&2; exit 2; }
+	@rm -rf out/kuairand
+	@$(RUN) $(PY) examples/kuairand/convert.py --input "$(DATA)" --out out/kuairand
+	@$(RUN) $(PY) -m jobs.join_samples --config out/kuairand/pipeline.toml \
+		--set join.key=$(or $(KEY),request_id)
+	@$(RUN) $(PY) examples/kuairand/check.py --input "$(DATA)" \
+		--config out/kuairand/pipeline.toml --output out/kuairand/out \
+		$(if $(KEY),--key $(KEY))
+	@$(RUN) $(PY) -m jobs.summary out/kuairand/out
+
 # --- set-up --------------------------------------------------------------------------
 
 .PHONY: setup

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -257,7 +257,22 @@ def _readable(message: str, path: Path, origins: Mapping[str, str]) -> str:
     missing = re.search(r"missing required field `(.+)`", text)
     if missing:
         return f"{path}: {f'{key}.{missing[1]}'.lstrip('.')}: this key is required"
-    return f"{origins.get(key, path)}: {key}: {text[:1].lower()}{text[1:]}"
+    choices = _choices(key) if "enum value" in text else ()
+    expected = f"; expected one of {', '.join(choices)}" if choices else ""
+    return f"{origins.get(key, path)}: {key}: {text[:1].lower()}{text[1:]}{expected}"
+
+
+def _choices(key: str) -> Sequence[str]:
+    """The values that the key may have, for one with a choice of words."""
+    section, _, name = key.rpartition(".")
+    for struct in _SECTIONS.get(section, ()):
+        hint = get_type_hints(struct).get(name)
+        words = [a for a in get_args(hint) if isinstance(a, str)]
+        for inner in get_args(hint):
+            words += [a for a in get_args(inner) if isinstance(a, str)]
+        if words:
+            return words
+    return ()
 
 
 _SECTIONS: Mapping[str, tuple[type[msgspec.Struct], ...]] = {

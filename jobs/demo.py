@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     print_summary(summarise(output), console, _read(config))
     console.print("\nwhat next", style="bold")
     shown = BUNDLED.parent.parent.relative_to(ROOT) / "README.md"
-    console.print(f"  {shown} says what became of every line of these events")
+    console.print(f"  {shown}   what became of every line")
     console.print("  make demo ARGS='--requests 2000'   the same over generated traffic")
     console.print("  make test                          all tests")
     return 0

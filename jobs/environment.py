@@ -38,6 +38,7 @@ def prepare_process(log_folder: Path) -> None:
     os.environ["JAVA_HOME"] = _java_home()
     log_folder.mkdir(parents=True, exist_ok=True)
     os.environ["FLINK_LOG_DIR"] = str(log_folder)
+    os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
 
 
 def stream_environment(pipeline: Pipeline, *, bounded: bool) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The job over a real broker: partitions at different speeds, disorder, a broken record; unbounded."""
+"""The job over a real broker, unbounded: partitions at different speeds, disorder, a bad record."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ checkpoint_path = "{checkpoints}"
 def traffic() -> tuple[list[Request], list[Action]]:
     """Requests a second apart, with clicks up to the edge of the window."""
     rng = random.Random(7)
-    requests, actions = [], []
+    requests: list[Request] = []
+    actions: list[Action] = []
     for i in range(REQUESTS):
         items = tuple(f"i{rng.randrange(50)}" for _ in range(4))
         request = Request(f"r{i}", f"u{i % 17}", START + i * 1_000, items)

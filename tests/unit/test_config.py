@@ -1,0 +1,105 @@
+"""Configuration: what is read, and the one line that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.config import ConfigError, FilesSource, KafkaSource, load
+
+GOOD = """
+[actions.click]
+window = "10min"
+[features.price]
+type = "float64"
+[sources.features]
+type = "files"
+path = "in/features"
+[sources.actions]
+type = "files"
+path = "/data/actions"
+[output]
+path = "out"
+"""
+KAFKA = """
+[actions.click]
+window = "10min"
+[sources.features]
+type = "kafka"
+topic = "f"
+bootstrap_servers = "b:1"
+properties = {"sasl.jaas.config" = "password=${SECRET}"}
+[sources.actions]
+type = "kafka"
+topic = "a"
+bootstrap_servers = "b:1"
+[output]
+path = "s3://bucket/out"
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_are_relative_to_the_file_and_durations_are_read(tmp_path: Path) -> None:
+    pipeline = load(written(tmp_path, GOOD), ["join.clock_skew=250ms", "output.compact=false"])
+    assert isinstance(pipeline.sources.features, FilesSource)
+    assert isinstance(pipeline.sources.actions, FilesSource)
+    assert pipeline.sources.features.path == str(tmp_path / "in" / "features")
+    assert pipeline.sources.actions.path == "/data/actions"
+    assert pipeline.rules.deadline(0) == 600_000 + 250
+    assert pipeline.output.compact is False
+
+
+def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
+    source = load(written(tmp_path, KAFKA), environment={"SECRET": "x"}).sources.features
+    assert isinstance(source, KafkaSource)
+    assert source.properties == {"sasl.jaas.config": "password=x"}
+    with pytest.raises(ConfigError, match=r"\$SECRET is not set"):
+        load(written(tmp_path, KAFKA), environment={})
+
+
+def test_dotted_names_of_others_can_be_set(tmp_path: Path) -> None:
+    overrides = ["flink.state.backend.type=rocksdb", "sources.actions.properties.a.b=c"]
+    pipeline = load(written(tmp_path, KAFKA), overrides, {"SECRET": ""})
+    assert pipeline.flink == {"state.backend.type": "rocksdb"}
+    assert isinstance(pipeline.sources.actions, KafkaSource)
+    assert pipeline.sources.actions.properties == {"a.b": "c"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("join.polcy=wait", r"--set join.polcy=wait: join.polcy: there is no such key \(there are"),
+        ("join.policy=es_dfm", r"join.policy: .*expected one of wait"),
+        ("join.key=item_id", r"join.key: .*expected one of request_id, user_id"),
+        ("join.clock_skew=10", r"join.clock_skew: .*expected a duration"),
+        ("join.late_horizon=1s", r"join.late_horizon: must be at least the longest window"),
+        ("actions.click.window=0s", r"actions.click.window: must be longer than 0"),
+        ("features.price.type=float", r"features.price.type: expected one of bool, int64"),
+        ("features.item_id.type=string", r"features.item_id: the samples have a column"),
+        ("features.label_click.type=string", r"features.label_click: the samples have a column"),
+        ("features.PRICE.type=string", r"features.PRICE: the samples have a column 'price'"),
+        ("output.path=3", r"output.path: expected `str`, got `int`"),
+        ("runtime.parallelism=0", r"runtime.parallelism: expected `int` >= 1"),
+        ("sources.actions.type=kinesis", r"sources.actions"),
+        ("nothing", r"expected a.b=value"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as raised:
+        load(written(tmp_path, GOOD), [override])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_and_broken_toml_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pipeline.toml: output: this key is required"):
+        load(written(tmp_path, GOOD.replace("[output]\npath", "[flink]\npath")))
+    with pytest.raises(ConfigError, match=r"pipeline.toml: not valid TOML"):
+        load(written(tmp_path, "[join"))
+    with pytest.raises(ConfigError, match=r"there is no such file"):
+        load(tmp_path / "none.toml")
