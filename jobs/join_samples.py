@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ if __package__ in (None, ""):  # as a script, which is how `flink run -py` start
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
-from rich.table import Table
 
 from jobs import environment
 from jobs.config import ConfigError, KafkaSource, Pipeline, load
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
-    log_folder = _log_folder(pipeline)
+    log_folder = _log_folder(pipeline, keep=not arguments.explain)
     if not environment.submitted():
         environment.prepare_process(log_folder)
     if not arguments.explain:
@@ -132,8 +132,13 @@ def _status(text: str) -> Any:
     return console.status(text)
 
 
-def _log_folder(pipeline: Pipeline) -> Path:
-    """`_logs` in a local output (readers pass over it), else in the working directory."""
+def _log_folder(pipeline: Pipeline, *, keep: bool) -> Path:
+    """`_logs` in a local output (readers pass over it), else in the working directory.
+
+    What runs nothing (`keep` False) leaves nothing behind in the output.
+    """
+    if not keep:
+        return Path(tempfile.mkdtemp(prefix="sample-stitch-logs-"))
     root = Path() if "://" in pipeline.output.path else Path(pipeline.output.path)
     return (root / "_logs").resolve()
 
@@ -150,10 +155,11 @@ def _log(folder: Path) -> logging.Logger:
 def _print_explained(pipeline: Pipeline, plan: str) -> None:
     """To standard output. Values from the environment stay out of it."""
     out = Console(highlight=False)
-    table = Table("key", "value", title="configuration", title_justify="left", box=None)
-    for key, value in _flat(pipeline):
-        table.add_row(key, value)
-    out.print(table)
+    out.print("configuration", style="bold")
+    listed = [(key, value) for key, value in _flat(pipeline) if value != "None"]
+    width = max(len(key) for key, _ in listed)
+    for key, value in listed:
+        out.print(f"  {key:{width}}  {value}", markup=False, soft_wrap=True)
     out.print("\nplan", style="bold")
     out.print(plan, markup=False, soft_wrap=True)
 

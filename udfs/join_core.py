@@ -175,7 +175,7 @@ def decide(
     for name, action in standing:
         claim_deadline = rules.claim_deadline(action.event_time)
         at_once = rules.key == "request_id"
-        if claim_deadline > now and not at_once:
+        if (claim_deadline > now and not at_once) or _may_be_claimed(action, known, rules):
             left.append(action)
             continue
         best = _named_by(action, known, rules)
@@ -248,6 +248,15 @@ def _settle(
     request.body = b""
     request.used = used
     return left
+
+
+def _may_be_claimed(
+    action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules
+) -> bool:
+    """A pending request matches it. Past its C_a that can only be one that was accepted under
+    longer windows or more lateness, before the configuration changed: it keeps its own deadline.
+    """
+    return any(not request.settled and matches(action, request, rules) for request in known)
 
 
 def _named_by(
