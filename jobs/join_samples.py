@@ -1,7 +1,7 @@
 """Joins a feature stream with an action stream into labelled samples.
 
     python -m jobs.join_samples --config FILE [--set a.b=value ...]
-    flink run -py jobs/join_samples.py -pyfs . --config FILE
+    flink run -pyfs . -py jobs/join_samples.py --config FILE
 
 Locally it runs on a mini-cluster inside this process and waits for the end of bounded input; with
 `flink run` it submits to the cluster. Exit codes: 0 done, 1 the job failed, 2 something in the

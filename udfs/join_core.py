@@ -250,9 +250,7 @@ def _settle(
     return left
 
 
-def _may_be_claimed(
-    action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules
-) -> bool:
+def _may_be_claimed(action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules) -> bool:
     """A pending request matches it. Past its C_a that can only be one that was accepted under
     longer windows or more lateness, before the configuration changed: it keeps its own deadline.
     """
