@@ -46,6 +46,10 @@ kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other 
 		$(if $(KEY),--key $(KEY))
 	@$(RUN) $(PY) -m jobs.summary out/kuairand/out
 
+.PHONY: bench
+bench: setup ## speed, state and memory beside Flink SQL (half an hour; ARGS=--quick)
+	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
+
 # --- set-up --------------------------------------------------------------------------
 
 .PHONY: setup

@@ -22,10 +22,10 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
     forgotten = rules.forget_time(settled)
     output = pipeline.output
     tables.execute_sql(
-        _table("samples", samples.samples(pipeline.schema, pipeline.kinds), output, settled)
+        table("samples", samples.samples(pipeline.schema, pipeline.kinds), output, settled)
     )
-    tables.execute_sql(_table("late_actions", samples.LATE_ACTIONS, output, forgotten))
-    tables.execute_sql(_table("rejected", samples.REJECTED, output, forgotten))
+    tables.execute_sql(table("late_actions", samples.LATE_ACTIONS, output, forgotten))
+    tables.execute_sql(table("rejected", samples.REJECTED, output, forgotten))
     tables.create_temporary_view("joined", tables.from_data_stream(joined))
     tables.create_temporary_view("undecoded", tables.from_data_stream(rejected))
     statements = tables.create_statement_set()
@@ -87,7 +87,7 @@ _REJECTED = (
 )
 
 
-def _table(name: str, schema: pa.Schema, output: OutputSection, settles_after_ms: int) -> str:
+def table(name: str, schema: pa.Schema, output: OutputSection, settles_after_ms: int) -> str:
     """`settles_after_ms`: how far behind its hour the watermark is when nothing more comes."""
     options = {
         "connector": "filesystem",

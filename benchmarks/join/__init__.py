@@ -1,0 +1,1 @@
+"""The join against two plans in Flink SQL: ``python -m benchmarks.join``."""

@@ -1,0 +1,38 @@
+"""Flink's settings of a run, the same for all plans."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.join.spec import Spec
+
+#: Large enough for the state of every plan on the heap.
+HEAP = "4g"
+#: For RocksDB; 128 MB is also what Flink's mini-cluster has by default.
+MANAGED_MB = 128
+CHECKPOINT_S = 1
+
+
+def flink_options(spec: Spec) -> dict[str, str]:
+    """Settings by key."""
+    options = {
+        "python.execution-mode": "thread",
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        "pipeline.object-reuse": "true",
+        "parallelism.default": "1",
+        "restart-strategy.type": "none",
+        "state.backend.type": spec.backend,
+        "taskmanager.memory.managed.size": f"{MANAGED_MB}mb",
+    }
+    if spec.backend == "rocksdb":
+        options["state.backend.rocksdb.localdir"] = f"{spec.scratch}/rocksdb"
+    if spec.goal != "speed":
+        options |= {
+            "rest.port": str(spec.port),
+            "rest.bind-port": str(spec.port),
+            "execution.checkpointing.interval": f"{CHECKPOINT_S}s",
+            "execution.checkpointing.storage": "filesystem",
+            "execution.checkpointing.dir": f"file://{spec.scratch}/checkpoints",
+        }
+    return options

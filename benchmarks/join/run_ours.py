@@ -1,0 +1,200 @@
+"""One run of the joining job: ``python -m benchmarks.join.run_ours SPEC``; the last line is a JSON.
+
+The whole job is what ``python -m jobs.join_samples`` runs. The join alone is the same operator and
+the same explosion into impressions, between a source that makes packed events and a blackhole.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.join.data import feature_names, number_folder
+from benchmarks.join.flink_options import flink_options
+from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
+from benchmarks.join.sql_plans import CLICK_AFTER_MS, CLICK_POSITION
+from jobs import environment
+from jobs.config import FilesSource, Pipeline, load
+from jobs.files import plan
+from schemas import samples
+from schemas.events import ActionEvent, Origin, RequestBody, RequestEvent
+
+#: Requests that the source of the join alone makes from one row.
+BATCH = 250
+
+
+def run(spec: Spec) -> float:
+    """Run to the end of the input; returns Flink's net runtime in seconds."""
+    scratch = Path(spec.scratch)
+    config = scratch / "pipeline.toml"
+    config.write_text(pipeline_toml(spec))
+    pipeline = load(config)
+    environment.prepare_process(scratch / "logs")
+    from jobs import graph
+
+    env, tables = environment.stream_environment(pipeline, bounded=True)
+    if spec.part == "whole" and spec.goal == "speed":
+        statements = graph.build(pipeline, env, tables)
+    else:
+        statements = _without_files_written(spec, pipeline, env, tables)
+    client = statements.execute().get_job_client()
+    return float(client.get_job_execution_result().result().get_net_runtime()) / 1_000
+
+
+def pipeline_toml(spec: Spec) -> str:
+    """The configuration: one kind of action, and the features of the spec."""
+    if spec.part == "whole":
+        doubles, strings = feature_names(spec.features)
+    else:
+        doubles, strings = [], ["f"]
+    parts = [
+        '[pipeline]\nname = "benchmark"',
+        '[join]\nkey = "request_id"',
+        f'[actions.click]\nwindow = "{spec.window_ms}ms"\nlabel = "any"',
+    ]
+    parts += (f'[features.{name}]\ntype = "float64"' for name in doubles)
+    parts += (f'[features.{name}]\ntype = "string"' for name in strings)
+    parts += (
+        f'[sources.{stream}]\ntype = "files"\npath = "{spec.data}/{stream}"\n'
+        f'out_of_orderness = "{DISORDER_MS}ms"'
+        for stream in ("features", "actions")
+    )
+    parts.append(f'[output]\npath = "{spec.scratch}/out"')
+    parts.append(f'[runtime]\nparallelism = 1\nstate_backend = "{spec.backend}"')
+    parts.append(
+        "[flink]\n"
+        + "\n".join(f'"{key}" = "{value}"' for key, value in flink_options(spec).items())
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any) -> Any:
+    """The join and the explosion, into a blackhole (or a log, to see what comes out)."""
+    from jobs import graph, sinks
+
+    alone = spec.part == "alone"
+    events = _made(spec, tables) if alone else _read_and_wait(pipeline, env, tables)
+    joined = graph.join(pipeline, events)
+    tables.create_temporary_view("joined", tables.from_data_stream(joined))
+    columns = samples.sql_columns(samples.samples(pipeline.schema, pipeline.kinds))
+    sink = "print" if spec.goal == "delay" else "blackhole"
+    tables.execute_sql(
+        f"CREATE TEMPORARY TABLE samples ({columns}, dt STRING, hr STRING)"
+        f" WITH ('connector' = '{sink}')"
+    )
+    statements = tables.create_statement_set()
+    statements.add_insert_sql(sinks.select_samples(pipeline))
+    return statements
+
+
+def _events(decoded: Any, tables: Any) -> Any:
+    """As `jobs.sources` makes them from what the reader of files gives."""
+    from jobs import sources
+
+    events = sources.with_watermarks(
+        decoded, "clock", "`key`, event", sources.keyed_type(), "decoded", tables
+    )
+    return sources.Events(sources.keyed(events), None)
+
+
+def _with_time() -> Any:
+    from pyflink.common import Types
+
+    return Types.ROW_NAMED(
+        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
+    )
+
+
+def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
+    """The files' events, from a list of chunks that Flink goes on watching: no end of input."""
+    from jobs import sources
+    from udfs.decode_function import ReadFiles
+
+    features, actions = pipeline.sources.features, pipeline.sources.actions
+    assert isinstance(features, FilesSource)
+    assert isinstance(actions, FilesSource)
+    folder = Path(pipeline.output.path).parent / "chunks"
+    folder.mkdir()
+    chunks = plan(features.path, actions.path)
+    (folder / "chunks.txt").write_bytes(b"\n".join(map(msgspec.json.encode, chunks)))
+    tables.execute_sql(
+        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ('connector' = 'filesystem', "
+        f"'path' = '{folder.as_uri()}', 'format' = 'raw', 'source.monitor-interval' = '1s')"
+    )
+    decoded = tables.to_data_stream(tables.sql_query("SELECT v FROM chunks")).process(
+        ReadFiles(sources.decode_settings(pipeline, sources.beacon_keys(env))), _with_time()
+    )
+    return _events(decoded, tables)
+
+
+def _made(spec: Spec, tables: Any) -> Any:
+    """Packed events of the join alone; without an end unless it is for speed, as in SQL."""
+    batches = -(-(spec.requests + CLICK_AFTER_MS // spec.step_ms + 1) // BATCH)
+    if spec.goal == "speed":
+        columns = "i BIGINT"
+        source = f"""'connector' = 'datagen', 'rows-per-second' = '1000000',
+            'fields.i.kind' = 'sequence', 'fields.i.start' = '0',
+            'fields.i.end' = '{batches - 1}'"""
+    else:
+        columns = "v STRING, i AS CAST(v AS BIGINT)"
+        folder = number_folder(spec, "batches", batches)
+        source = f"""'connector' = 'filesystem', 'path' = '{folder.as_uri()}',
+            'format' = 'raw', 'source.monitor-interval' = '1s'"""
+    tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
+    decoded = tables.to_data_stream(tables.sql_query("SELECT i FROM batches")).process(
+        _made_function(spec), _with_time()
+    )
+    return _events(decoded, tables)
+
+
+def _made_function(spec: Spec) -> Any:
+    from pyflink.common import Row
+    from pyflink.datastream import ProcessFunction
+
+    requests, step = spec.requests, spec.step_ms
+
+    class MakeEvents(ProcessFunction):  # type: ignore[misc]
+        """Batch number in; (key, packed event, watermark time) in the order of time out."""
+
+        def open(self, runtime_context: Any) -> None:
+            pack = msgspec.msgpack.Encoder().encode
+            items = [f"i{p}" for p in range(ITEMS)]
+            names = [msgspec.Raw(pack(names)) for names in ([], ["f"])]
+            body = RequestBody("u", items, names[0], [], names[1], [["x" * PAYLOAD_BYTES] * ITEMS])
+            self._pack, self._body = pack, pack(body)
+
+        def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
+            origin, item = Origin("made", None, 0), f"i{CLICK_POSITION}"
+            behind = CLICK_AFTER_MS // step
+            first = int(value[0]) * BATCH
+            for n in range(first, first + BATCH):
+                time = START_MS + n * step
+                # no time moves once the requests are all made
+                clock = min(time, START_MS + (requests - 1) * step) - DISORDER_MS
+                clock = max(clock, 0) if n >= behind else 0
+                if n < requests:
+                    event = RequestEvent(f"r{n}", time, self._body, origin, b"")
+                    yield Row(event.request_id, self._pack(event), clock)
+                if 0 <= n - behind < requests:
+                    request_id = f"r{n - behind}"
+                    action = ActionEvent(
+                        None, "u", item, request_id, "click", None, time, origin, b""
+                    )
+                    yield Row(request_id, self._pack(action), clock)
+
+    return MakeEvents()
+
+
+def main() -> int:
+    spec = Spec.from_json(sys.argv[1])
+    print(json.dumps({"seconds": run(spec)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
