@@ -134,11 +134,15 @@ class SourcesSection(_Section, frozen=True, kw_only=True):
 
 
 class OutputSection(_Section, frozen=True, kw_only=True):
-    """`[output]`: where the Parquet goes; `compact`: merge the files of a checkpoint into one."""
+    """`[output]`: where the Parquet goes.
+
+    `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
+    (unbounded runs), for it means writing everything twice.
+    """
 
     path: str
     compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
-    compact: bool = True
+    compact: bool | None = None
     target_file_size: str = "128MB"
 
 
@@ -165,6 +169,17 @@ class Pipeline(_Section, frozen=True, kw_only=True):
     runtime: RuntimeSection = RuntimeSection()
     #: Flink's own options, passed through.
     flink: dict[str, str] = {}
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the input ends by itself."""
+        both = (self.sources.features, self.sources.actions)
+        return all(isinstance(s, FilesSource) or s.end != "never" for s in both)
+
+    @property
+    def compact(self) -> bool:
+        """Whether files are merged, see `OutputSection`."""
+        return not self.bounded if self.output.compact is None else self.output.compact
 
     @property
     def kinds(self) -> tuple[ActionKind, ...]:

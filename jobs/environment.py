@@ -41,14 +41,14 @@ def prepare_process(log_folder: Path) -> None:
     os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
 
 
-def stream_environment(pipeline: Pipeline, *, bounded: bool) -> tuple[Any, Any]:
+def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     """The DataStream and Table environments of a pipeline. Raises SetupError or ConfigError."""
     from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StreamTableEnvironment
 
     configuration = Configuration()
-    for key, value in _options(pipeline, bounded=bounded).items():
+    for key, value in _options(pipeline).items():
         configuration.set_string(key, value)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
     if pipeline.runtime.parallelism is not None:
@@ -73,7 +73,7 @@ def jars() -> list[Path]:
     return found
 
 
-def _options(pipeline: Pipeline, *, bounded: bool) -> dict[str, str]:
+def _options(pipeline: Pipeline) -> dict[str, str]:
     runtime = pipeline.runtime
     options = {
         "pipeline.name": pipeline.pipeline.name,
@@ -88,7 +88,7 @@ def _options(pipeline: Pipeline, *, bounded: bool) -> dict[str, str]:
         options["python.executable"] = sys.executable
         # one local process: a failure is the user's to see, not to be tried again without end
         options["restart-strategy.type"] = "none"
-    if bounded:
+    if pipeline.bounded:
         # with 0 the watermark follows every event, so that it cannot depend on the wall clock
         if pipeline.sources.features.__struct_config__.tag == "files":
             options["pipeline.auto-watermark-interval"] = "0"

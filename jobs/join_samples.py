@@ -75,13 +75,12 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
 
         preflight.check(pipeline)
     # pyflink reads the environment when it is imported, so not before
-    from jobs import graph, sources
+    from jobs import graph
 
     log = _log(log_folder)
     try:
         with _status("planning"):
-            bounded = sources.is_bounded(pipeline)
-            env, tables = environment.stream_environment(pipeline, bounded=bounded)
+            env, tables = environment.stream_environment(pipeline)
             statements = graph.build(pipeline, env, tables)
         if arguments.explain:
             _print_explained(pipeline, statements.explain())

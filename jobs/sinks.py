@@ -21,11 +21,14 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
     settled = rules.deadline(0)
     forgotten = rules.forget_time(settled)
     output = pipeline.output
-    tables.execute_sql(
-        table("samples", samples.samples(pipeline.schema, pipeline.kinds), output, settled)
-    )
-    tables.execute_sql(table("late_actions", samples.LATE_ACTIONS, output, forgotten))
-    tables.execute_sql(table("rejected", samples.REJECTED, output, forgotten))
+    schema = samples.samples(pipeline.schema, pipeline.kinds)
+    for name, columns, after_ms in (
+        ("samples", schema, settled),
+        ("late_actions", samples.LATE_ACTIONS, forgotten),
+        ("rejected", samples.REJECTED, forgotten),
+    ):
+        sql = table(name, columns, output, after_ms, compact=pipeline.compact)
+        tables.execute_sql(sql)
     tables.create_temporary_view("joined", tables.from_data_stream(joined))
     tables.create_temporary_view("undecoded", tables.from_data_stream(rejected))
     statements = tables.create_statement_set()
@@ -87,7 +90,9 @@ _REJECTED = (
 )
 
 
-def table(name: str, schema: pa.Schema, output: OutputSection, settles_after_ms: int) -> str:
+def table(
+    name: str, schema: pa.Schema, output: OutputSection, settles_after_ms: int, *, compact: bool
+) -> str:
     """`settles_after_ms`: how far behind its hour the watermark is when nothing more comes."""
     options = {
         "connector": "filesystem",
@@ -100,7 +105,7 @@ def table(name: str, schema: pa.Schema, output: OutputSection, settles_after_ms:
         "sink.partition-commit.policy.kind": "success-file",
         "sink.partition-commit.watermark-time-zone": "UTC",
         "partition.time-extractor.timestamp-pattern": "$dt $hr:00:00",
-        "auto-compaction": str(output.compact).lower(),
+        "auto-compaction": str(compact).lower(),
         "compaction.file-size": output.target_file_size,
         "sink.rolling-policy.file-size": output.target_file_size,
     }

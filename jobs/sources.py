@@ -55,11 +55,6 @@ def read(pipeline: Pipeline, env: Any, tables: Any) -> Events:
     return _union([_kafka(name, source, settings, tables) for name, source in streams])
 
 
-def is_bounded(pipeline: Pipeline) -> bool:
-    both = (pipeline.sources.features, pipeline.sources.actions)
-    return all(isinstance(s, FilesSource) or s.end != "never" for s in both)
-
-
 def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
     def of(source: FilesSource | KafkaSource) -> StreamSettings:
         return StreamSettings(

@@ -37,7 +37,7 @@ def run(spec: Spec) -> float:
     environment.prepare_process(scratch / "logs")
     from jobs import graph
 
-    env, tables = environment.stream_environment(pipeline, bounded=True)
+    env, tables = environment.stream_environment(pipeline)
     if spec.part == "whole" and spec.goal == "speed":
         statements = graph.build(pipeline, env, tables)
     else:

@@ -100,7 +100,7 @@ def _whole_sink(spec: Spec) -> str:
     columns = pa.schema([field for field in columns if field.name != "sample_id"])
     if spec.goal == "speed":
         output = OutputSection(path=f"{spec.scratch}/out")
-        return table("samples", columns, output, spec.window_ms)
+        return table("samples", columns, output, spec.window_ms, compact=False)
     sink = "print" if spec.goal == "delay" else "blackhole"
     return (
         f"CREATE TABLE samples ({sql_columns(columns)}, dt STRING, hr STRING)"

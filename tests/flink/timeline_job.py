@@ -33,7 +33,7 @@ def main(script: Path, output: Path, config: Path) -> None:
             line = msgspec.json.decode(value[0])
             yield Row(line["key"], base64.b64decode(line["event"]), line["clock"])
 
-    _, tables = environment.stream_environment(pipeline, bounded=True)
+    _, tables = environment.stream_environment(pipeline)
     tables.execute_sql(
         "CREATE TEMPORARY TABLE script (v STRING) WITH ('connector' = 'filesystem', "
         f"'path' = '{script.as_uri()}', 'format' = 'raw')"
