@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs.config import ConfigError, Pipeline
+from jobs.config import ConfigError, FilesSource, Pipeline
 
 _JARS = Path(__file__).resolve().parent.parent / "pom-free" / "jars" / "flink"
 
@@ -90,7 +90,7 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         options["restart-strategy.type"] = "none"
     if pipeline.bounded:
         # with 0 the watermark follows every event, so that it cannot depend on the wall clock
-        if pipeline.sources.features.__struct_config__.tag == "files":
+        if isinstance(pipeline.sources.features, FilesSource):
             options["pipeline.auto-watermark-interval"] = "0"
             # in process mode a watermark waits for the end of a bundle of records, so that records
             # after it would not see it

@@ -12,21 +12,13 @@ import heapq
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from jobs.config import ConfigError
-from schemas.events import LATEST_TIME, STREAMS, Stream
+from schemas.decoding import readable_time
+from schemas.events import STREAMS, Stream
 from udfs.decode_function import Chunk
 
 #: Bytes of a chunk, rounded up to whole lines. Flink can take a checkpoint between two chunks.
 CHUNK_BYTES = 256 * 1024
-
-
-class _Timed(msgspec.Struct):
-    event_time: int
-
-
-_time = msgspec.json.Decoder(_Timed)
 
 
 def find(stream: Stream, path: str) -> list[Path]:
@@ -81,10 +73,7 @@ def _first_time(chunk: Chunk) -> int | None:
     with Path(chunk.path).open("rb") as file:
         file.seek(chunk.start)
         while file.tell() < chunk.end:
-            try:
-                time = _time.decode(file.readline()).event_time
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                continue
-            if 0 <= time < LATEST_TIME:
+            time = readable_time(file.readline())
+            if time is not None:
                 return time
     return None

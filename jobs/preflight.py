@@ -10,9 +10,6 @@ from schemas.events import Stream
 
 _TIMEOUT_MS = 10_000
 
-#: Flink's Kafka client (Java) and kafka-python call some settings alike; these are carried over.
-_SHARED = ("security.protocol", "sasl.mechanism", "ssl.cafile", "ssl.certfile", "ssl.keyfile")
-
 
 def check(pipeline: Pipeline) -> None:
     """Raises ConfigError for a broker that does not answer, a topic that is not there, or an output
@@ -41,9 +38,6 @@ def _check_topic(stream: Stream, source: KafkaSource) -> None:
     if any(key.startswith(("sasl.", "ssl.")) for key in source.properties):
         # the Java client's own forms (JAAS, key stores); it will say itself what is wrong
         return
-    settings = {
-        key.replace(".", "_"): source.properties[key] for key in _SHARED if key in source.properties
-    }
     where = f"sources.{stream}"
     try:
         consumer = KafkaConsumer(
@@ -51,7 +45,7 @@ def _check_topic(stream: Stream, source: KafkaSource) -> None:
             bootstrap_timeout_ms=_TIMEOUT_MS,
             request_timeout_ms=_TIMEOUT_MS,
             allow_auto_create_topics=False,
-            **settings,
+            security_protocol=source.properties.get("security.protocol", "PLAINTEXT"),
         )
     except (KafkaError, OSError, ValueError) as error:
         raise ConfigError(

@@ -372,20 +372,23 @@ def _explain(error: Exception, raw: bytes) -> BadRecord:
         return BadRecord("too_deep", "nested too deeply to be decoded")
     reason = next((r for text, r in _BY_MESSAGE.items() if text in message), None)
     if isinstance(error, msgspec.ValidationError):
-        return BadRecord(reason or "wrong_type", message, _readable_time(raw))
+        return BadRecord(reason or "wrong_type", message, readable_time(raw))
     if reason is None:
         reason = "not_finite" if _has_non_finite(raw) else "broken_json"
     return BadRecord(reason, message)
 
 
-def _readable_time(raw: bytes) -> int | None:
-    """The event time of a record that is JSON but not what was expected."""
+class _Timed(msgspec.Struct):
+    event_time: _Time
 
-    class Timed(msgspec.Struct):
-        event_time: _Time
 
+_decode_timed = msgspec.json.Decoder(_Timed).decode
+
+
+def readable_time(raw: bytes) -> int | None:
+    """The event time of a record, whatever else it is; None where none can be read."""
     try:
-        return msgspec.json.decode(raw, type=Timed).event_time
+        return _decode_timed(raw).event_time
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

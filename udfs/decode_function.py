@@ -18,7 +18,7 @@ from pyflink.datastream import OutputTag, ProcessFunction
 
 from schemas.actions import ActionKind
 from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
-from schemas.events import STREAMS, Origin, Progress, Stream
+from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from schemas.features import FeatureSchema
 from udfs.partitions import partition
 
@@ -109,10 +109,7 @@ class _Decoding:
         try:
             if stream == "features":
                 request = self._requests.decode(raw, origin, record_time)
-                if self._by_user:
-                    key = msgspec.msgpack.decode(request.body)[0]
-                else:
-                    key = request.request_id
+                key = unpack_front(request.body).user_id if self._by_user else request.request_id
                 return key, self._pack(request), request.event_time
             action = self._actions.decode(raw, origin, record_time)
             if action is None:

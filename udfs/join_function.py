@@ -25,6 +25,7 @@ from schemas.events import (
     Progress,
     RequestBody,
     RequestEvent,
+    unpack_front,
 )
 from schemas.features import Feature, FeatureSchema
 from schemas.sample_id import sample_id, sample_ids
@@ -81,7 +82,7 @@ class JoinSamples(KeyedProcessFunction):
         if isinstance(event, RequestEvent):
             blob = self._requests.get(event.request_id)
             twin = None if blob is None else unpack_request(blob)
-            items = msgspec.msgpack.decode(event.body, type=_BodyItems).items
+            items = unpack_front(event.body).items
             verdict = request_arrives(event, items, twin, watermark, self._rules)
             if isinstance(verdict, str):
                 return iter((self._reject("features", verdict, event),))
@@ -170,13 +171,6 @@ class JoinSamples(KeyedProcessFunction):
     def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Row:
         self._rejected[reason].inc()
         return self._rows.rejected(stream, reason, event)
-
-
-class _BodyItems(msgspec.Struct, array_like=True):
-    """The front of a `RequestBody`, as far as the items; the rest is skipped."""
-
-    user_id: str
-    items: list[str]
 
 
 _MESSAGES = {
