@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
 
 import msgspec
 
@@ -19,12 +19,17 @@ from schemas.actions import ActionKind, Label
 from schemas.events import LATEST_TIME
 from schemas.features import Feature, FeatureSchema, FeatureType, Role, Scope
 from schemas.samples import reserved_columns
-from udfs.join_core import JoinRules
+from udfs.matching import FinalEmit, JoinRules
+from udfs.sampling import NegativeKind, Sampling, SamplingRule
 
 _UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _Wrong(Protocol):
+    def __call__(self, key: str, text: str) -> ConfigError: ...
 
 
 class ConfigError(Exception):
@@ -43,11 +48,15 @@ class Duration(int):
 
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     pass
+
+
+Policy = Literal["wait", "fake_negative", "es_dfm", "defer"]
 
 
 class PipelineSection(_Section, frozen=True, kw_only=True):
@@ -60,11 +69,55 @@ class JoinSection(_Section, frozen=True, kw_only=True):
     """`[join]`, see docs/join-semantics.md; `late_horizon` is 2 W when absent."""
 
     key: Literal["request_id", "user_id"] = "request_id"
-    policy: Literal["wait"] = "wait"
+    policy: Policy = "wait"
     clock_skew: Duration = Duration(0)
     allowed_lateness: Duration = Duration(0)
     late_horizon: Duration | None = None
     unknown_actions: Literal["reject", "ignore"] = "reject"
+
+
+class EmissionSection(_Section, frozen=True, kw_only=True):
+    """`[emission]`: over what the policy sets, see docs/emission-policies.md."""
+
+    first_emit_after: Duration | None = None
+    emit_positives: Literal["at_settle", "on_arrival"] | None = None
+    final_emit: FinalEmit | None = None
+
+
+class ExposureSection(_Section, frozen=True, kw_only=True):
+    """`[exposure]`: `action` is the kind that says an item was on screen."""
+
+    action: str
+    unexposed: Literal["drop", "mark"] = "drop"
+
+
+class SamplingRuleSection(_Section, frozen=True, kw_only=True):
+    """One of `[[sampling.rules]]`."""
+
+    rate: _Rate
+    feature: str | None = None
+    equals: bool | int | float | str | None = None
+    negative: NegativeKind | None = None
+
+
+class SamplingSection(_Section, frozen=True, kw_only=True):
+    """`[sampling]`: the rate at which negatives are written."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
+    rate: _Rate = 1.0
+    rules: list[SamplingRuleSection] = []
+
+    @property
+    def settings(self) -> Sampling:
+        rules = (SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in self.rules)
+        return Sampling(self.seed, self.rate, tuple(rules))
+
+
+class LabelSilenceSection(_Section, frozen=True, kw_only=True):
+    """`[label_silence]`: hold when no action came for `after`, for `max_hold` (without end)."""
+
+    after: Duration
+    max_hold: Duration | None = None
 
 
 class EndOfInputSection(_Section, frozen=True, kw_only=True):
@@ -137,13 +190,15 @@ class OutputSection(_Section, frozen=True, kw_only=True):
     """`[output]`: where the Parquet goes.
 
     `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
-    (unbounded runs), for it means writing everything twice.
+    (unbounded runs), for it means writing everything twice. `late_features`: late actions carry
+    the features of their sample, so that one that was sampled out can be made again.
     """
 
     path: str
     compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
     compact: bool | None = None
     target_file_size: str = "128MB"
+    late_features: bool = False
 
 
 class RuntimeSection(_Section, frozen=True, kw_only=True):
@@ -161,6 +216,10 @@ class Pipeline(_Section, frozen=True, kw_only=True):
 
     pipeline: PipelineSection = PipelineSection()
     join: JoinSection = JoinSection()
+    emission: EmissionSection = EmissionSection()
+    exposure: ExposureSection | None = None
+    sampling: SamplingSection = SamplingSection()
+    label_silence: LabelSilenceSection | None = None
     end_of_input: EndOfInputSection = EndOfInputSection()
     actions: dict[str, ActionSection]
     features: dict[str, FeatureSection] = {}
@@ -193,15 +252,46 @@ class Pipeline(_Section, frozen=True, kw_only=True):
         )
 
     @property
+    def resolved_emission(self) -> EmissionSection:
+        """The policy's settings, with what `[emission]` says over them."""
+        preset, own = PRESETS[self.join.policy], self.emission
+        return EmissionSection(
+            first_emit_after=own.first_emit_after
+            if own.first_emit_after is not None
+            else preset.first_emit_after,
+            emit_positives=own.emit_positives or preset.emit_positives,
+            final_emit=own.final_emit or preset.final_emit,
+        )
+
+    @property
     def rules(self) -> JoinRules:
-        horizon = self.join.late_horizon
+        horizon, emission = self.join.late_horizon, self.resolved_emission
+        first = emission.first_emit_after
         return JoinRules(
             key=self.join.key,
             kinds=self.kinds,
             skew=int(self.join.clock_skew),
             lateness=int(self.join.allowed_lateness),
             horizon=None if horizon is None else int(horizon),
+            first_emit_after=None if first is None else int(first),
+            on_arrival=emission.emit_positives == "on_arrival",
+            final_emit=emission.final_emit or "always",
+            exposure=None if self.exposure is None else self.exposure.action,
+            drop_unexposed=self.exposure is None or self.exposure.unexposed == "drop",
+            drop_immature=self.end_of_input.immature == "drop",
+            keep_features=self.output.late_features,
         )
+
+
+#: What the policies set; es_dfm and defer leave it to the configuration when the first row comes.
+PRESETS: Mapping[Policy, EmissionSection] = {
+    "wait": EmissionSection(emit_positives="at_settle", final_emit="always"),
+    "fake_negative": EmissionSection(
+        first_emit_after=Duration(0), emit_positives="on_arrival", final_emit="never"
+    ),
+    "es_dfm": EmissionSection(emit_positives="on_arrival", final_emit="never"),
+    "defer": EmissionSection(emit_positives="on_arrival", final_emit="always"),
+}
 
 
 def load(
@@ -294,6 +384,11 @@ _SECTIONS: Mapping[str, tuple[type[msgspec.Struct], ...]] = {
     "": (Pipeline,),
     "pipeline": (PipelineSection,),
     "join": (JoinSection,),
+    "emission": (EmissionSection,),
+    "exposure": (ExposureSection,),
+    "sampling": (SamplingSection,),
+    "sampling.rules": (SamplingRuleSection,),
+    "label_silence": (LabelSilenceSection,),
     "end_of_input": (EndOfInputSection,),
     "actions.<name>": (ActionSection,),
     "features.<name>": (FeatureSection,),
@@ -309,6 +404,41 @@ def _instead(section: str, unknown: str) -> str:
     structs = _SECTIONS.get(section, ())
     names = dict.fromkeys(name for s in structs for name in s.__struct_fields__)
     return f" (there are: {', '.join(names)})" if names else f" ({unknown})"
+
+
+def _check_emission(pipeline: Pipeline, longest: int, wrong: _Wrong) -> None:
+    emission = pipeline.resolved_emission
+    first = emission.first_emit_after
+    if first is None and pipeline.join.policy in ("es_dfm", "defer"):
+        raise wrong(
+            "emission.first_emit_after", f"the policy {pipeline.join.policy!r} needs this key"
+        )
+    if first is not None and first >= longest:
+        raise wrong(
+            "emission.first_emit_after", f"must be shorter than the longest window ({longest} ms)"
+        )
+    if first is not None and emission == EmissionSection(
+        first_emit_after=first, emit_positives="at_settle", final_emit="never"
+    ):
+        raise wrong(
+            "emission.final_emit", '"never" with emit_positives "at_settle" would lose positives'
+        )
+
+
+def _check_exposure_and_sampling(pipeline: Pipeline, wrong: _Wrong) -> None:
+    exposure = pipeline.exposure
+    if exposure is not None and exposure.action not in pipeline.actions:
+        raise wrong("exposure.action", f"there is no [actions.{exposure.action}]")
+    for i, rule in enumerate(pipeline.sampling.rules):
+        key = f"sampling.rules[{i}]"
+        if (rule.feature is None) != (rule.equals is None):
+            raise wrong(key, "feature and equals go together")
+        if rule.feature is None and rule.negative is None:
+            raise wrong(key, "says neither a feature nor a kind of negative")
+        if rule.feature is not None and rule.feature not in pipeline.features:
+            raise wrong(f"{key}.feature", f"there is no [features.{rule.feature}]")
+        if rule.negative == "unexposed" and exposure is None:
+            raise wrong(f"{key}.negative", "without [exposure] nothing is unexposed")
 
 
 def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) -> Pipeline:
@@ -328,6 +458,8 @@ def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) ->
     horizon = pipeline.join.late_horizon
     if horizon is not None and horizon < longest:
         raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
+    _check_emission(pipeline, longest, wrong)
+    _check_exposure_and_sampling(pipeline, wrong)
     taken = {column.lower(): column for column in reserved_columns(pipeline.kinds)}
     for name, feature in pipeline.features.items():
         try:

@@ -82,6 +82,9 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         "state.backend.type": runtime.state_backend,
         # fixed, for keys go to key groups by it, and a savepoint keeps it
         "pipeline.max-parallelism": "128",
+        # the sink's committer has a maximum of its own (1); chained at parallelism 1 and not at 2,
+        # it would keep a savepoint of the one from being restored at the other
+        "pipeline.operator-chaining.chain-operators-with-different-max-parallelism": "false",
         "python.client.executable": sys.executable,
     }
     if not submitted():
@@ -89,9 +92,7 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         # one local process: a failure is the user's to see, not to be tried again without end
         options["restart-strategy.type"] = "none"
     if pipeline.bounded:
-        # with 0 the watermark follows every event, so that it cannot depend on the wall clock
         if isinstance(pipeline.sources.features, FilesSource):
-            options["pipeline.auto-watermark-interval"] = "0"
             # in process mode a watermark waits for the end of a bundle of records, so that records
             # after it would not see it
             options["python.fn-execution.bundle.size"] = "1"

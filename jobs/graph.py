@@ -8,8 +8,7 @@ from pyflink.common import Types
 
 from jobs.config import Pipeline
 from jobs.sinks import write
-from jobs.sources import Events, read
-from udfs import wire
+from jobs.sources import Events, held_while_silent, read
 from udfs.join_function import JoinSamples
 
 
@@ -20,29 +19,18 @@ def build(pipeline: Pipeline, env: Any, tables: Any) -> Any:
 
 
 def join(pipeline: Pipeline, events: Events) -> Any:
-    """The join operator over given streams; rows of `wire.joined_columns` come out."""
+    """The join operator over given streams; packed `wire.SampleRows` come out, and beside them
+    `side_outputs.late_actions` and `side_outputs.rejected`.
+    """
+    silence = pipeline.label_silence
     function = JoinSamples(
         pipeline.rules,
         pipeline.schema,
-        pipeline.end_of_input.immature,
-        pipeline.end_of_input.complete_until,
+        pipeline.sampling.settings,
+        complete_until=pipeline.end_of_input.complete_until,
+        silence_after=None if silence is None else int(silence.after),
     )
-    return events.keyed.process(function, joined_type(pipeline)).name("join").uid("join")
-
-
-def joined_type(pipeline: Pipeline) -> Any:
-    """The Flink type of the join's output."""
-    flat = {
-        "string": Types.STRING(),
-        "long": Types.LONG(),
-        "double": Types.DOUBLE(),
-        "boolean": Types.BOOLEAN(),
-    }
-    names, types = [], []
-    for column in wire.joined_columns(pipeline.schema, pipeline.kinds):
-        type_info = flat[column.flat]
-        for _ in range(column.depth):
-            type_info = Types.OBJECT_ARRAY(type_info)
-        names.append(column.name)
-        types.append(type_info)
-    return Types.ROW_NAMED(names, types)
+    stream = events.keyed
+    if silence is not None:
+        stream = held_while_silent(stream, silence, pipeline.sources.actions)
+    return stream.process(function, Types.PICKLED_BYTE_ARRAY()).name("join").uid("join")

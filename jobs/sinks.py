@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+from pyflink.java_gateway import get_gateway
 
 from jobs.config import OutputSection, Pipeline
 from schemas import samples
-from schemas.actions import ActionKind
-from udfs import wire
+from udfs import jvm_operators, side_outputs, wire
 
 _HOUR_MS = 3_600_000
 
@@ -29,65 +29,40 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
     ):
         sql = table(name, columns, output, after_ms, compact=pipeline.compact)
         tables.execute_sql(sql)
-    tables.create_temporary_view("joined", tables.from_data_stream(joined))
-    tables.create_temporary_view("undecoded", tables.from_data_stream(rejected))
+    explode(pipeline, joined, tables, "samples", "sample_rows")
+    tables.create_temporary_view(
+        "late_rows", tables.from_data_stream(joined.get_side_output(side_outputs.late_actions()))
+    )
+    rejects = rejected.union(joined.get_side_output(side_outputs.rejected()))
+    tables.create_temporary_view("rejected_rows", tables.from_data_stream(rejects))
     statements = tables.create_statement_set()
-    for sql in (select_samples(pipeline), _LATE, _REJECTED):
-        statements.add_insert_sql(sql)
+    statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
+    statements.add_insert_sql(
+        "INSERT INTO late_actions SELECT sample_id, request_id, user_id, item_id,"
+        " CAST(`position` AS INT), request_time, event_id, `action`, `value`, event_time,"
+        " delay_ms, reason, features, dt, hr FROM late_rows"
+    )
+    statements.add_insert_sql(
+        "INSERT INTO rejected SELECT `stream`, reason, message, origin, CAST(part AS INT), off,"
+        " `record_time`, ENCODE(`raw`, 'ISO-8859-1'), dt, hr FROM rejected_rows"
+    )
     return statements
 
 
-def select_samples(pipeline: Pipeline, sink: str = "samples") -> str:
-    """The statement that explodes requests to impressions, on the JVM."""
-    columns = ["sample_ids[p]", "request_id", "user_id", "item", "CAST(p - 1 AS INT)", "event_time"]
-    context = {f.name: f"c{i}" for i, f in enumerate(pipeline.schema.scoped("context"))}
-    items = {f.name: f"f{i}[p]" for i, f in enumerate(pipeline.schema.scoped("item"))}
-    for feature in pipeline.schema.features:
-        column = (context | items)[feature.name]
-        if feature.type.is_list:
-            present = column.replace("[p]", "_is[p]") if "[p]" in column else f"{column}_is"
-            column = f"CASE WHEN {present} THEN {column} END"
-        if feature.type.scalar == "float32":
-            column = f"CAST({column} AS {samples.sql_type(feature.type.arrow)})"
-        columns.append(column)
-    for i, kind in enumerate(pipeline.kinds):
-        columns += [_label(i, kind), f"delay{i}[p]", f"mature{i}"]
-    columns += ["CAST(NULL AS BOOLEAN)", "CAST(1 AS DOUBLE)", "0", "'final'", "dt", "hr"]
-    return (
-        f"INSERT INTO {sink} SELECT {', '.join(columns)} FROM joined "
-        "CROSS JOIN UNNEST(items) WITH ORDINALITY AS x(item, p) "
-        f"WHERE tag = {wire.SAMPLES}"
+def explode(pipeline: Pipeline, joined: Any, tables: Any, sink: str, view: str) -> None:
+    """Make `view`: a row for each impression, as the table `sink` has them."""
+    row_type = (
+        tables.from_path(sink)._j_table.getResolvedSchema().toPhysicalRowDataType().getLogicalType()
     )
-
-
-def _label(i: int, kind: ActionKind) -> str:
-    # the arrays of a kind without any action are empty, and an element beyond the end is null
-    column = f"label{i}[p]"
-    if kind.label in ("max", "last"):
-        return column
-    return f"CAST(COALESCE({column}, 0) AS {samples.sql_type(kind.arrow)})"
-
-
-def _side(schema: pa.Schema) -> str:
-    columns = []
-    for i, field in enumerate(schema, 1):
-        if pa.types.is_binary(field.type):
-            columns.append(f"ENCODE(side[{i}], 'ISO-8859-1')")
-        else:
-            columns.append(f"CAST(side[{i}] AS {samples.sql_type(field.type)})")
-    return ", ".join(columns)
-
-
-_LATE = (
-    f"INSERT INTO late_actions SELECT {_side(samples.LATE_ACTIONS)}, dt, hr "
-    f"FROM joined WHERE tag = {wire.LATE}"
-)
-_REJECTED = (
-    f"INSERT INTO rejected SELECT {_side(samples.REJECTED)}, dt, hr "
-    f"FROM joined WHERE tag = {wire.REJECTED} UNION ALL "
-    "SELECT `stream`, reason, message, origin, CAST(part AS INT), off, `record_time`, "
-    "ENCODE(`raw`, 'ISO-8859-1'), dt, hr FROM undecoded"
-)
+    type_info = get_gateway().jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo
+    rows = jvm_operators.transform(
+        joined,
+        "ExplodeSamples",
+        type_info.of(row_type),
+        wire.sample_layout(pipeline.schema, pipeline.kinds),
+        uid="explode-samples",
+    )
+    tables.create_temporary_view(view, tables.from_data_stream(rows))
 
 
 def table(

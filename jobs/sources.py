@@ -14,22 +14,18 @@ from typing import Any
 
 import msgspec
 from pyflink.common import Types
-from pyflink.datastream import DataStream, OutputTag
+from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
-from pyflink.table import Schema
 
-from jobs.config import FilesSource, KafkaSource, Pipeline
+from jobs.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
 from jobs.files import plan
-from schemas.events import Stream
-from udfs.decode_function import (
-    REJECTED_TAG,
-    DecodeRecords,
-    DecodeSettings,
-    ReadFiles,
-    StreamSettings,
-    rejected_type,
-)
+from schemas.events import BEACON_KEY, Stream
+from udfs import jvm_operators, side_outputs
+from udfs.decode_function import DecodeRecords, DecodeSettings, ReadFiles, StreamSettings
+
+#: Below Flink's smallest time by no event: a hold without an end.
+_WITHOUT_END_MS = 2**62
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def beacon_keys(env: Any) -> tuple[str, ...]:
     found: dict[int, str] = {}
     for i in itertools.count():
         key = jvm.org.apache.flink.types.Row.withPositions(1)
-        name = f"\x00progress-{i}"
+        name = f"{BEACON_KEY}{i}"
         key.setField(0, name)
         found.setdefault(assign(key, env.get_max_parallelism(), parallelism), name)
         if len(found) == parallelism:
@@ -95,34 +91,57 @@ def keyed_type() -> Any:
     return Types.ROW_NAMED(["key", "event"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY()])
 
 
-def keyed(stream: DataStream) -> KeyedStream:
-    """By the first field, on the JVM: `DataStream.key_by` would call Python for every record."""
-    gateway = get_gateway()
-    key_type = Types.ROW([Types.STRING()]).get_java_type_info()
-    selector = gateway.jvm.KeyByKeySelector()
-    return KeyedStream(
-        stream._j_data_stream.keyBy(selector, key_type), Types.PICKLED_BYTE_ARRAY(), stream
-    )
+def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
+    """By the first field, on the JVM: `DataStream.key_by` would call Python for every record.
 
-
-def with_watermarks(
-    stream: DataStream, time: str, columns: str, type_info: Any, name: str, tables: Any
-) -> DataStream:
-    """Watermarks of `time` - 1 ms after every row, by the Table API: its assigner, unlike the
-    DataStream API's, follows every event when `pipeline.auto-watermark-interval` is 0.
-
-    `type_info` is what comes out: the Table API's own type would not do for a Python operator.
+    Without `repartition` the stream must come from a keyed one, with its records where they were.
     """
-    schema = (
-        Schema.new_builder()
-        .column_by_expression("rowtime_", f"TO_TIMESTAMP_LTZ({time}, 3)")
-        .watermark("rowtime_", "rowtime_ - INTERVAL '0.001' SECOND")
-        .build()
+    jvm = get_gateway().jvm
+    key_type = Types.ROW([Types.STRING()]).get_java_type_info()
+    selector = jvm.KeyByKeySelector()
+    if repartition:
+        by_key = stream._j_data_stream.keyBy(selector, key_type)
+    else:
+        utils = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils
+        by_key = utils.reinterpretAsKeyedStream(stream._j_data_stream, selector, key_type)
+    return KeyedStream(by_key, Types.PICKLED_BYTE_ARRAY(), stream)
+
+
+def clocked_type() -> Any:
+    """Key, packed event, and the time (epoch ms) that a watermark may follow."""
+    return Types.ROW_NAMED(
+        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
     )
-    tables.create_temporary_view(name, tables.from_data_stream(stream, schema))
-    out = tables.to_data_stream(tables.sql_query(f"SELECT {columns} FROM {name}"))
-    out._j_data_stream.getTransformation().setOutputType(type_info.get_java_type_info())
-    return out
+
+
+def keyed_in_order(clocked: DataStream) -> KeyedStream:
+    """The rows of one ordered reader, keyed, with a watermark after each that moves the clock."""
+    events = jvm_operators.transform(
+        clocked,
+        "FollowTime",
+        keyed_type().get_java_type_info(),
+        uid="follow-time",
+        parallelism=1,
+    )
+    return keyed(events)
+
+
+def held_while_silent(
+    events: KeyedStream, silence: LabelSilenceSection, actions: Source
+) -> KeyedStream:
+    """The same events; their watermark waits for the action stream (rule 10)."""
+    max_hold = _WITHOUT_END_MS if silence.max_hold is None else int(silence.max_hold)
+    held = jvm_operators.transform(
+        events,
+        "HoldTime",
+        keyed_type().get_java_type_info(),
+        str(int(silence.after)),
+        str(int(actions.out_of_orderness)),
+        str(max_hold),
+        BEACON_KEY,
+        uid="hold-time",
+    )
+    return keyed(held, repartition=False)
 
 
 def _files(
@@ -135,18 +154,14 @@ def _files(
         "CREATE TEMPORARY TABLE chunks (v STRING) WITH ('connector' = 'filesystem', "
         f"'path' = '{manifest.as_uri()}', 'format' = 'raw')"
     )
-    with_time = Types.ROW_NAMED(
-        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
-    )
     decoded = (
         tables.to_data_stream(tables.sql_query("SELECT v FROM chunks"))
-        .process(ReadFiles(settings), with_time)
+        .process(ReadFiles(settings), clocked_type())
         .name("read files")
         .uid("read-files")
         .set_parallelism(1)
     )
-    events = with_watermarks(decoded, "clock", "`key`, event", keyed_type(), "decoded", tables)
-    return Events(keyed(events), decoded.get_side_output(OutputTag(REJECTED_TAG, rejected_type())))
+    return Events(keyed_in_order(decoded), decoded.get_side_output(side_outputs.rejected()))
 
 
 def _kafka(
@@ -196,7 +211,7 @@ def _kafka(
     )
     return (
         decoded,
-        decoded.get_side_output(OutputTag(REJECTED_TAG, rejected_type())),
+        decoded.get_side_output(side_outputs.rejected()),
     )
 
 

@@ -57,10 +57,13 @@ class RequestBody(msgspec.Struct, array_like=True, frozen=True):
 
 
 class RequestFront(msgspec.Struct, array_like=True, frozen=True):
-    """The front of a `RequestBody`, for those who need no features; the rest is skipped."""
+    """The front of a `RequestBody`, for those who need no features: they are not unpacked."""
 
     user_id: str
     items: list[str]
+    context_names: msgspec.Raw
+    context: msgspec.Raw
+    column_names: msgspec.Raw
 
 
 unpack_front = msgspec.msgpack.Decoder(RequestFront).decode
@@ -80,15 +83,8 @@ class ActionEvent(msgspec.Struct, array_like=True, tag="a", frozen=True):
     raw: bytes
 
 
-class Rejected(msgspec.Struct, array_like=True, frozen=True):
-    """A record that could not be used, whole, with where it was and why (docs/sample-format.md)."""
-
-    stream: Stream
-    reason: str
-    message: str
-    origin: Origin
-    record_time: int | None
-    raw: bytes
+#: What the keys begin with under which `Progress` travels, one for each subtask of the join.
+BEACON_KEY = "\x00progress-"
 
 
 class Progress(msgspec.Struct, array_like=True, tag="p", frozen=True):

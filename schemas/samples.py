@@ -22,6 +22,7 @@ _NAMES: tuple[tuple[str, pa.DataType], ...] = (
     ("event_time", pa.int64()),
 )
 _MARKS: tuple[tuple[str, pa.DataType], ...] = (
+    ("observed_ms", pa.int64()),
     ("exposed", pa.bool_()),
     ("sampling_rate", pa.float64()),
     ("revision", pa.int32()),
@@ -43,6 +44,7 @@ LATE_ACTIONS = pa.schema(
         ("event_time", pa.int64()),
         ("delay_ms", pa.int64()),
         ("reason", pa.string()),
+        ("features", pa.string()),
     ]
 )
 REJECTED = pa.schema(

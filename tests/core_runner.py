@@ -1,24 +1,26 @@
 """Runs timelines through the join core without Flink: keyed state, timers, watermarks as Flink's.
 
-Timers fire when the watermark reaches them, in the order of their times (then of registration, as
-Flink promises no order among keys); state and timers must be empty at the very end.
+Rows go through `udfs.sample_rows`, as those that are written do, and are read back from what it
+packs. Timers fire when the watermark reaches them, in the order of their times (then of
+registration, as Flink promises no order among keys); state and timers must be empty at the end.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from schemas.actions import ActionKind
-from schemas.events import ActionEvent, Origin, RequestEvent
+from schemas.events import ActionEvent, Origin, RequestEvent, unpack_front
+from schemas.features import Feature, FeatureSchema, FeatureType
 from tests.timeline import (
     END,
     Action,
     ActionIdentity,
+    LabelSilence,
     LateAction,
     Outcome,
     Rejection,
@@ -27,24 +29,68 @@ from tests.timeline import (
     Rules,
     Timeline,
     Watermark,
+    context_features,
+    item_features,
 )
 from udfs import join_core as core
+from udfs import sampling, wire
+from udfs.labels import without_action
 from udfs.matching import JoinRules
+from udfs.sample_rows import SampleWriter
 from udfs.state_codec import pack_action, pack_request, unpack_action, unpack_request
 
 FOREVER = 2**63 - 1
+#: Minus infinity; below it, differences do not matter.
+NEVER = -(2**63)
 NOWHERE = Origin("timeline", None, 0)
-_NOTHING = msgspec.msgpack.encode([])
+#: Those of `tests.timeline.context_features` and `item_features`.
+SCHEMA = FeatureSchema.of(
+    (
+        Feature("size", FeatureType("int64"), "context"),
+        Feature("item", FeatureType("string")),
+        Feature("first", FeatureType("bool")),
+        Feature("next", FeatureType("string"), required=False),
+    )
+)
+_unpack_rows = msgspec.msgpack.Decoder(wire.SampleRows).decode
 
 
 def core_rules(rules: Rules) -> JoinRules:
     kinds = tuple(ActionKind(k, w, rules.labels[k]) for k, w in rules.windows.items())
-    return JoinRules(rules.key, kinds, rules.skew, rules.lateness, rules.horizon)
+    return JoinRules(
+        rules.key,
+        kinds,
+        rules.skew,
+        rules.lateness,
+        rules.horizon,
+        rules.first_emit_after,
+        rules.emit_positives == "on_arrival",
+        rules.final_emit,
+        rules.exposure,
+        drop_unexposed=rules.unexposed == "drop",
+        drop_immature=rules.immature == "drop",
+    )
+
+
+def core_sampling(rules: Rules) -> sampling.Sampling:
+    by = [
+        sampling.SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in rules.sampling.rules
+    ]
+    return sampling.Sampling(rules.sampling.seed, rules.sampling.rate, tuple(by))
 
 
 def request_event(request: Request) -> RequestEvent:
-    names, none = msgspec.Raw(_NOTHING), list[object]()
-    body = (request.user_id, list(request.items), names, none, names, none)
+    context, n = context_features(request), len(request.items)
+    columns = [item_features(request, position) for position in range(n)]
+    names = [f.name for f in SCHEMA.scoped("context")], [f.name for f in SCHEMA.scoped("item")]
+    body = (
+        request.user_id,
+        list(request.items),
+        names[0],
+        [context[name] for name in names[0]],
+        names[1],
+        [[column[name] for column in columns] for name in names[1]],
+    )
     return RequestEvent(
         request.request_id,
         request.event_time,
@@ -74,51 +120,96 @@ class _Key:
     held: list[bytes] = field(default_factory=list)
 
 
+@dataclass
+class _Silence:
+    """Rule 10, event by event: how far the watermark may go."""
+
+    rules: LabelSilence
+    actions: int = NEVER
+    arrived: int = NEVER
+    begin: int | None = None
+
+    def hold(self, watermark: int) -> int:
+        self.arrived, actions, rules = watermark, self.actions, self.rules
+        if self.begin is not None and actions >= watermark:
+            self.begin = None
+        if self.begin is None and watermark > actions + rules.after:
+            self.begin = actions
+        if self.begin is None:
+            return watermark
+        hold = watermark - NEVER if rules.max_hold is None else rules.max_hold
+        allowed = (self.begin + rules.after, actions - rules.out_of_orderness, watermark - hold)
+        return min(watermark, max(allowed))
+
+
 class CoreRunner:
-    """One join of one timeline. `state` and `timers` can be looked at between events."""
+    """One join of one timeline. `state`, `timers` and `rows`, in the order in which they were made,
+    can be looked at between events.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.core_rules = core_rules(rules)
+        self.writer = SampleWriter(
+            SCHEMA, self.core_rules.kinds, rules.exposure, core_sampling(rules)
+        )
         self.state: dict[str, _Key] = defaultdict(_Key)
         self.timers: list[tuple[int, int, str]] = []
         self._registered: set[tuple[int, str]] = set()
+        self.silence = None if rules.silence is None else _Silence(rules.silence)
         self.watermark = -(2**63)
         self.progress: int | None = None
         self.rows: list[Row] = []
         self.late: list[LateAction] = []
         self.rejected: list[Rejection] = []
-        self.dropped = self.joined = self.settled = self.impressions = 0
+        self.counted = dict.fromkeys(
+            ("settled", "impressions", "sampled_out", "unexposed", "immature_dropped", "joined"), 0
+        )
 
     def run(self, timeline: Timeline) -> Outcome:
         self.progress = timeline.progress
         counts = {"requests": 0, "actions": 0}
         for event in timeline.events:
             if isinstance(event, Watermark):
-                self._advance(event.time)
+                self._announce(event.time)
             elif isinstance(event, Request):
                 counts["requests"] += 1
                 self._request(event)
             else:
                 counts["actions"] += 1
                 self._action(event)
+                if self.silence is not None:
+                    self.silence.actions = max(self.silence.actions, event.event_time)
+                    self._announce(self.silence.arrived)
         self._advance(FOREVER)
         assert not self.timers
         left = {k: s for k, s in self.state.items() if s.requests or s.held}
         assert not left, f"state is left after the last timer: {left}"
-        counters = {
-            **counts,
-            "settled": self.settled,
-            "impressions": self.impressions,
-            "rows": len(self.rows),
-            "immature_dropped": self.dropped,
-            "joined": self.joined,
-            "late": len(self.late),
-        }
+        counters = {**counts, **self.counted, "rows": len(self.rows), "late": len(self.late)}
         for rejection in sorted(self.rejected, key=lambda r: r.reason):
             name = f"rejected.{rejection.reason}"
             counters[name] = counters.get(name, 0) + 1
         return Outcome(tuple(self.rows), tuple(self.late), tuple(self.rejected), counters)
+
+    def _announce(self, watermark: int) -> None:
+        """The sources have; what the join sees of it may be less."""
+        if self.silence is not None:
+            watermark = self.silence.hold(watermark)
+        if watermark > self.watermark:
+            self._advance(watermark)
+
+    def _limit(self) -> int | None:
+        """Rules 10 and 11, as `udfs.join_function` has them."""
+        limit = core.FOREVER
+        if self.watermark == FOREVER:
+            if self.progress is None:
+                return None
+            limit = self.progress
+        if self.silence is not None:
+            if self.silence.actions == NEVER:
+                return None
+            limit = min(limit, self.silence.actions + self.silence.rules.after)
+        return limit
 
     def _wake(self, at: int, key: str) -> None:
         if (at, key) not in self._registered:
@@ -130,7 +221,7 @@ class CoreRunner:
         while self.timers and self.timers[0][0] <= watermark:
             at, _, key = heapq.heappop(self.timers)
             self._registered.discard((at, key))
-            self._decide(key, at, [unpack_action(b) for b in self.state[key].held])
+            self._decide(key, at)
 
     def _request(self, request: Request) -> None:
         event = request_event(request)
@@ -139,7 +230,6 @@ class CoreRunner:
         blob = state.requests.get(request.request_id)
         verdict = core.request_arrives(
             event,
-            list(request.items),
             None if blob is None else unpack_request(blob),
             self.watermark,
             self.core_rules,
@@ -149,6 +239,8 @@ class CoreRunner:
             return
         state.requests[request.request_id] = pack_request(verdict)
         self._wake(verdict.deadline, key)
+        if verdict.emit_at is not None:
+            self._wake(verdict.emit_at, key)
 
     def _action(self, action: Action) -> None:
         key = (action.request_id or "") if self.rules.key == "request_id" else action.user_id
@@ -157,22 +249,22 @@ class CoreRunner:
         known = [unpack_request(b) for b in state.requests.values()]
         hold = core.action_arrives(event, known, self.watermark, self.core_rules)
         if hold is None:
-            self._decide(key, self.watermark, [*map(unpack_action, state.held), event])
+            self._decide(key, self.watermark, arrived=event)
             return
         state.held.append(pack_action(event))
         if hold.wake_at is not None:
             self._wake(hold.wake_at, key)
 
-    def _decide(self, key: str, now: int, held: Sequence[ActionEvent]) -> None:
+    def _decide(self, key: str, now: int, arrived: ActionEvent | None = None) -> None:
         state = self.state[key]
-        known = [unpack_request(b) for b in state.requests.values()]
         decisions = core.decide(
-            known,
-            held,
+            [unpack_request(b) for b in state.requests.values()],
+            [unpack_action(b) for b in state.held],
             now,
             self.core_rules,
+            arrived=arrived,
             at_end=self.watermark == FOREVER,
-            progress=self.progress,
+            limit=self._limit(),
         )
         for request in decisions.changed:
             state.requests[request.request_id] = pack_request(request)
@@ -182,8 +274,17 @@ class CoreRunner:
             state.held = [pack_action(a) for a in decisions.held]
         for at in decisions.wake_at:
             self._wake(at, key)
+        for emitted in decisions.emitted:
+            packed, sampled_out = self.writer.rows(emitted)
+            self.counted["sampled_out"] += sampled_out
+            for rows in packed:
+                self._rows(_unpack_rows(self.writer.pack(rows)))
         for settled in decisions.settled:
-            self._rows(settled)
+            self.counted["settled"] += 1
+            self.counted["impressions"] += len(settled.request.items)
+            self.counted["joined"] += settled.joined
+            self.counted["unexposed"] += settled.unexposed
+            self.counted["immature_dropped"] += settled.immature
         for late in decisions.late:
             self.late.append(
                 LateAction(
@@ -200,27 +301,28 @@ class CoreRunner:
         ):
             self.rejected += [Rejection("actions", reason, self._identity(a)) for a in actions]
 
-    def _rows(self, settled: core.Settled) -> None:
-        request = settled.request
-        self.settled += 1
-        self.joined += settled.joined
-        self.impressions += len(request.items)
-        names = [kind.name for kind in self.core_rules.kinds]
-        if self.rules.immature == "drop" and not all(k.mature for k in settled.kinds):
-            self.dropped += len(request.items)
-            return
-        for position, item in enumerate(request.items):
+    def _rows(self, rows: wire.SampleRows) -> None:
+        front, n = unpack_front(rows.body), len(rows.sample_ids)
+        kinds = list(zip(self.core_rules.kinds, rows.kinds, strict=True))
+        values = {k.name: c.values or [without_action(k)] * n for k, c in kinds}
+        delays = {k.name: c.delays_ms or [None] * n for k, c in kinds}
+        for position in range(n) if rows.positions is None else rows.positions:
             self.rows.append(
                 Row(
-                    request.request_id,
-                    settled.body.user_id,
-                    item,
+                    rows.request_id,
+                    front.user_id,
+                    front.items[position],
                     position,
-                    request.event_time,
-                    {n: k.values[position] for n, k in zip(names, settled.kinds, strict=True)},
-                    {n: k.delays_ms[position] for n, k in zip(names, settled.kinds, strict=True)},
-                    {n: k.mature for n, k in zip(names, settled.kinds, strict=True)},
-                    END if settled.at_end else self.watermark,
+                    rows.event_time,
+                    {k: v[position] for k, v in values.items()},
+                    {k: d[position] for k, d in delays.items()},
+                    {k.name: c.mature for k, c in kinds},
+                    END if self.watermark == FOREVER else self.watermark,
+                    rows.observed_ms,
+                    0 if rows.versions is None else rows.versions[position],
+                    rows.kind,
+                    None if rows.exposed is None else rows.exposed[position],
+                    1.0 if rows.rates is None else rows.rates[position],
                 )
             )
 

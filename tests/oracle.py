@@ -6,17 +6,22 @@ annotated with when it came and the watermark it saw. Then it is asked, over all
 was it accepted, who claims this action, what names it if nobody does. Slow and plain on purpose;
 the numbers in comments are the sections of the document.
 
-The one thing that is told as a story is a group of twins (6): their fates hang on each other.
+Two things are told as a story: a group of twins (6), whose fates hang on each other, and the
+versions of a sample (14), each of which hangs on the one before.
 """
 
 from __future__ import annotations
 
 import math
+import struct
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, TypeVar
+
+from xxhash import xxh3_64_intdigest
 
 from tests.timeline import (
     END,
@@ -27,9 +32,12 @@ from tests.timeline import (
     Rejection,
     Request,
     Row,
+    RowKind,
     Rules,
     Timeline,
     Watermark,
+    context_features,
+    item_features,
 )
 
 T = TypeVar("T")
@@ -44,6 +52,42 @@ class _Came:
 
     index: int
     watermark: float  # -inf before the first
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A moment at which rows may be made, at the (virtual) time `now`.
+
+    `index`: the record whose arrival it is, with everything due at `now` done before it; None: it
+    is brought by the first watermark that reaches `now`.
+    """
+
+    now: int
+    index: int | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.now, -1 if self.index is None else self.index)
+
+    def follows(self, came: _Came) -> bool:
+        """Whether what came so is there."""
+        if self.index is None:
+            return came.watermark < self.now
+        return came.index <= self.index
+
+    def is_past(self, at: float) -> bool:
+        """Whether requests that settle at this time have; rows of before the deadline go first."""
+        return at < self.now if self.index is None else at <= self.now
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """What is seen of time behind each event of a timeline: lists by its index."""
+
+    source: list[float]  # the watermark of the sources
+    actions: list[float]  # 10: A
+    joined: list[float]  # 10: the watermark that the join sees
+    progress: float  # 11: P
 
 
 @dataclass(frozen=True)
@@ -76,13 +120,32 @@ class _Fate:
     request: _SeenRequest | None = None
 
 
+@dataclass(frozen=True)
+class _Life:
+    """A usable action, and what became of it; `fate` None: it is the duplicate of `twin`."""
+
+    seen: _SeenAction
+    fate: _Fate | None
+    twin: _Came | None = None
+
+    def stands(self, moment: _Moment) -> bool:
+        """Whether it is held at that moment, and the least of its twins that are."""
+        if not moment.follows(self.seen.came):
+            return False
+        if self.fate is None:
+            assert self.twin is not None
+            return not moment.follows(self.twin)
+        return not moment.is_past(self.fate.at)
+
+
 def expected(timeline: Timeline, rules: Rules) -> Outcome:
     """The outcome of `timeline` under `rules`.
 
     Raises ValueError for a timeline that cannot be: watermarks that go back, or a progress short of
-    a watermark that was announced.
+    a watermark that was announced (a silent stream may be, under rule 10).
     """
-    requests, actions, watermarks = _annotate(timeline)
+    clock = _clock(timeline, rules)
+    requests, actions = _annotate(timeline, clock)
     rejected: list[Rejection] = []
 
     accepted: dict[str, list[_SeenRequest]] = {}
@@ -99,37 +162,40 @@ def expected(timeline: Timeline, rules: Rules) -> Outcome:
         else:
             rejected.append(Rejection("actions", reason, _named(seen.action, rules)))
 
+    lives: dict[str, list[_Life]] = defaultdict(list)
     joined: dict[_SeenRequest, list[Action]] = defaultdict(list)
     late: list[LateAction] = []
     for twins in _grouped(usable, lambda a: _twin_key(a.action, rules)).values():
-        candidates = accepted.get(_action_key(twins[0].action, rules), [])
-        for seen, fate in _tell(twins, candidates, rules):
-            action, claimant = seen.action, fate.request if fate else None
-            if fate is None:
+        key = _action_key(twins[0].action, rules)
+        for life in _tell(twins, accepted.get(key, []), rules):
+            lives[key].append(life)
+            action, claimant = life.seen.action, life.fate.request if life.fate else None
+            if life.fate is None:
                 rejected.append(Rejection("actions", "duplicate_action", _named(action, rules)))
             elif claimant is None:
                 rejected.append(Rejection("actions", "orphan_action", _named(action, rules)))
-            elif fate.what == "joined":
+            elif life.fate.what == "joined":
                 joined[claimant].append(action)
             else:
-                late.append(_late(action, claimant.request, fate, rules))
+                late.append(_late(action, claimant.request, life.fate, rules))
 
     settled = [r for group in accepted.values() for r in group]
-    rows: list[Row] = []
-    dropped = 0
-    for seen_request in settled:
-        made = _rows(seen_request.request, joined[seen_request], watermarks, timeline, rules)
-        if rules.immature == "drop" and not all(made[0].mature.values()):
-            dropped += len(made)  # 11
-        else:
-            rows += made
+    samples: list[_Sample] = []
+    for key, group in accepted.items():
+        for seen_request in group:
+            views = _views(seen_request, joined[seen_request], group, lives[key], clock, rules)
+            samples += _samples(seen_request.request, views, rules)
+    versions = [version for sample in samples for version in sample.versions]
+    rows = [version.row for version in versions if version.written]
 
     counters = {
         "requests": len(requests),
         "settled": len(settled),
         "impressions": sum(len(r.request.items) for r in settled),
         "rows": len(rows),
-        "immature_dropped": dropped,
+        "sampled_out": len(versions) - len(rows),
+        "unexposed": sum(sample.without == "unexposed" for sample in samples),
+        "immature_dropped": sum(sample.without == "immature" for sample in samples),
         "actions": len(actions),
         "joined": sum(map(len, joined.values())),
         "late": len(late),
@@ -139,29 +205,58 @@ def expected(timeline: Timeline, rules: Rules) -> Outcome:
     return Outcome(tuple(rows), tuple(late), tuple(rejected), counters)
 
 
-# -- arrival ---------------------------------------------------------------------------------------
+# -- time (10), and arrival ------------------------------------------------------------------------
 
 
-def _annotate(
-    timeline: Timeline,
-) -> tuple[list[_SeenRequest], list[_SeenAction], list[int]]:
+def _clock(timeline: Timeline, rules: Rules) -> _Clock:
+    source: list[float] = []
+    actions: list[float] = []
+    for event in timeline.events:
+        wm, a = (source[-1], actions[-1]) if source else (-math.inf, -math.inf)
+        if isinstance(event, Watermark):
+            if event.time < wm:
+                raise ValueError(f"the watermark goes back to {event.time}")
+            wm = event.time
+        elif isinstance(event, Action):
+            a = max(a, event.event_time)
+        source.append(wm)
+        actions.append(a)
+    progress = -math.inf if timeline.progress is None else timeline.progress
+    if rules.silence is None and source and progress < source[-1]:
+        raise ValueError(f"progress {timeline.progress} is short of the watermark {source[-1]}")
+    joined = [_joined(i, source, actions, rules) for i in range(len(source))]
+    return _Clock(source, actions, joined, progress)
+
+
+def _joined(i: int, source: Sequence[float], actions: Sequence[float], rules: Rules) -> float:
+    """10: the watermark that the join sees behind event i."""
+    wm, silence = source[i], rules.silence
+    if silence is None:
+        return wm
+    begin: float | None = None  # A when the silence began that still lasts
+    for j in range(i, -1, -1):
+        if actions[j] >= source[j]:
+            break
+        if source[j] > actions[j] + silence.after:
+            begin = actions[j]
+    if begin is None:
+        return wm
+    hold = math.inf if silence.max_hold is None else silence.max_hold
+    caught_up = actions[i] - silence.out_of_orderness
+    return min(wm, max(begin + silence.after, caught_up, wm - hold))
+
+
+def _annotate(timeline: Timeline, clock: _Clock) -> tuple[list[_SeenRequest], list[_SeenAction]]:
     """A record sees the watermark that was last announced, with everything due at it done."""
     requests: list[_SeenRequest] = []
     actions: list[_SeenAction] = []
-    watermarks: list[int] = []
     for index, event in enumerate(timeline.events):
-        came = _Came(index, watermarks[-1] if watermarks else -math.inf)
-        if isinstance(event, Watermark):
-            if event.time < came.watermark:
-                raise ValueError(f"the watermark goes back to {event.time}")
-            watermarks.append(event.time)
-        elif isinstance(event, Request):
+        came = _Came(index, clock.joined[index - 1] if index else -math.inf)
+        if isinstance(event, Request):
             requests.append(_SeenRequest(event, came))
-        else:
+        elif isinstance(event, Action):
             actions.append(_SeenAction(event, came))
-    if watermarks and (timeline.progress is None or timeline.progress < watermarks[-1]):
-        raise ValueError(f"progress {timeline.progress} is short of the watermark {watermarks[-1]}")
-    return requests, actions, watermarks
+    return requests, actions
 
 
 def _grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
@@ -331,8 +426,8 @@ def _namings(
 
 def _tell(
     twins: Sequence[_SeenAction], candidates: Sequence[_SeenRequest], rules: Rules
-) -> Iterable[tuple[_SeenAction, _Fate | None]]:
-    """6: the fates of the actions of one identity, in the order of arrival; None: a duplicate.
+) -> Iterable[_Life]:
+    """6: the fates of the actions of one identity, in the order of arrival.
 
     A twin that comes while the one before it is undecided meets it before anything else is asked:
     the lesser of the two goes on.
@@ -343,18 +438,18 @@ def _tell(
         watermark = twin.came.watermark
         if watermark < fate.at:  # the standing one is held
             if _least(twin.action) < _least(standing.action):
-                yield standing, None
+                yield _Life(standing, None, twin.came)
                 standing, fate = twin, _fate(twin, candidates, rules)
             else:
-                yield twin, None
+                yield _Life(twin, None, twin.came)
         elif fate.request is not None and watermark < rules.forget_time(
             fate.request.request.event_time
         ):
-            yield twin, None  # used by a request that is remembered
+            yield _Life(twin, None, twin.came)  # used by a request that is remembered
         else:
-            yield standing, fate  # forgotten: the twin is an action like any other
+            yield _Life(standing, fate)  # forgotten: the twin is an action like any other
             standing, fate = twin, _fate(twin, candidates, rules)
-    yield standing, fate
+    yield _Life(standing, fate)
 
 
 def _least(action: Action) -> tuple[object, ...]:
@@ -374,52 +469,245 @@ def _late(action: Action, request: Request, fate: _Fate, rules: Rules) -> LateAc
     )
 
 
-# -- rows (3, 7, 11) -------------------------------------------------------------------------------
+# -- moments (14), and what is seen at them (10, 11) -----------------------------------------------
 
 
-def _rows(
-    request: Request,
-    joined: Sequence[Action],
-    watermarks: Sequence[int],
-    timeline: Timeline,
+@dataclass(frozen=True)
+class _View:
+    """A request at one of its moments. `limit`: up to when labels are vouched for (10, 11)."""
+
+    what: Literal["first", "change", "deadline"]
+    now: int
+    known: list[Action]
+    made_at: int | Literal["end"]
+    limit: float
+
+
+def _views(
+    r: _SeenRequest,
+    joined: list[Action],
+    group: Sequence[_SeenRequest],
+    lives: Sequence[_Life],
+    clock: _Clock,
     rules: Rules,
-) -> list[Row]:
-    deadline = rules.deadline(request.event_time)
-    settled_at = next((wm for wm in watermarks if wm >= deadline), None)
-    progress = -math.inf if timeline.progress is None else timeline.progress
-    mature = {
-        kind: settled_at is not None or request.event_time + window <= progress  # 11
-        for kind, window in rules.windows.items()
-    }
-    rows: list[Row] = []
-    for position, item in enumerate(request.items):
-        labels: dict[str, int | float | None] = {}
-        delays: dict[str, int | None] = {}
-        for kind in rules.windows:
-            mine = [
-                a
-                for a in joined
-                if a.action == kind
-                and a.item_id == item
-                and request.items.index(item) == position  # 1: the lowest position has them all
-            ]
-            labels[kind] = _label(rules.labels[kind], mine)
-            times = [a.event_time for a in mine]
-            delays[kind] = min(times) - request.event_time if times else None
-        rows.append(
-            Row(
-                request_id=request.request_id,
-                user_id=request.user_id,
-                item_id=item,
-                position=position,
-                event_time=request.event_time,
-                labels=labels,
-                delays=delays,
-                mature=mature,
-                settled_at=END if settled_at is None else settled_at,
+) -> list[_View]:
+    """All its moments, in their order; `group` and `lives` are of its join key."""
+    views: list[_View] = []
+    early = _early_moments(r, lives, rules)
+    for moment in early:
+        known = [life for life in lives if _knows(r, life, moment, group, rules)]
+        opening = moment == early[0]
+        if not opening and not any(moment == _becomes_known(life, rules) for life in known):
+            continue  # what would have become known was taken, or has a lesser twin
+        what: Literal["first", "change"] = "change"
+        if opening and rules.first_emit_after is not None:
+            what = "first"
+        actions = [life.seen.action for life in known]
+        views.append(_View(what, moment.now, actions, *_seen_at(moment, clock, rules)))
+    end = _Moment(rules.deadline(r.request.event_time))
+    return [*views, _View("deadline", end.now, joined, *_seen_at(end, clock, rules))]
+
+
+def _early_moments(r: _SeenRequest, lives: Sequence[_Life], rules: Rules) -> list[_Moment]:
+    """Those before the deadline, the first moment and whatever may be a change."""
+    time, deadline = r.request.event_time, rules.deadline(r.request.event_time)
+    on_arrival = rules.emit_positives == "on_arrival"
+    if rules.first_emit_after is None and not on_arrival:
+        return []
+    first = time + (rules.first_emit_after or 0) + rules.skew
+    if r.came.watermark >= first:
+        first = int(r.came.watermark) + 1
+    if first >= deadline:
+        return []
+    opening = _Moment(first)
+    mine = [life for life in lives if on_arrival and _matches(life.seen.action, r.request, rules)]
+    changes = {_becomes_known(life, rules) for life in mine}
+    later = [m for m in changes if opening.order < m.order and _before(m, deadline)]
+    return [opening, *sorted(later, key=lambda moment: moment.order)]
+
+
+def _before(moment: _Moment, deadline: int) -> bool:
+    """Whether the request is pending; at one time it settles last, and what arrives comes later."""
+    return moment.now <= deadline if moment.index is None else moment.now < deadline
+
+
+def _becomes_known(life: _Life, rules: Rules) -> _Moment:
+    """When the action's time is reached, or on its arrival if that is past."""
+    action, came = life.seen.action, life.seen.came
+    at = action.event_time + rules.skew
+    return _Moment(at) if came.watermark < at else _Moment(int(came.watermark), came.index)
+
+
+def _knows(
+    r: _SeenRequest, life: _Life, moment: _Moment, group: Sequence[_SeenRequest], rules: Rules
+) -> bool:
+    """Whether an action is known to a request that is pending."""
+    action = life.seen.action
+    taken = rules.key == "user_id" and any(
+        other.rank > r.rank
+        and moment.follows(other.came)
+        and _matches(action, other.request, rules)
+        for other in group
+    )
+    return (
+        life.stands(moment)
+        and _matches(action, r.request, rules)
+        and not taken
+        and action.event_time + rules.skew <= moment.now
+    )
+
+
+def _seen_at(moment: _Moment, clock: _Clock, rules: Rules) -> tuple[int | Literal["end"], float]:
+    """The watermark on which something of this moment is made, and how far labels go then."""
+    index = moment.index
+    # an action moves A behind its own arrival
+    behind = bisect_left(clock.joined, moment.now) if index is None else index - 1
+    at_end = behind == len(clock.joined)
+    limit = clock.progress if at_end else math.inf
+    if rules.silence is not None:
+        reached = clock.actions[min(behind, len(clock.actions) - 1)] if clock.actions else -math.inf
+        limit = min(limit, reached + rules.silence.after)
+    return END if at_end else int(clock.joined[behind]), limit
+
+
+# -- samples, and their versions (7, 8, 9, 11, 14) -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Version:
+    row: Row
+    written: bool  # 9
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The versions of a sample, and why there is none, if there is none."""
+
+    versions: list[_Version]
+    without: Literal["unexposed", "immature"] | None
+
+
+def _samples(request: Request, views: Sequence[_View], rules: Rules) -> list[_Sample]:
+    return [_sample(request, position, views, rules) for position in range(len(request.items))]
+
+
+def _sample(request: Request, position: int, views: Sequence[_View], rules: Rules) -> _Sample:
+    versions: list[_Version] = []
+    put_off = False
+    without: Literal["unexposed", "immature"] | None = None
+    for view in views:
+        item = request.items[position]
+        known = [
+            a
+            for a in view.known
+            # 1: the lowest position has them all
+            if a.item_id == item and request.items.index(item) == position
+        ]
+        version = _version(request, position, view, known, len(versions), rules)
+        row = version.row
+        last = versions[-1].row.labels if versions else _labels([], rules)
+        if view.what == "first":
+            wanted = True
+        elif view.what == "change":
+            wanted = row.labels != last or put_off
+        else:
+            wanted = (
+                not versions
+                or rules.final_emit == "always"
+                or (rules.final_emit == "if_changed" and row.labels != last)
             )
-        )
-    return rows
+        without = None
+        if rules.unexposed == "drop" and row.exposed is False:
+            without = "unexposed"
+        elif view.made_at == END and rules.immature == "drop" and _immature(row, rules):
+            without = "immature"
+        if wanted and without is None:
+            versions.append(version)
+        put_off = (put_off or wanted) and not versions
+    return _Sample(versions, None if versions else without)
+
+
+def _immature(row: Row, rules: Rules) -> bool:
+    """11: what is not to be written at the end."""
+    if row.kind == "final":
+        return not all(row.mature.values())
+    if row.kind == "positive" or rules.first_emit_after is None:
+        return False
+    return row.observed_ms is None or row.observed_ms < rules.first_emit_after
+
+
+def _version(
+    request: Request,
+    position: int,
+    view: _View,
+    known: Sequence[Action],
+    revision: int,
+    rules: Rules,
+) -> _Version:
+    """The row of an impression of which `known` is known."""
+    time = request.event_time
+    observed: int | None = None
+    if view.limit >= time:  # 14
+        observed = int(min(view.now - rules.skew - time, rules.longest, view.limit - time))
+    negative = all(a.action == rules.exposure for a in known)  # 9
+    exposed = None if rules.exposure is None else bool(known)  # 8
+    kind: RowKind = "final"
+    if view.what != "deadline":
+        kind = "provisional" if view.what == "first" or negative else "positive"
+    rate = _rate(request, position, exposed, rules) if negative else 1.0
+    row = Row(
+        request_id=request.request_id,
+        user_id=request.user_id,
+        item_id=request.items[position],
+        position=position,
+        event_time=time,
+        labels=_labels(known, rules),
+        delays={
+            k: min((a.event_time - time for a in known if a.action == k), default=None)
+            for k in rules.windows
+        },
+        mature={k: observed is not None and w <= observed for k, w in rules.windows.items()},
+        made_at=view.made_at,
+        observed_ms=observed,
+        revision=revision,
+        kind=kind,
+        exposed=exposed,
+        sampling_rate=rate,
+    )
+    written = not negative or u(sample_id(request, position), rules.sampling.seed) < Fraction(rate)
+    return _Version(row, written)
+
+
+def _rate(request: Request, position: int, exposed: bool | None, rules: Rules) -> float:
+    """9: of a negative; the first rule that fits."""
+    values = context_features(request) | item_features(request, position)
+    for rule in rules.sampling.rules:
+        value = values[rule.feature] if rule.feature is not None else None
+        fits = rule.feature is None or (type(value), value) == (type(rule.equals), rule.equals)
+        if rule.negative == "exposed":
+            fits = fits and exposed is not False
+        if rule.negative == "unexposed":
+            fits = fits and exposed is False
+        if fits:
+            return rule.rate
+    return rules.sampling.rate
+
+
+def u(sample: int, seed: int) -> Fraction:
+    """9: where a sample lies in [0, 1)."""
+    as_bytes = (sample % 2**64).to_bytes(8, "little")
+    return Fraction(xxh3_64_intdigest(as_bytes, seed=seed), 2**64)
+
+
+def sample_id(request: Request, position: int) -> int:
+    """The name of an impression (sample-format.md), signed."""
+    front = struct.pack("<QQ", xxh3_64_intdigest(request.request_id.encode()), position)
+    digest = xxh3_64_intdigest(front + request.items[position].encode())
+    return (digest + 2**63) % 2**64 - 2**63
+
+
+def _labels(actions: Sequence[Action], rules: Rules) -> dict[str, int | float | None]:
+    return {k: _label(rules.labels[k], [a for a in actions if a.action == k]) for k in rules.labels}
 
 
 def _label(label: str, actions: Sequence[Action]) -> int | float | None:

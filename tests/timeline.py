@@ -13,6 +13,14 @@ way, so that a test shows the scenario and its result side by side::
     end 120000                              the input ends, and its progress is 120000
     end                                     the same, and its progress is minus infinity
 
+and gives rows, late actions and rejected records a line each (see `Outcome.lines`):
+
+    r1[0] i1 click=1+5000 buy=0 @110000                     request, position, item, labels (delays)
+    r1[0] i1 click=0~ provisional after 5 @100005           immature, not final, observed for 5 ms
+    r1[0] i1 click=1+7~ positive r1 after 7 @100007         its second version
+    late r1[0] click i1 @105000 #e1 +5000 after_settle
+    late_request r1 u1 @100000 [i1]
+
 Digits may be grouped (`100_000`). Blank lines, and what follows a `#` that stands alone, are not
 read.
 """
@@ -26,8 +34,10 @@ from typing import Literal
 
 Key = Literal["request_id", "user_id"]
 Label = Literal["any", "count", "sum", "max", "last"]
+RowKind = Literal["provisional", "positive", "final"]
+FeatureValue = bool | int | str | None
 
-#: `Row.settled_at` of a row that only the end of the input settled.
+#: `Row.made_at` of a row that only the end of the input made.
 END: Literal["end"] = "end"
 
 
@@ -39,6 +49,18 @@ class Request:
     user_id: str
     event_time: int
     items: tuple[str, ...]
+
+
+def context_features(request: Request) -> dict[str, FeatureValue]:
+    """What a feature event of a timeline says of the request: made of it, so never written out."""
+    return {"size": len(request.items)}
+
+
+def item_features(request: Request, position: int) -> dict[str, FeatureValue]:
+    """And what it says of one of its items; `next` may be missing."""
+    items = request.items
+    following = items[position + 1] if position + 1 < len(items) else None
+    return {"item": items[position], "first": position == 0, "next": following}
 
 
 @dataclass(frozen=True)
@@ -76,10 +98,39 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class SamplingRule:
+    """A rate for negatives: of a kind, with a feature's value, or both."""
+
+    rate: float
+    negative: Literal["exposed", "unexposed"] | None = None
+    feature: str | None = None
+    equals: FeatureValue = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which negatives are written: the first of `rules` that fits gives the rate, else `rate`."""
+
+    rate: float = 1.0
+    seed: int = 0
+    rules: tuple[SamplingRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelSilence:
+    """Rule 10: T, M (None: without end), and B, the `out_of_orderness` of the action stream."""
+
+    after: int
+    max_hold: int | None = None
+    out_of_orderness: int = 0
+
+
+@dataclass(frozen=True)
 class Rules:
     """What the configuration says about a join. Durations are milliseconds.
 
     `windows` and `labels` have the same keys, the action kinds. `horizon` None means 2 W.
+    `first_emit_after`, `emit_positives` and `final_emit` are rule 14's; `exposure` is a kind.
     """
 
     key: Key
@@ -89,10 +140,19 @@ class Rules:
     lateness: int = 0
     horizon: int | None = None
     immature: Literal["mark", "drop"] = "mark"
+    first_emit_after: int | None = None
+    emit_positives: Literal["at_settle", "on_arrival"] = "at_settle"
+    final_emit: Literal["always", "if_changed", "never"] = "always"
+    exposure: str | None = None
+    unexposed: Literal["drop", "mark"] = "drop"
+    sampling: Sampling = Sampling()
+    silence: LabelSilence | None = None
 
     def __post_init__(self) -> None:
         if not self.windows or set(self.windows) != set(self.labels):
             raise ValueError("windows and labels must name the same kinds, at least one")
+        if self.exposure is not None and self.exposure not in self.windows:
+            raise ValueError(f"the exposure {self.exposure!r} is none of the kinds")
 
     @property
     def longest(self) -> int:
@@ -119,7 +179,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Row:
-    """One impression as it must be written. `labels`, `delays` (ms) and `mature` are by kind."""
+    """A version of a sample as it must be written. `labels`, `delays` (ms), `mature` are by kind.
+
+    `made_at`: the watermark on which it was made, which may be well past its moment, or "end".
+    """
 
     request_id: str
     user_id: str
@@ -129,12 +192,22 @@ class Row:
     labels: Mapping[str, int | float | None]
     delays: Mapping[str, int | None]
     mature: Mapping[str, bool]
-    #: the watermark on which it settled, which may be well past the deadline, or "end"
-    settled_at: int | Literal["end"]
+    made_at: int | Literal["end"]
+    observed_ms: int | None
+    revision: int = 0
+    kind: RowKind = "final"
+    exposed: bool | None = None
+    sampling_rate: float = 1.0
+
+    @property
+    def sample(self) -> tuple[str, str, int, int]:
+        """Which sample it is a version of; a request id may be used again, at another time."""
+        return (self.user_id, self.request_id, self.event_time, self.position)
 
     @property
     def sort_key(self) -> tuple[object, ...]:
-        return (self.event_time, self.user_id, self.request_id, self.position, str(self.settled_at))
+        name = (self.event_time, self.user_id, self.request_id, self.position)
+        return (*name, self.revision, str(self.made_at))
 
 
 @dataclass(frozen=True)
@@ -202,8 +275,9 @@ class Outcome:
     """What a join gave, comparable whatever the order in which it gave it.
 
     Everything is sorted on construction, and multiplicity counts. `counters` has `requests`,
-    `settled`, `impressions` (of settled requests), `rows`, `immature_dropped`, `actions`, `joined`
-    (to dropped rows, too), `late`, and `rejected.<reason>` for every reason that occurred.
+    `settled`, `impressions` (of settled requests), `rows`, `sampled_out` (rows), `unexposed` and
+    `immature_dropped` (impressions), `actions`, `joined` (to dropped rows, too), `late`, and
+    `rejected.<reason>` for every reason that occurred.
     """
 
     rows: tuple[Row, ...]
@@ -216,15 +290,18 @@ class Outcome:
         object.__setattr__(self, "late", tuple(sorted(self.late, key=lambda x: x.sort_key)))
         object.__setattr__(self, "rejected", tuple(sorted(self.rejected, key=lambda x: x.sort_key)))
 
-    def without_settled_at(self) -> Outcome:
-        """The same for a run that cannot tell on which watermark a row settled."""
-        return replace(self, rows=tuple(replace(row, settled_at=END) for row in self.rows))
+    def without_made_at(self) -> Outcome:
+        """The same for a run that cannot tell on which watermark a row was made."""
+        return replace(self, rows=tuple(replace(row, made_at=END) for row in self.rows))
 
     def lines(self) -> list[str]:
         """One line an output: rows, then late actions, then rejected records.
 
-        ``r1[0] i1 click=1+5000 buy=0~ @110000`` is a row: labels, with the delay where there is
-        one, ``~`` where the window had not closed, and the watermark that settled it.
+        ``r1[0] i1 click=1+5000 buy=0~ after 9000 @110000`` is a row: labels, with the delay where
+        there is one, ``~`` where the window had not closed, for how long it was observed if that
+        is not all of W (``?``: null), and the watermark that made it. What is not as in a plain
+        ``wait`` comes in front of that: ``provisional`` or ``positive``, the revision (``r1``),
+        ``exposed`` or ``unexposed``, and ``rate=0.5``.
         ``late r1[0] click i1 @105000 #e1 +5000 after_settle`` and
         ``orphan_action click i1 @105000 #e1`` and ``late_request r1 u1 @100000 [i1]`` are the rest.
         """
@@ -331,7 +408,17 @@ def _row_line(row: Row) -> str:
         text = f"{kind}={_number(label)}"
         text += "" if delay is None else f"{delay:+}"
         parts.append(text if row.mature[kind] else f"{text}~")
-    parts.append(f"@{row.settled_at}")
+    if row.kind != "final":
+        parts.append(row.kind)
+    if row.revision:
+        parts.append(f"r{row.revision}")
+    if row.exposed is not None:
+        parts.append("exposed" if row.exposed else "unexposed")
+    if row.sampling_rate != 1.0:
+        parts.append(f"rate={row.sampling_rate}")
+    if not all(row.mature.values()):  # else it is W
+        parts.append(f"after {'?' if row.observed_ms is None else row.observed_ms}")
+    parts.append(f"@{row.made_at}")
     return " ".join(parts)
 
 

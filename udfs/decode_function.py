@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from pyflink.common import Row, Types
+from pyflink.common import Row
 from pyflink.datastream import OutputTag, ProcessFunction
 
 from schemas.actions import ActionKind
 from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
 from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from schemas.features import FeatureSchema
+from udfs import side_outputs
 from udfs.partitions import partition
-
-REJECTED_TAG = "rejected"
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,6 @@ class Chunk(msgspec.Struct, array_like=True, frozen=True):
     end: int
 
 
-def rejected_type() -> Any:
-    """The rows on the side output of rejected records; `raw` is latin-1."""
-    string, long = Types.STRING(), Types.LONG()
-    return Types.ROW_NAMED(
-        ["stream", "reason", "message", "origin", "part", "off", "record_time", "raw", "dt", "hr"],
-        [string, string, string, string, long, long, long, string, string, string],
-    )
-
-
 class _Decoding:
     """Decoders, counters and the packing of both streams, for one subtask."""
 
@@ -92,7 +82,7 @@ class _Decoding:
             not_after=actions.not_after,
             max_future_ms=actions.max_future_ms,
         )
-        self._rejected = OutputTag(REJECTED_TAG, rejected_type())
+        self._rejected = side_outputs.rejected()
         self._beacon_keys = settings.beacon_keys
         metrics = runtime_context.get_metrics_group()
         self._read = {s: metrics.counter(f"{s}_read") for s in STREAMS}
@@ -182,7 +172,8 @@ class ReadFiles(ProcessFunction):
             data = file.read(chunk.end - chunk.start)
         stream, decode, reached = chunk.stream, self._decoding.decode, self._reached
         offset, records = chunk.start, 0
-        latest = reached.get(stream, -1)
+        latest = announced = reached.get(stream, -1)
+        granularity = self._settings.streams[stream].granularity
         clock = self._clock()
         for line in data.split(b"\n"):
             at, offset = offset, offset + len(line) + 1
@@ -196,11 +187,15 @@ class ReadFiles(ProcessFunction):
                     latest = reached[stream] = time
                     clock = self._clock()
                 yield Row(key, event, clock)
+                if latest - announced >= granularity:
+                    announced = latest
+                    for key, event in self._decoding.beacons(stream, latest):
+                        yield Row(key, event, clock)
             elif out is not None:
                 yield self._decoding.side(out)
         self._decoding.count(stream, records)
-        if stream in reached:
-            for key, event in self._decoding.beacons(stream, reached[stream]):
+        if latest > announced:
+            for key, event in self._decoding.beacons(stream, latest):
                 yield Row(key, event, clock)
 
     def _clock(self) -> int:
@@ -235,11 +230,13 @@ class DecodeRecords(ProcessFunction):
         out = self._decoding.decode(self._stream, raw, Origin(topic, part, offset), record_time)
         self._decoding.count(self._stream, 1)
         step = record_time - record_time % self._granularity
-        if out.__class__ is tuple:
-            yield Row(out[0], out[1])
-            if step > self._announced:
-                self._announced = step
-                for key, event in self._decoding.beacons(self._stream, step):
-                    yield Row(key, event)
-        elif out is not None:
+        if out.__class__ is Row:
             yield self._decoding.side(out)
+            return
+        if out is not None:
+            yield Row(out[0], out[1])
+        # an action that is ignored tells the time as well
+        if step > self._announced:
+            self._announced = step
+            for key, event in self._decoding.beacons(self._stream, step):
+                yield Row(key, event)

@@ -6,8 +6,8 @@ asks a clock, keeps anything between calls, or performs what it decides: the ada
 
     request_arrives   accept it (and wake me at its deadline), or reject it
     action_arrives    hold it (and wake me …), or decide now
-    decide            at a wake-up: settle what is due, give actions to requests, name
-                      late ones, let go of orphans and of old tombstones
+    decide            at a wake-up: give actions to requests, emit rows, settle what is due, name
+                      late actions, let go of orphans and of old tombstones
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from schemas.events import ActionEvent, RequestBody, RequestEvent
-from udfs import labels
+from schemas.events import ActionEvent, RequestEvent, RequestFront, unpack_front
+from udfs.emission import FOREVER, Claimed, Emitted, View, rows_at_deadline, rows_before_deadline
 from udfs.matching import (
     JoinRules,
     LateReason,
@@ -27,31 +27,23 @@ from udfs.matching import (
     outranked,
     without_twins,
 )
-from udfs.state_codec import VERSION, StoredRequest, unpack_body
+from udfs.state_codec import VERSION, StoredRequest
 
-__all__ = ["Decisions", "Hold", "JoinRules", "LateAction", "Settled", "action_arrives"]
-
-
-class KindLabels(NamedTuple):
-    """One kind's columns of a settled request: a value for each impression, in order."""
-
-    values: list[labels.Value]
-    delays_ms: list[int | None]
-    mature: bool
+__all__ = ["FOREVER", "Decisions", "Hold", "JoinRules", "LateAction", "Settled", "action_arrives"]
 
 
 @dataclass(slots=True)
 class Settled:
-    """A request whose samples are made. `kinds` are in the order of the rules.
+    """A request whose labels are decided for good.
 
-    `at_end`: only the end of the input made it settle. `joined`: how many actions it took.
+    `joined`: how many actions it took. `unexposed`, `immature`: how many of its impressions never
+    got a row, for that reason.
     """
 
     request: StoredRequest
-    body: RequestBody
-    kinds: list[KindLabels]
-    at_end: bool
     joined: int
+    unexposed: int
+    immature: int
 
 
 @dataclass(slots=True)
@@ -66,13 +58,14 @@ class LateAction:
 
 @dataclass(slots=True)
 class Decisions:
-    """What `decide` found. The adapter performs it, in this order.
+    """What `decide` found, to be performed by the adapter.
 
-    `changed`: requests to be stored anew (now tombstones, or with more `used`); `forgotten`: ids of
-    tombstones to be removed. `held`: the actions that remain held, None when they are as before.
-    `wake_at`: times to be woken at.
+    `emitted`: rows, in their order. `changed`: requests to be stored anew (now tombstones, or with
+    more rows or more `used`); `forgotten`: ids of tombstones to be removed. `held`: the actions
+    that remain held, None when they are as before. `wake_at`: times to be woken at.
     """
 
+    emitted: list[Emitted] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     late: list[LateAction] = field(default_factory=list)
     orphans: list[ActionEvent] = field(default_factory=list)
@@ -91,12 +84,12 @@ class Hold(NamedTuple):
 
 def request_arrives(
     event: RequestEvent,
-    items: list[str],
     twin: StoredRequest | None,
     watermark: int,
     rules: JoinRules,
 ) -> StoredRequest | str:
-    """Rules 4 and 6: the request to be stored (wake at its deadline), or the reason to reject it.
+    """Rules 4 and 6: the request to be stored (wake at its deadline, and at `emit_at`), or the
+    reason to reject it.
 
     `twin`: the request with its id under its key, if there is one, pending or settled.
     """
@@ -111,9 +104,10 @@ def request_arrives(
         event.event_time,
         deadline,
         rules.forget_time(deadline),
-        items,
+        [],
         False,
         event.body,
+        emit_at=rules.first_moment(event.event_time, watermark),
     )
 
 
@@ -141,6 +135,9 @@ def action_arrives(
     claim_deadline = rules.claim_deadline(action.event_time)
     if claim_deadline <= watermark:
         return None
+    if awaited and rules.on_arrival:
+        known_at = action.event_time + rules.skew
+        return Hold(known_at) if known_at > watermark else None
     return Hold(None if awaited else claim_deadline)
 
 
@@ -150,27 +147,109 @@ def decide(
     now: int,
     rules: JoinRules,
     *,
+    arrived: ActionEvent | None = None,
     at_end: bool = False,
-    progress: int | None = None,
+    limit: int | None = FOREVER,
 ) -> Decisions:
-    """All that is due at `now` for one key: a timer's time, or the watermark when an action came.
+    """All that is due at `now` for one key: a timer's time, or the watermark when `arrived` came.
 
-    `at_end`: the input has ended, and `progress` (None: minus infinity) is what it reached; rows
-    that settle now are mature only as far as that. `known` are changed in place where they settle.
+    `at_end`: the input has ended. `limit`: how far labels are vouched for (rules 10, 11; None:
+    minus infinity). `known` are changed in place.
     """
     decisions = Decisions()
+    stored = len(held)
+    if arrived is not None:
+        held = [*held, arrived]
+    fronts = {r.request_id: _read_front(r) for r in known if not r.settled}
     standing, decisions.duplicates = without_twins(held)
     used = {name for request in known if request.settled for name in request.used}
     if used:
         decisions.duplicates += [action for name, action in standing if name in used]
         standing = [(name, action) for name, action in standing if name not in used]
 
-    due = [r for r in known if not r.settled and r.deadline <= now]
-    due.sort(key=lambda r: (r.deadline, r.event_time, r.request_id))
+    ready = [r for r in known if not r.settled and (r.deadline <= now or _may_emit(r, now))]
+    ready.sort(key=lambda r: (r.deadline, r.event_time, r.request_id))
+    due = [r for r in ready if r.deadline <= now]
+    changed: dict[str, StoredRequest] = {}
+    for request in ready:
+        if request.deadline > now or request.versions:
+            claimed = _claimed(request, known, standing, rules, now).actions
+            if request.versions and not _news(claimed, now, arrived, rules):
+                continue
+            view = View(now, claimed, limit, at_end)
+            front = fronts[request.request_id]
+            if _emit_early(request, front, view, standing, rules, decisions):
+                changed[request.request_id] = request
     for request in due:
-        standing = _settle(request, known, standing, rules, decisions, at_end, progress)
+        claim = _claimed(request, known, standing, rules, now)
+        standing = claim.others
+        view = View(now, claim.actions, limit, at_end)
+        _settle(request, fronts[request.request_id], view, claim.names, rules, decisions)
+        changed[request.request_id] = request
 
-    changed = {r.request_id: r for r in due}
+    left = _still_held(standing, known, now, rules, decisions, changed)
+    for request in known:
+        if request.settled and request.forget_time <= now:
+            decisions.forgotten.append(request.request_id)
+            changed.pop(request.request_id, None)
+    decisions.changed = list(changed.values())
+    if len(left) != stored or arrived in left:
+        decisions.held = left
+    # The timers of the held: set when they came, or left to a request that has settled now.
+    if due:
+        decisions.wake_at.update(rules.claim_deadline(action.event_time) for action in left)
+        decisions.wake_at.update(r.forget_time for r in due)
+    return decisions
+
+
+def _emit_early(
+    request: StoredRequest,
+    front: RequestFront,
+    view: View,
+    standing: Sequence[tuple[int, ActionEvent]],
+    rules: JoinRules,
+    decisions: Decisions,
+) -> bool:
+    """Rule 14 before the deadline; whether `request` has changed."""
+    opening = not request.versions
+    emitted = rows_before_deadline(request, front, view, rules)
+    if emitted is not None:
+        decisions.emitted.append(emitted)
+    if opening and rules.on_arrival:
+        # the actions that came before the request; those after it have set theirs
+        known_at = (action.event_time + rules.skew for _, action in standing)
+        decisions.wake_at.update(at for at in known_at if at > view.now)
+    return opening or emitted is not None
+
+
+def _settle(
+    request: StoredRequest,
+    front: RequestFront,
+    view: View,
+    used: list[int],
+    rules: JoinRules,
+    decisions: Decisions,
+) -> None:
+    """Rule 3. Makes `request` a tombstone."""
+    final = rows_at_deadline(request, front, view, rules)
+    if final.emitted is not None:
+        decisions.emitted.append(final.emitted)
+    decisions.settled.append(Settled(request, len(used), final.unexposed, final.immature))
+    request.settled, request.used = True, used
+    request.emit_at, request.versions, request.last = None, [], {}
+    if not rules.keep_features:
+        request.body = b""
+
+
+def _still_held(
+    standing: Sequence[tuple[int, ActionEvent]],
+    known: Sequence[StoredRequest],
+    now: int,
+    rules: JoinRules,
+    decisions: Decisions,
+    changed: dict[str, StoredRequest],
+) -> list[ActionEvent]:
+    """Rules 4 and 5: names late actions, lets go of orphans, and returns the rest."""
     left: list[ActionEvent] = []
     for name, action in standing:
         claim_deadline = rules.claim_deadline(action.event_time)
@@ -190,64 +269,64 @@ def decide(
             left.append(action)
         else:
             decisions.orphans.append(action)
-
-    for request in known:
-        if request.settled and request.forget_time <= now:
-            decisions.forgotten.append(request.request_id)
-            changed.pop(request.request_id, None)
-    decisions.changed = list(changed.values())
-    if len(left) != len(held):
-        decisions.held = left
-    # The timers of the held: set when they came, or left to a request that has settled now.
-    if due:
-        decisions.wake_at = {rules.claim_deadline(action.event_time) for action in left}
-        decisions.wake_at.update(r.forget_time for r in due)
-    return decisions
+    return left
 
 
-def _settle(
+def _read_front(request: StoredRequest) -> RequestFront:
+    """A pending request's user and items lie in its body only, until now."""
+    front = unpack_front(request.body)
+    request.user_id, request.items = front.user_id, front.items
+    return front
+
+
+def _news(claimed: Claimed, now: int, arrived: ActionEvent | None, rules: JoinRules) -> bool:
+    """Rule 14: whether an action becomes known to a request now, which alone is a change. The key
+    is also woken for its other requests.
+    """
+    for of_kind in claimed.values():
+        for actions in of_kind.values():
+            for action in actions:
+                if arrived is None and action.event_time + rules.skew == now:
+                    return True
+                if arrived is not None and action is arrived:
+                    return True
+    return False
+
+
+def _may_emit(request: StoredRequest, now: int) -> bool:
+    return request.emit_at is not None and request.emit_at <= now
+
+
+class _Claim(NamedTuple):
+    """What is known to a request, by kind and position; its identities; and all others."""
+
+    actions: dict[str, dict[int, list[ActionEvent]]]
+    names: list[int]
+    others: list[tuple[int, ActionEvent]]
+
+
+def _claimed(
     request: StoredRequest,
     known: Sequence[StoredRequest],
     standing: list[tuple[int, ActionEvent]],
     rules: JoinRules,
-    decisions: Decisions,
-    at_end: bool,
-    progress: int | None,
-) -> list[tuple[int, ActionEvent]]:
-    """Rule 3. Makes `request` a tombstone; returns the actions that are still held."""
-    claimed: dict[tuple[str, int], list[ActionEvent]] = {}
-    left: list[tuple[int, ActionEvent]] = []
-    used: list[int] = []
+    now: int,
+) -> _Claim:
+    """At its deadline these are all that match it, and that no later request takes."""
+    claim = _Claim({}, [], [])
     for name, action in standing:
-        if matches(action, request, rules) and not (
-            rules.key == "user_id" and outranked(action, request, known, rules)
+        if (
+            action.event_time + rules.skew <= now
+            and matches(action, request, rules)
+            and not (rules.key == "user_id" and outranked(action, request, known, rules))
         ):
             # the lowest position that shows the item
             position = request.items.index(action.item_id)
-            claimed.setdefault((action.action, position), []).append(action)
-            used.append(name)
+            claim.actions.setdefault(action.action, {}).setdefault(position, []).append(action)
+            claim.names.append(name)
         else:
-            left.append((name, action))
-
-    n = len(request.items)
-    kinds: list[KindLabels] = []
-    for kind in rules.kinds:
-        values: list[labels.Value] = [labels.without_action(kind)] * n
-        delays: list[int | None] = [None] * n
-        mature = not at_end or (
-            progress is not None and request.event_time + kind.window_ms <= progress
-        )
-        kinds.append(KindLabels(values, delays, mature))
-        for (name_of_kind, position), actions in claimed.items():
-            if name_of_kind == kind.name:
-                values[position], delays[position] = labels.label(kind, actions, request.event_time)
-    body = unpack_body(request.body)
-    decisions.settled.append(Settled(request, body, kinds, at_end, len(used)))
-    request.settled = True
-    request.user_id = body.user_id
-    request.body = b""
-    request.used = used
-    return left
+            claim.others.append((name, action))
+    return claim
 
 
 def _may_be_claimed(action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules) -> bool:

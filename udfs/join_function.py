@@ -8,48 +8,57 @@ that what one reader reads in order arrives in order, and how far the streams ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import msgspec
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction
 from pyflink.datastream.state import ListStateDescriptor, MapStateDescriptor
 
-from schemas.actions import ActionKind
 from schemas.events import (
     LATEST_TIME,
     STREAMS,
     ActionEvent,
     Origin,
     Progress,
-    RequestBody,
     RequestEvent,
-    unpack_front,
 )
-from schemas.features import Feature, FeatureSchema
-from schemas.sample_id import sample_id, sample_ids
-from udfs import wire
-from udfs.join_core import Decisions, LateAction, Settled, action_arrives, decide, request_arrives
+from schemas.features import FeatureSchema
+from schemas.sample_id import sample_id
+from udfs import side_outputs, wire
+from udfs.join_core import FOREVER, Decisions, LateAction, action_arrives, decide, request_arrives
 from udfs.matching import JoinRules
 from udfs.partitions import partition
-from udfs.state_codec import StoredRequest, pack_action, pack_request, unpack_action, unpack_request
+from udfs.sample_rows import SampleWriter
+from udfs.sampling import Sampling
+from udfs.state_codec import (
+    StoredRequest,
+    pack_action,
+    pack_request,
+    unpack_action,
+    unpack_request,
+)
 
 
 class JoinSamples(KeyedProcessFunction):
-    """Packed events of one key in, rows of `wire.joined_columns` out."""
+    """Packed events of one key in, packed `wire.SampleRows` out; the rest to the side outputs."""
 
     def __init__(
         self,
         rules: JoinRules,
         schema: FeatureSchema,
-        immature: Literal["mark", "drop"],
+        sampling: Sampling,
+        *,
         complete_until: int | None,
+        silence_after: int | None,
     ) -> None:
+        """`complete_until`: rule 11's; `silence_after`: rule 10's T, None when it is off."""
         self._rules = rules
         self._schema = schema
-        self._drop_immature = immature == "drop"
+        self._sampling = sampling
         self._complete_until = complete_until
+        self._silence_after = silence_after
 
     def open(self, runtime_context: Any) -> None:
         # Named with their version: another layout would get another name, and read this one.
@@ -67,10 +76,15 @@ class JoinSamples(KeyedProcessFunction):
         self._progress_seen: dict[str, int] = {}
         self._unpack = msgspec.msgpack.Decoder(RequestEvent | ActionEvent | Progress).decode
         self._by_request = self._rules.key == "request_id"
-        self._rows = _Rows(self._schema, self._rules.kinds)
+        self._writer = SampleWriter(
+            self._schema, self._rules.kinds, self._rules.exposure, self._sampling
+        )
+        self._late_tag = side_outputs.late_actions()
+        self._rejected_tag = side_outputs.rejected()
         metrics = runtime_context.get_metrics_group()
-        counters = ("settled", "impressions", "rows", "immature_dropped", "joined", "late")
-        self._counters = {name: metrics.counter(name) for name in counters}
+        self._counters = {name: metrics.counter(name) for name in _COUNTERS}
+        rows = metrics.add_group("rows")
+        self._written = {kind: rows.counter(kind) for kind in get_args(wire.RowKind)}
         rejected = metrics.add_group("rejected")
         reasons = ("late_request", "duplicate_request", "orphan_action", "duplicate_action")
         self._rejected = {reason: rejected.counter(reason) for reason in reasons}
@@ -82,12 +96,14 @@ class JoinSamples(KeyedProcessFunction):
         if isinstance(event, RequestEvent):
             blob = self._requests.get(event.request_id)
             twin = None if blob is None else unpack_request(blob)
-            items = unpack_front(event.body).items
-            verdict = request_arrives(event, items, twin, watermark, self._rules)
+            verdict = request_arrives(event, twin, watermark, self._rules)
             if isinstance(verdict, str):
                 return iter((self._reject("features", verdict, event),))
             self._requests.put(event.request_id, pack_request(verdict))
+            self._counters["accepted"].inc()
             timers.register_event_time_timer(verdict.deadline)
+            if verdict.emit_at is not None:
+                timers.register_event_time_timer(verdict.emit_at)
             return iter(())
         if isinstance(event, Progress):
             self._note(event)
@@ -99,8 +115,11 @@ class JoinSamples(KeyedProcessFunction):
             if hold.wake_at is not None:
                 timers.register_event_time_timer(hold.wake_at)
             return iter(())
-        held = [*map(unpack_action, self._held.get() or ()), event]
-        return self._perform(decide(known, held, watermark, self._rules), timers)
+        held = [unpack_action(blob) for blob in self._held.get() or ()]
+        decisions = decide(
+            known, held, watermark, self._rules, arrived=event, limit=self._limit(at_end=False)
+        )
+        return self._perform(decisions, timers)
 
     def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Any]:
         timers = ctx.timer_service()
@@ -112,7 +131,7 @@ class JoinSamples(KeyedProcessFunction):
             timestamp,
             self._rules,
             at_end=at_end,
-            progress=self._progress() if at_end else None,
+            limit=self._limit(at_end=at_end),
         )
         yield from self._perform(decisions, timers)
 
@@ -130,12 +149,22 @@ class JoinSamples(KeyedProcessFunction):
         for stream, time in state.items():
             seen[stream] = max(time, seen.get(stream, time))
 
-    def _progress(self) -> int | None:
-        if self._complete_until is not None:
-            return self._complete_until
-        if len(self._progress_seen) < len(STREAMS):
-            return None
-        return min(self._progress_seen.values())
+    def _limit(self, *, at_end: bool) -> int | None:
+        """How far labels are vouched for: by the data when they end, and by the action stream."""
+        seen, limit = self._progress_seen, FOREVER
+        if at_end:
+            if self._complete_until is not None:
+                limit = self._complete_until
+            elif len(seen) < len(STREAMS):
+                return None
+            else:
+                limit = min(seen.values())
+        if self._silence_after is not None:
+            actions = seen.get("actions")
+            if actions is None:
+                return None
+            limit = min(limit, actions + self._silence_after)
+        return limit
 
     def _perform(self, decisions: Decisions, timers: Any) -> Iterator[Any]:
         for request in decisions.changed:
@@ -150,141 +179,82 @@ class JoinSamples(KeyedProcessFunction):
         for at in decisions.wake_at:
             timers.register_event_time_timer(at)
         count = self._counters
+        for emitted in decisions.emitted:
+            samples, sampled_out = self._writer.rows(emitted)
+            if sampled_out:
+                count["sampled_out"].inc(sampled_out)
+            for rows in samples:
+                written = len(rows.sample_ids) if rows.positions is None else len(rows.positions)
+                self._written[rows.kind].inc(written)
+                yield self._writer.pack(rows)
         for settled in decisions.settled:
-            impressions = len(settled.body.items)
             count["settled"].inc()
-            count["impressions"].inc(impressions)
+            count["impressions"].inc(len(settled.request.items))
             count["joined"].inc(settled.joined)
-            if self._drop_immature and not all(kind.mature for kind in settled.kinds):
-                count["immature_dropped"].inc(impressions)
-            else:
-                count["rows"].inc(impressions)
-                yield self._rows.samples(settled)
+            count["unexposed"].inc(settled.unexposed)
+            count["immature_dropped"].inc(settled.immature)
         for late in decisions.late:
             count["late"].inc()
-            yield self._rows.late(late)
+            yield self._late_tag, self._late(late)
         for action in decisions.orphans:
             yield self._reject("actions", "orphan_action", action)
         for action in decisions.duplicates:
             yield self._reject("actions", "duplicate_action", action)
 
-    def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Row:
+    def _late(self, late: LateAction) -> Row:
+        action, request, position = late.action, late.request, late.position
+        features = None
+        if request.body:
+            context, items = self._writer.feature_values(request.body)
+            values = context | {name: column[position] for name, column in items.items()}
+            features = msgspec.json.encode(values).decode()
+        return Row(
+            sample_id(request.request_id, action.item_id, position),
+            request.request_id,
+            request.user_id,
+            action.item_id,
+            position,
+            request.event_time,
+            action.event_id,
+            action.action,
+            action.value,
+            action.event_time,
+            action.event_time - request.event_time,
+            late.reason,
+            features,
+            *partition(request.event_time),
+        )
+
+    def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Any:
         self._rejected[reason].inc()
-        return self._rows.rejected(stream, reason, event)
+        origin: Origin = event.origin
+        row = Row(
+            stream,
+            reason,
+            _MESSAGES[reason],
+            origin.name,
+            origin.partition,
+            origin.offset,
+            event.event_time,
+            event.raw.decode("latin-1"),
+            *partition(event.event_time),
+        )
+        return self._rejected_tag, row
 
 
+_COUNTERS = (
+    "accepted",
+    "settled",
+    "impressions",
+    "joined",
+    "late",
+    "sampled_out",
+    "unexposed",
+    "immature_dropped",
+)
 _MESSAGES = {
     "late_request": "came when the watermark had reached its deadline",
     "duplicate_request": "a request with this id is pending, or settled and remembered",
     "orphan_action": "no request claimed it in time",
     "duplicate_action": "counted already",
 }
-
-
-class _Rows:
-    """Decisions as rows of `wire.joined_columns`."""
-
-    def __init__(self, schema: FeatureSchema, kinds: Sequence[ActionKind]) -> None:
-        self._context = schema.scoped("context")
-        self._columns = schema.scoped("item")
-        self._context_has_lists = any(f.type.is_list for f in self._context)
-        self._items_have_lists = any(f.type.is_list for f in self._columns)
-        pack = msgspec.msgpack.Encoder().encode
-        self._context_names = pack([f.name for f in self._context])
-        self._column_names = pack([f.name for f in self._columns])
-        self._kinds = kinds
-        # all that is not said in a row about something else than samples
-        self._blank: list[Any] = [
-            [] if c.depth else None for c in wire.joined_columns(schema, kinds)
-        ]
-
-    def samples(self, settled: Settled) -> Row:
-        request, body = settled.request, settled.body
-        values: list[Any] = [
-            wire.SAMPLES,
-            request.request_id,
-            body.user_id,
-            request.event_time,
-            *partition(request.event_time),
-            sample_ids(request.request_id, body.items),
-            body.items,
-        ]
-        values += self._context_values(body)
-        values += self._column_values(body)
-        for kind in settled.kinds:
-            if any(delay is not None for delay in kind.delays_ms):
-                values += (kind.values, kind.delays_ms, kind.mature)
-            else:
-                values += ([], [], kind.mature)
-        return Row(*values, [])
-
-    def late(self, late: LateAction) -> Row:
-        action, request, position = late.action, late.request, late.position
-        dt, hr = partition(request.event_time)
-        side = [
-            str(sample_id(request.request_id, action.item_id, position)),
-            request.request_id,
-            request.user_id,
-            action.item_id,
-            str(position),
-            str(request.event_time),
-            action.event_id,
-            action.action,
-            None if action.value is None else repr(action.value),
-            str(action.event_time),
-            str(action.event_time - request.event_time),
-            late.reason,
-        ]
-        return self._side(wire.LATE, dt, hr, side)
-
-    def rejected(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Row:
-        origin: Origin = event.origin
-        dt, hr = partition(event.event_time)
-        side = [
-            stream,
-            reason,
-            _MESSAGES[reason],
-            origin.name,
-            None if origin.partition is None else str(origin.partition),
-            str(origin.offset),
-            str(event.event_time),
-            event.raw.decode("latin-1"),
-        ]
-        return self._side(wire.REJECTED, dt, hr, side)
-
-    def _side(self, tag: int, dt: str, hr: str, side: list[str | None]) -> Row:
-        front = (tag, None, None, None, dt, hr)
-        return Row(*front, *self._blank[len(front) : -1], side)
-
-    def _context_values(self, body: RequestBody) -> list[Any]:
-        values = body.context
-        if bytes(body.context_names) != self._context_names:
-            values = _by_name(body.context_names, values, self._context, None)
-        if not self._context_has_lists:
-            return values
-        out: list[Any] = []
-        for feature, value in zip(self._context, values, strict=True):
-            out += (value or [], value is not None) if feature.type.is_list else (value,)
-        return out
-
-    def _column_values(self, body: RequestBody) -> list[Any]:
-        columns = body.columns
-        if bytes(body.column_names) != self._column_names:
-            # accepted under another schema: what it did not have is null
-            columns = _by_name(body.column_names, columns, self._columns, [None] * len(body.items))
-        if not self._items_have_lists:
-            return columns
-        out: list[Any] = []
-        for feature, column in zip(self._columns, columns, strict=True):
-            if feature.type.is_list:
-                out += ([v or [] for v in column], [v is not None for v in column])
-            else:
-                out.append(column)
-        return out
-
-
-def _by_name(
-    names: msgspec.Raw, values: list[Any], wanted: Sequence[Feature], missing: Any
-) -> list[Any]:
-    have = dict(zip(msgspec.msgpack.decode(names), values, strict=True))
-    return [have.get(feature.name, missing) for feature in wanted]

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from schemas.actions import ActionKind, Label
 from schemas.events import ActionEvent
 
 Value = int | float | None
+
+
+class KindLabels(NamedTuple):
+    """One kind's columns of a request: a value for each impression, in order of position.
+
+    None when no impression had an action: all of them have `without_action` and no delay.
+    """
+
+    values: list[Value] | None
+    delays_ms: list[int | None] | None
+    mature: bool
 
 
 def _sum(actions: Sequence[ActionEvent]) -> Value:

@@ -13,18 +13,31 @@ from schemas.actions import ActionKind
 from schemas.events import ActionEvent
 from udfs.state_codec import StoredRequest
 
+FinalEmit = Literal["always", "if_changed", "never"]
 LateReason = Literal["after_settle", "outside_window"]
 
 
 @dataclass(frozen=True)
 class JoinRules:
-    """What the configuration says about the join; durations in ms, `horizon` None is 2 W."""
+    """What the configuration says about the join; durations in ms, `horizon` None is 2 W.
+
+    `first_emit_after`, `on_arrival` and `final_emit` are rule 14's, `exposure` (a kind) and
+    `drop_unexposed` rule 8's, `drop_immature` rule 11's. `keep_features`: tombstones keep them, for
+    late actions to carry.
+    """
 
     key: Literal["request_id", "user_id"]
     kinds: tuple[ActionKind, ...]
     skew: int = 0
     lateness: int = 0
     horizon: int | None = None
+    first_emit_after: int | None = None
+    on_arrival: bool = False
+    final_emit: FinalEmit = "always"
+    exposure: str | None = None
+    drop_unexposed: bool = True
+    drop_immature: bool = False
+    keep_features: bool = False
     windows: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +58,15 @@ class JoinRules:
     def deadline(self, request_time: int) -> int:
         """D_r: when a request of this time settles."""
         return request_time + self.longest_window + self.skew + self.lateness
+
+    def first_moment(self, request_time: int, watermark: int) -> int | None:
+        """When a request that is accepted at `watermark` may get its first rows; None: when it
+        settles.
+        """
+        if self.first_emit_after is None and not self.on_arrival:
+            return None
+        moment = max(request_time + (self.first_emit_after or 0) + self.skew, watermark + 1)
+        return moment if moment < self.deadline(request_time) else None
 
     def claim_deadline(self, action_time: int) -> int:
         """C_a: from here on no request that may still be accepted can claim the action."""

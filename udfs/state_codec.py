@@ -2,7 +2,8 @@
 
 Every value begins with its version. A request carries the deadlines that held when it was
 accepted, so windows and lateness can change over a savepoint; its body carries the names of its
-features. Fields are only ever added, at the end, with a default.
+features. Fields are only ever added, at the end, with a default, so that a release
+reads what older ones wrote. Version 2 added what is known of rows before the deadline.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import ActionEvent, RequestBody
+from udfs.labels import Value
 
-VERSION = 1
+VERSION = 2
 
 
 class StoredRequest(msgspec.Struct, array_like=True):
     """A request in state: pending with its body, or (`settled`) the tombstone that it left.
 
-    `used`: the identities of the actions that it joined or named.
+    `items` and `user_id` are the tombstone's; those of a pending request are in its body. `used`:
+    the identities of the actions that it joined or named. Of a request that gets rows before its
+    deadline: `emit_at`, when it may; `versions`, how many versions each impression has had, empty
+    before that time; `last`, by kind and position, the labels of their last rows that are not those
+    of an impression without actions.
     """
 
     version: int
@@ -30,6 +36,9 @@ class StoredRequest(msgspec.Struct, array_like=True):
     body: bytes
     user_id: str = ""
     used: list[int] = []
+    emit_at: int | None = None
+    versions: list[int] = []
+    last: dict[str, dict[int, Value]] = {}
 
 
 _pack = msgspec.msgpack.Encoder().encode

@@ -42,12 +42,12 @@ class Setting:
 
 
 DEFAULT = (
-    Setting("alone", "hashmap", 1, 60_000, 3),
-    Setting("whole", "hashmap", 8, 60_000, 3),
+    Setting("alone", "hashmap", 1, 50_000, 3),
+    Setting("whole", "hashmap", 8, 50_000, 3),
     Setting("whole", "hashmap", 40, 15_000, 3),
-    Setting("alone", "rocksdb", 1, 20_000, 1),
-    Setting("whole", "rocksdb", 8, 20_000, 1),
-    Setting("whole", "rocksdb", 40, 8_000, 1),
+    Setting("alone", "rocksdb", 1, 30_000, 1),
+    Setting("whole", "rocksdb", 8, 30_000, 1),
+    Setting("whole", "rocksdb", 40, 12_000, 1),
 )
 
 

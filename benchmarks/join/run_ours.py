@@ -80,34 +80,16 @@ def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any
     alone = spec.part == "alone"
     events = _made(spec, tables) if alone else _read_and_wait(pipeline, env, tables)
     joined = graph.join(pipeline, events)
-    tables.create_temporary_view("joined", tables.from_data_stream(joined))
     columns = samples.sql_columns(samples.samples(pipeline.schema, pipeline.kinds))
     sink = "print" if spec.goal == "delay" else "blackhole"
     tables.execute_sql(
         f"CREATE TEMPORARY TABLE samples ({columns}, dt STRING, hr STRING)"
         f" WITH ('connector' = '{sink}')"
     )
+    sinks.explode(pipeline, joined, tables, "samples", "sample_rows")
     statements = tables.create_statement_set()
-    statements.add_insert_sql(sinks.select_samples(pipeline))
+    statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
     return statements
-
-
-def _events(decoded: Any, tables: Any) -> Any:
-    """As `jobs.sources` makes them from what the reader of files gives."""
-    from jobs import sources
-
-    events = sources.with_watermarks(
-        decoded, "clock", "`key`, event", sources.keyed_type(), "decoded", tables
-    )
-    return sources.Events(sources.keyed(events), None)
-
-
-def _with_time() -> Any:
-    from pyflink.common import Types
-
-    return Types.ROW_NAMED(
-        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
-    )
 
 
 def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
@@ -127,13 +109,16 @@ def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
         f"'path' = '{folder.as_uri()}', 'format' = 'raw', 'source.monitor-interval' = '1s')"
     )
     decoded = tables.to_data_stream(tables.sql_query("SELECT v FROM chunks")).process(
-        ReadFiles(sources.decode_settings(pipeline, sources.beacon_keys(env))), _with_time()
+        ReadFiles(sources.decode_settings(pipeline, sources.beacon_keys(env))),
+        sources.clocked_type(),
     )
-    return _events(decoded, tables)
+    return sources.Events(sources.keyed_in_order(decoded), None)
 
 
 def _made(spec: Spec, tables: Any) -> Any:
     """Packed events of the join alone; without an end unless it is for speed, as in SQL."""
+    from jobs import sources
+
     batches = -(-(spec.requests + CLICK_AFTER_MS // spec.step_ms + 1) // BATCH)
     if spec.goal == "speed":
         columns = "i BIGINT"
@@ -147,9 +132,9 @@ def _made(spec: Spec, tables: Any) -> Any:
             'format' = 'raw', 'source.monitor-interval' = '1s'"""
     tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
     decoded = tables.to_data_stream(tables.sql_query("SELECT i FROM batches")).process(
-        _made_function(spec), _with_time()
+        _made_function(spec), sources.clocked_type()
     )
-    return _events(decoded, tables)
+    return sources.Events(sources.keyed_in_order(decoded), None)
 
 
 def _made_function(spec: Spec) -> Any:

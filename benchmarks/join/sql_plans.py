@@ -110,7 +110,7 @@ def _whole_sink(spec: Spec) -> str:
 
 #: Columns that are the same in every row here; `delay` is null without a click.
 _LABELS = """CAST(CASE WHEN {delay} IS NULL THEN 0 ELSE 1 END AS TINYINT), {delay}, TRUE,
-    CAST(NULL AS BOOLEAN), CAST(1.0 AS DOUBLE), 0, 'final'"""
+    CAST({observed} AS BIGINT), CAST(NULL AS BOOLEAN), CAST(1.0 AS DOUBLE), 0, 'final'"""
 
 
 def _day_hour(time: str) -> str:
@@ -125,7 +125,8 @@ def _whole_select(spec: Spec) -> str:
     if spec.plan == "interval":
         return f"""SELECT i.request_id, i.user_id, i.item_id, i.pos, i.event_time,
             {", ".join(f"i.{n}" for n in names)},
-            {_LABELS.format(delay="(a.event_time - i.event_time)")}, {_day_hour("i.rt")}
+            {_LABELS.format(delay="(a.event_time - i.event_time)", observed=spec.window_ms)},
+            {_day_hour("i.rt")}
             FROM (SELECT request_id, user_id, item_id, p - 1 AS pos, event_time, rt,
                          {", ".join(f"ft.{n}" for n in names)}
                   FROM features
@@ -133,11 +134,12 @@ def _whole_select(spec: Spec) -> str:
             LEFT JOIN (SELECT * FROM actions WHERE action = 'click') a
             ON i.request_id = a.request_id AND i.item_id = a.item_id
             AND a.rt BETWEEN i.rt AND i.rt + {window}"""
+    delay = "(CAST(clicks[item_id] AS BIGINT) - event_time)"
     # The position and time of each click, gathered as text, become a map once a request.
     nothing = "CAST(NULL AS STRING)"
     return f"""SELECT request_id, user_id, item_id, p - 1, event_time,
         {", ".join(f"ft.{n}" for n in names)},
-        {_LABELS.format(delay="(CAST(clicks[item_id] AS BIGINT) - event_time)")}, dt, hr
+        {_LABELS.format(delay=delay, observed=spec.window_ms)}, dt, hr
         FROM (SELECT request_id, user_id, event_time, items,
                      {_day_hour("TO_TIMESTAMP_LTZ(event_time, 3)")},
                      STR_TO_MAP(clicks, ',', ':') AS clicks

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,5 +44,8 @@ def rows(output: Path, table: str, columns: Sequence[str] | None = None) -> list
     if not (output / table).is_dir():
         return []
     dataset = ds.dataset(output / table, format="parquet", partitioning="hive")
+    # files of before and after a change of configuration: a column that one lacks is null there
+    schemas = (fragment.physical_schema for fragment in dataset.get_fragments())
+    dataset = dataset.replace_schema(pa.unify_schemas([dataset.schema, *schemas]))
     listed: list[dict[str, Any]] = dataset.to_table(columns=columns).to_pylist()
     return listed

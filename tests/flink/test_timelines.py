@@ -1,29 +1,33 @@
 """Generated timelines on the mini-cluster, against the oracle: both keys, a thousand each and more.
 
 Flink has one watermark, so the timelines run one after the other in a single stream: shifted in
-time, with ids of their own, each far behind the one before.
+time, with ids of their own, each far behind the one before. Every column of every row is compared.
 """
 
 from __future__ import annotations
 
 import base64
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from schemas.events import STREAMS, ActionEvent, Origin, Progress, RequestEvent
+from schemas.events import BEACON_KEY, ActionEvent, Origin, Progress, RequestEvent, Stream
 from tests import core_runner, oracle
 from tests.flink import running
-from tests.strategies import START, random_timelines, rules_for
+from tests.strategies import START, policies_for, random_timelines, rules_for
 from tests.timeline import (
     END,
     Action,
     ActionIdentity,
     Event,
+    FeatureValue,
     Key,
     LateAction,
+    Outcome,
     Rejection,
     Request,
     Row,
@@ -31,53 +35,127 @@ from tests.timeline import (
     Timeline,
     Watermark,
     concatenate,
+    context_features,
+    item_features,
     shift,
 )
 
-TIMELINES = 1000
+#: For each key and configuration.
+TIMELINES = 250
 #: Longer than any of them spans, tombstones included.
 APART_MS = 2000
-#: The configurations that run, of `strategies.rules_for`: with skew, lateness, every kind of label.
-WHICH = {"request_id": 4, "user_id": 4}
+
+
+def configurations(key: Key) -> dict[str, Rules]:
+    """One of `strategies.rules_for`, with skew, lateness and labels of values, and of policies."""
+    names = (
+        "es_dfm, unexposed dropped",
+        "defer, sampled",
+        "fake_negative, marked and sampled",
+        "defer, label silence for a while",
+    )
+    return {"wait": rules_for(key)[4]} | {name: policies_for(key)[name] for name in names}
 
 
 @pytest.mark.parametrize("key", ["request_id", "user_id"])
 def test_mini_cluster_gives_what_the_oracle_says(key: Key, tmp_path: Path) -> None:
-    rules = rules_for(key)[WHICH[key]]
-    made = random_timelines(TIMELINES, seed=2026, key=key, rules=rules)
-    apart = [shift(t, i * APART_MS, f"t{i}.") for i, (t, _) in enumerate(made)]
-    whole = concatenate(apart)
-    expected = oracle.expected(whole, rules).without_settled_at()
-    assert core_runner.run(whole, rules).without_settled_at() == expected
+    """All configurations in one process, a job each: most of the time is that of a start."""
+    scripts: dict[str, tuple[Timeline, Path]] = {}
+    for name, rules in configurations(key).items():
+        made = random_timelines(TIMELINES, seed=2026, key=key, rules=rules)
+        apart = [shift(t, i * APART_MS, f"t{i}.") for i, (t, _) in enumerate(made)]
+        whole = concatenate(apart)
+        if rules.silence is not None and whole.progress is not None:
+            # the end of the last one may be a watermark that only features brought
+            shown = max(e.event_time for e in whole.events if isinstance(e, Action))
+            whole = replace(whole, progress=min(shown, whole.progress))
+        folder = tmp_path / f"{len(scripts)}"
+        folder.mkdir()
+        lines = _script(whole, rules)
+        (folder / "script.jsonl").write_bytes(
+            b"".join(msgspec.json.encode(x) + b"\n" for x in lines)
+        )
+        (folder / "pipeline.toml").write_text(_config(rules))
+        scripts[name] = whole, folder
 
-    script, output, config = tmp_path / "script.jsonl", tmp_path / "out", tmp_path / "p.toml"
-    script.write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in _script(whole, key)))
-    config.write_text(_config(rules))
-    done = running.run_module("tests.flink.timeline_job", str(script), str(output), str(config))
+    folders = [str(folder) for _, folder in scripts.values()]
+    done = running.run_module("tests.flink.timeline_job", *folders)
     assert done.returncode == 0, done.stdout + done.stderr
-
-    assert Counter(_rows(output, rules)) == Counter(map(_frozen, expected.rows))
-    assert sorted(_late(output, key), key=lambda x: x.sort_key) == list(expected.late)
-    assert sorted(_rejected(output, key), key=lambda x: x.sort_key) == list(expected.rejected)
+    for name, (whole, folder) in scripts.items():
+        _compare(whole, configurations(key)[name], folder / "out", name)
 
 
-def _script(timeline: Timeline, key: Key) -> list[dict[str, object]]:
+def _compare(whole: Timeline, rules: Rules, output: Path, name: str) -> None:
+    expected = oracle.expected(whole, rules).without_made_at()
+    assert core_runner.run(whole, rules).without_made_at() == expected, name
+    assert _everything_occurs(expected, rules), name
+
+    found = running.rows(output, "samples")
+    rows = Counter(_frozen(_row(r, rules)) for r in found)
+    assert rows == Counter(map(_frozen, expected.rows)), name
+    requests = defaultdict(list)
+    for event in whole.events:
+        if isinstance(event, Request):
+            requests[event.user_id, event.request_id, event.event_time].append(event)
+    for r in found:
+        # an id may come twice with one time, and other items
+        logged = requests[r["user_id"], r["request_id"], r["event_time"]]
+        assert any(_features(request, r["position"]) == _features_of(r) for request in logged), r
+    assert sorted(_late(output, rules.key), key=lambda x: x.sort_key) == list(expected.late)
+    rejected = _rejected(output, rules.key)
+    assert sorted(rejected, key=lambda x: x.sort_key) == list(expected.rejected)
+
+
+def _everything_occurs(expected: Outcome, rules: Rules) -> bool:
+    """Not a comparison of nothing with nothing."""
+    count = expected.counters
+    return (
+        len(expected.rows) > 200
+        and count["late"] > 50
+        and count["rejected.late_request"] > 20
+        and (rules.sampling.rate == 1.0 or count["sampled_out"] > 50)
+        and (rules.exposure is None or {row.exposed for row in expected.rows} != {None})
+        and (rules.exposure is None or rules.unexposed == "mark" or count["unexposed"] > 50)
+        and (rules.first_emit_after is None or any(row.revision > 1 for row in expected.rows))
+    )
+
+
+def _features(request: Request, position: int) -> list[FeatureValue]:
+    if position >= len(request.items):
+        return []
+    values = context_features(request) | item_features(request, position)
+    sample = oracle.sample_id(request, position)
+    return [sample, *(values[f.name] for f in core_runner.SCHEMA.features)]
+
+
+def _features_of(row: dict[str, Any]) -> list[FeatureValue]:
+    return [row["sample_id"], *(row[f.name] for f in core_runner.SCHEMA.features)]
+
+
+def _script(timeline: Timeline, rules: Rules) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     # a watermark needs a row that it follows; before the first event there is this one
     tick = Action("tick", "tick", "tick", "tick", "click", None, START - 1)
+    reached = -1
     for event in (tick, *timeline.events):
+        clock = lines[-1]["clock"] if lines else 0
         if isinstance(event, Watermark):
             lines[-1]["clock"] = event.time + 1
             continue
-        clock = lines[-1]["clock"] if lines else 0
-        lines.append({"key": _key(event, key), "event": _packed(event), "clock": clock})
-    for stream in STREAMS:
+        lines.append({"key": _key(event, rules.key), "event": _packed(event), "clock": clock})
+        if rules.silence is not None and isinstance(event, Action) and event is not tick:
+            reached = max(reached, event.event_time)
+            lines.append(_beacon("actions", reached, clock))
+    for stream in ("features", "actions"):
         if timeline.progress is not None:
-            progress = msgspec.msgpack.encode(Progress(stream, timeline.progress))
-            event64 = base64.b64encode(progress).decode()
-            # one subtask: whatever the key, it hears of it
-            lines.append({"key": "progress", "event": event64, "clock": lines[-1]["clock"]})
+            lines.append(_beacon(stream, timeline.progress, lines[-1]["clock"]))
     return lines
+
+
+def _beacon(stream: Stream, time: int, clock: object) -> dict[str, object]:
+    """There is one subtask: whatever the key, it hears of it."""
+    packed = msgspec.msgpack.encode(Progress(stream, time))
+    return {"key": f"{BEACON_KEY}0", "event": base64.b64encode(packed).decode(), "clock": clock}
 
 
 def _key(event: Event, key: Key) -> str:
@@ -99,43 +177,67 @@ def _packed(event: Event) -> str:
 
 
 def _config(rules: Rules) -> str:
-    actions = "".join(
-        f'[actions.{k}]\nwindow = "{w}ms"\nlabel = "{rules.labels[k]}"\n'
-        for k, w in rules.windows.items()
-    )
-    horizon = "" if rules.horizon is None else f'late_horizon = "{rules.horizon}ms"\n'
-    return (
-        f'[join]\nkey = "{rules.key}"\nclock_skew = "{rules.skew}ms"\n'
-        f'allowed_lateness = "{rules.lateness}ms"\n{horizon}'
-        f'[end_of_input]\nimmature = "{rules.immature}"\n{actions}'
-        '[sources.features]\ntype = "files"\npath = "unused"\n'
-        '[sources.actions]\ntype = "files"\npath = "unused"\n[output]\npath = "unused"\n'
-    )
+    out = f"""
+[join]
+key = "{rules.key}"
+clock_skew = "{rules.skew}ms"
+allowed_lateness = "{rules.lateness}ms"
+{_duration("late_horizon", rules.horizon)}
+[end_of_input]
+immature = "{rules.immature}"
+[emission]
+emit_positives = "{rules.emit_positives}"
+final_emit = "{rules.final_emit}"
+{_duration("first_emit_after", rules.first_emit_after)}
+[sampling]
+seed = {rules.sampling.seed}
+rate = {rules.sampling.rate}
+"""
+    for rule in rules.sampling.rules:
+        set_ = {k: v for k, v in asdict(rule).items() if v is not None}
+        out += "[[sampling.rules]]\n"
+        out += "".join(f"{k} = {msgspec.json.encode(v).decode()}\n" for k, v in set_.items())
+    if rules.exposure is not None:
+        out += f'[exposure]\naction = "{rules.exposure}"\nunexposed = "{rules.unexposed}"\n'
+    if rules.silence is not None:
+        out += f'[label_silence]\nafter = "{rules.silence.after}ms"\n'
+        out += _duration("max_hold", rules.silence.max_hold)
+    for kind, window in rules.windows.items():
+        out += f'[actions.{kind}]\nwindow = "{window}ms"\nlabel = "{rules.labels[kind]}"\n'
+    for feature in core_runner.SCHEMA.features:
+        out += f'[features.{feature.name}]\ntype = "{feature.type}"\nscope = "{feature.scope}"\n'
+        out += f"required = {str(feature.required).lower()}\n"
+    bound = 0 if rules.silence is None else rules.silence.out_of_orderness
+    for stream in ("features", "actions"):
+        out += f'[sources.{stream}]\ntype = "files"\npath = "unused"\n'
+        out += f'out_of_orderness = "{bound}ms"\n'
+    return out + '[output]\npath = "unused"\n'
+
+
+def _duration(key: str, ms: int | None) -> str:
+    return "" if ms is None else f'{key} = "{ms}ms"\n'
 
 
 def _frozen(row: Row) -> tuple[object, ...]:
-    named = (row.request_id, row.user_id, row.item_id, row.position, row.event_time)
+    marks = (row.observed_ms, row.revision, row.kind, row.exposed, row.sampling_rate)
     kinds = sorted(row.labels)
-    return (*named, *((row.labels[k], row.delays[k], row.mature[k]) for k in kinds))
+    by_kind = (x for k in kinds for x in (row.labels[k], row.delays[k], row.mature[k]))
+    return (*row.sample, row.item_id, *marks, *by_kind)
 
 
-def _rows(output: Path, rules: Rules) -> list[tuple[object, ...]]:
-    return [
-        _frozen(
-            Row(
-                r["request_id"],
-                r["user_id"],
-                r["item_id"],
-                r["position"],
-                r["event_time"],
-                {k: r[f"label_{k}"] for k in rules.windows},
-                {k: r[f"delay_{k}_ms"] for k in rules.windows},
-                {k: r[f"mature_{k}"] for k in rules.windows},
-                END,
-            )
-        )
-        for r in running.rows(output, "samples")
-    ]
+def _row(r: dict[str, Any], rules: Rules) -> Row:
+    return Row(
+        r["request_id"],
+        r["user_id"],
+        r["item_id"],
+        r["position"],
+        r["event_time"],
+        {k: r[f"label_{k}"] for k in rules.windows},
+        {k: r[f"delay_{k}_ms"] for k in rules.windows},
+        {k: r[f"mature_{k}"] for k in rules.windows},
+        END,
+        *(r[mark] for mark in ("observed_ms", "revision", "kind", "exposed", "sampling_rate")),
+    )
 
 
 def _late(output: Path, key: Key) -> list[LateAction]:

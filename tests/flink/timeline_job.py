@@ -1,7 +1,8 @@
-"""The job's own graph over a scripted stream: events and watermarks in exactly a given order.
+"""The job's own graph over scripted streams: events and watermarks in exactly a given order.
 
-    python -m tests.flink.timeline_job SCRIPT OUTPUT CONFIG
+    python -m tests.flink.timeline_job FOLDER ...
 
+Each folder has a `pipeline.toml` and a `script.jsonl`, and gets an `out`; one job after the other.
 A script has a line a record: key, packed event (base64), and the time whose watermark follows.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from jobs import environment
 from jobs.config import load
 
 
-def main(script: Path, output: Path, config: Path) -> None:
-    pipeline = load(config, [f"output.path={output}"])
-    environment.prepare_process(output / "_logs")
-    from pyflink.common import Row, Types
-    from pyflink.datastream import OutputTag, ProcessFunction
+def main(folders: Sequence[Path]) -> None:
+    environment.prepare_process(folders[0] / "out" / "_logs")
+    for folder in folders:
+        run(folder)
+
+
+def run(folder: Path) -> None:
+    pipeline = load(folder / "pipeline.toml", [f"output.path={folder / 'out'}"])
+    from pyflink.common import Row
+    from pyflink.datastream import ProcessFunction
 
     from jobs import graph, sinks, sources
-    from udfs.decode_function import REJECTED_TAG, rejected_type
+    from udfs import side_outputs
 
     class Say(ProcessFunction):
         def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
@@ -36,22 +42,16 @@ def main(script: Path, output: Path, config: Path) -> None:
     _, tables = environment.stream_environment(pipeline)
     tables.execute_sql(
         "CREATE TEMPORARY TABLE script (v STRING) WITH ('connector' = 'filesystem', "
-        f"'path' = '{script.as_uri()}', 'format' = 'raw')"
+        f"'path' = '{(folder / 'script.jsonl').as_uri()}', 'format' = 'raw')"
     )
     said = tables.to_data_stream(tables.sql_query("SELECT v FROM script")).process(
-        Say(),
-        Types.ROW_NAMED(
-            ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
-        ),
+        Say(), sources.clocked_type()
     )
-    events = sources.with_watermarks(
-        said, "clock", "`key`, event", sources.keyed_type(), "said", tables
-    )
-    rejected = said.get_side_output(OutputTag(REJECTED_TAG, rejected_type()))
-    stream = sources.Events(sources.keyed(events), rejected)
+    rejected = said.get_side_output(side_outputs.rejected())
+    stream = sources.Events(sources.keyed_in_order(said), rejected)
     statements = sinks.write(pipeline, graph.join(pipeline, stream), rejected, tables)
     statements.execute().wait()
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main([Path(argument) for argument in sys.argv[1:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from typing import Any
 
@@ -93,8 +94,9 @@ def test_sample_ids_are_the_documented_formula(files: ByHand) -> None:
     rows = [row for row in [*files.samples, *files.late] if "sample_id" in row]
     assert rows
     for row in rows:
-        seed = xxhash.xxh3_64_intdigest(row["request_id"].encode(), seed=0) + row["position"]
-        digest = xxhash.xxh3_64_intdigest(row["item_id"].encode(), seed=seed % 2**64)
+        request = xxhash.xxh3_64_intdigest(row["request_id"].encode())
+        front = struct.pack("<QQ", request, row["position"])
+        digest = xxhash.xxh3_64_intdigest(front + row["item_id"].encode())
         assert row["sample_id"] == int.from_bytes(digest.to_bytes(8, "big"), "big", signed=True)
 
 

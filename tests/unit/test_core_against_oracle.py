@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests import core_runner, oracle
-from tests.strategies import random_timelines, rearranged, rules_for, timelines
+from tests.strategies import (
+    policies_for,
+    random_timelines,
+    rearranged,
+    rules_for,
+    timelines,
+    timelines_under_any_rules,
+)
 from tests.timeline import Key, Rules, Timeline
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
-#: Timelines a key and configuration; there are ten configurations.
+#: Timelines a key and configuration.
 SEEDED = 400
+
+generated = settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -24,8 +32,16 @@ def test_seeded_timelines(key: Key, which: int) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("name", policies_for("user_id"))
+def test_seeded_timelines_under_policies(key: Key, name: str) -> None:
+    rules = policies_for(key)[name]
+    for timeline, same in random_timelines(SEEDED, seed=14, key=key, rules=rules):
+        assert core_runner.run(timeline, same) == oracle.expected(timeline, same), str(timeline)
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_hypothesis_finds_no_difference(key: Key) -> None:
-    @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @generated
     @given(timelines(key))
     def check(drawn: tuple[Timeline, Rules]) -> None:
         timeline, rules = drawn
@@ -35,14 +51,26 @@ def test_hypothesis_finds_no_difference(key: Key) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_order_of_arrival_within_the_bounds_does_not_show(key: Key) -> None:
-    """Rule 13: two orders of the same events, neither with anything late."""
+def test_hypothesis_finds_no_difference_over_all_settings(key: Key) -> None:
+    @generated
+    @given(timelines_under_any_rules(key))
+    def check(drawn: tuple[Timeline, Rules]) -> None:
+        timeline, rules = drawn
+        assert core_runner.run(timeline, rules) == oracle.expected(timeline, rules)
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(rearranged(key), st.none())
-    def check(drawn: tuple[Timeline, Timeline, Rules], _: None) -> None:
+    check()
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("any_setting", [False, True])
+def test_order_of_arrival_within_the_bounds_does_not_show(key: Key, any_setting: bool) -> None:
+    """Rule 13: two orders of the same events, neither with anything late; rows of every policy."""
+
+    @settings(generated, max_examples=400)
+    @given(rearranged(key, any_setting=any_setting))
+    def check(drawn: tuple[Timeline, Timeline, Rules]) -> None:
         one, other, rules = drawn
-        first = core_runner.run(one, rules).without_settled_at()
-        assert first == core_runner.run(other, rules).without_settled_at()
+        first = core_runner.run(one, rules).without_made_at()
+        assert first == core_runner.run(other, rules).without_made_at()
 
     check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from itertools import permutations
 
 import msgspec
@@ -18,7 +19,6 @@ from udfs.state_codec import (
     VERSION,
     StateVersionError,
     StoredRequest,
-    pack_request,
     unpack_action,
     unpack_request,
 )
@@ -30,10 +30,17 @@ ACTION_V1 = bytes.fromhex("9aa161c0a27531a26931a27231a5636c69636bc0cd03e993a166c
 
 def test_sample_ids_are_the_documented_hash() -> None:
     request = xxh3_64_intdigest(b"r1")
-    expected = xxh3_64_intdigest(b"i2", (request + 1) % 2**64)
+    expected = xxh3_64_intdigest(struct.pack("<QQ", request, 1) + b"i2")
     signed = expected - 2**64 if expected >= 2**63 else expected
     assert sample_ids("r1", ["i1", "i2"])[1] == signed == sample_id("r1", "i2", 1)
-    assert sample_ids("r1", ["i1", "i2"]) == [4218412723472439557, -3879567737778373701]
+    assert sample_ids("r1", ["i1", "i2"]) == [4575986460893235493, -9053308099462910173]
+
+
+def test_short_ids_do_not_collide() -> None:
+    items = [f"i{n}" for n in range(100)]
+    pairs = [sample_ids(f"r{r}", items[k:] + items[:k]) for r in range(20) for k in range(100)]
+    ids = {i for ids in pairs for i in ids}
+    assert len(ids) == 20 * 100 * 100
 
 
 def test_repeated_items_and_moved_separators_have_ids_of_their_own() -> None:
@@ -44,7 +51,6 @@ def test_repeated_items_and_moved_separators_have_ids_of_their_own() -> None:
 def test_state_of_version_one_is_read() -> None:
     request = unpack_request(REQUEST_V1)
     assert request == StoredRequest(1, "r1", 1000, 1010, 1040, ["i1"], False, b"n")
-    assert pack_request(request) == REQUEST_V1
     action = ActionEvent(None, "u1", "i1", "r1", "click", None, 1001, Origin("f", None, 0), b"{}")
     assert unpack_action(ACTION_V1) == action
 

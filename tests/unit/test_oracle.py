@@ -239,7 +239,7 @@ def test_one_watermark_may_make_much_due_and_takes_it_in_the_order_of_time() -> 
     )
     assert got == [
         "r1[0] i1 click=0 @500000",
-        "r1[0] i1 click=0~ @end",
+        "r1[0] i1 click=0~ after 2 @end",
         "late r1[0] click i1 @115000 +15000 outside_window",
     ]
 
@@ -504,10 +504,12 @@ def test_a_value_that_is_needed_and_missing() -> None:
 @pytest.mark.parametrize(
     ("end", "line"),
     [
-        ("end", "r1[0] i1 click=1+5~ buy=0~ @end"),
-        ("end 109_999", "r1[0] i1 click=1+5~ buy=0~ @end"),
-        ("end 110_000", "r1[0] i1 click=1+5 buy=0~ @end"),
-        ("end 119_999", "r1[0] i1 click=1+5 buy=0~ @end"),
+        ("end", "r1[0] i1 click=1+5~ buy=0~ after ? @end"),
+        ("end 99_999", "r1[0] i1 click=1+5~ buy=0~ after ? @end"),
+        ("end 100_000", "r1[0] i1 click=1+5~ buy=0~ after 0 @end"),
+        ("end 109_999", "r1[0] i1 click=1+5~ buy=0~ after 9999 @end"),
+        ("end 110_000", "r1[0] i1 click=1+5 buy=0~ after 10000 @end"),
+        ("end 119_999", "r1[0] i1 click=1+5 buy=0~ after 19999 @end"),
         ("end 120_000", "r1[0] i1 click=1+5 buy=0 @end"),
         ("wm 120_000\nend 120_000", "r1[0] i1 click=1+5 buy=0 @120000"),
     ],
@@ -551,6 +553,8 @@ def test_everything_is_accounted_for() -> None:
         "settled": 2,
         "impressions": 3,
         "rows": 3,
+        "sampled_out": 0,
+        "unexposed": 0,
         "immature_dropped": 0,
         "actions": 4,
         "joined": 1,
@@ -590,6 +594,6 @@ def test_shifted_timelines_follow_each_other() -> None:
     both = concatenate([shift(one, 0, "a-"), shift(one, 50_000, "b-")])
     assert expected(both, BY_REQUEST).lines() == [
         "a-r1[0] i1 click=1+1 @150001",
-        "b-r1[0] i1 click=1+1~ @end",
+        "b-r1[0] i1 click=1+1~ after 1 @end",
     ]
     assert concatenate([Timeline(())]) == Timeline(())
