@@ -23,5 +23,8 @@ def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkClu
 
     A test that takes something away from it (kills a task manager) gives it back.
     """
-    with FlinkCluster(tmp_path_factory.mktemp("flink"), task_managers=2) as cluster:
+    # how soon a dead task manager is missed; until then, jobs are restarted on it in vain
+    settings = {"heartbeat.interval": "2 s"}
+    folder = tmp_path_factory.mktemp("flink")
+    with FlinkCluster(folder, task_managers=2, settings=settings) as cluster:
         yield cluster
