@@ -98,6 +98,15 @@ def check(source: Path, events: Path, output: Path, key: str) -> subprocess.Comp
     )
 
 
+def accounted(events: Path, output: Path, key: str) -> None:
+    """Every record is somewhere."""
+    done = run(
+        *("-m", "jobs.audit", "--config", events / "pipeline.toml"),
+        *("--set", f"output.path={output}", "--set", f"join.key={key}"),
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def positives(summary: Summary) -> dict[str, int]:
     return {k.kind: k.positives for k in summary.kinds}
 
@@ -131,6 +140,7 @@ def test_real_exposures_join_as_the_file_says(
     done = check(kuairand, kuairand_events, output, key)
 
     assert done.returncode == 0, done.stdout
+    accounted(kuairand_events, output, key)
     with kuairand.open() as file:
         assert summary.impressions == sum(1 for _ in file) - 1
 
@@ -212,6 +222,7 @@ def test_a_small_file_joins_as_it_says_and_the_check_notices_what_differs(
     done = check(small, events, output, key)
 
     assert done.returncode == 0, done.stdout
+    accounted(events, output, key)
     assert positives(summary) == truth
     assert (summary.impressions, summary.kinds[0].immature) == (8, 0)
     assert summary.late == {
