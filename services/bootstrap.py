@@ -1,6 +1,7 @@
 """Set-up from nothing: run by a plain Python 3.11, before anything is installed.
 
     python3.11 -m services.bootstrap jobs     what `make demo` needs
+    python3.11 -m services.bootstrap advise   what `make advise` needs
     python3.11 -m services.bootstrap dev      what `make test` and `make check` need
 
 Makes ``.uv/`` (the installer, pinned), ``.venv/`` (exactly what the locks say, and
@@ -33,9 +34,14 @@ ENVIRONMENT = ROOT / ".venv"
 # A few packages come as sources only: what builds them is locked, too.
 BUILD_LOCK = REQUIREMENTS / "build.lock"
 
-# dev.lock holds all of jobs.lock, so an environment made for dev serves jobs too.
-LEVELS = {"jobs": ("jobs.lock", "dev.lock"), "dev": ("dev.lock",)}
-JAR_SETS = {"jobs": ("flink",), "dev": ("flink", "kafka")}
+# Each lock holds all of the one before it (jobs, advise, dev), so an environment made for
+# one serves those before it too.
+LEVELS = {
+    "jobs": ("jobs.lock", "advise.lock", "dev.lock"),
+    "advise": ("advise.lock", "dev.lock"),
+    "dev": ("dev.lock",),
+}
+JAR_SETS = {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "kafka")}
 
 
 class SetupError(Exception):

@@ -30,11 +30,14 @@ def test_every_package_is_pinned_with_hashes_and_without_addresses(name: str) ->
     assert "://" not in (REQUIREMENTS / name).read_text(encoding="utf-8")
 
 
-def test_dev_holds_all_of_jobs_at_the_same_versions() -> None:
-    # The set-up takes an environment made from dev.lock as good for the jobs, too.
-    jobs, dev = _locked("jobs.lock"), _locked("dev.lock")
-    assert {name: _version(entry) for name, entry in jobs.items()}.items() <= {
-        name: _version(entry) for name, entry in dev.items()
+@pytest.mark.parametrize(
+    ("part", "whole"), [("jobs.lock", "advise.lock"), ("advise.lock", "dev.lock")]
+)
+def test_a_lock_holds_all_of_the_one_before_it_at_the_same_versions(part: str, whole: str) -> None:
+    # The set-up takes an environment made from the whole as good for the part, too.
+    less, more = _locked(part), _locked(whole)
+    assert {name: _version(entry) for name, entry in less.items()}.items() <= {
+        name: _version(entry) for name, entry in more.items()
     }.items()
 
 
