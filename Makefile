@@ -46,9 +46,29 @@ kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other 
 		$(if $(KEY),--key $(KEY))
 	@$(RUN) $(PY) -m jobs.summary out/kuairand/out
 
+.PHONY: audit
+audit: setup-jobs ## is every record of a run accounted for? CONFIG=pipeline.toml (ARGS="--show 50")
+	@[ -n "$(CONFIG)" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(PY) -m jobs.audit --config "$(CONFIG)" $(ARGS)
+
+.PHONY: correct
+correct: setup-jobs ## corrections from late actions, beside the samples: CONFIG=pipeline.toml
+	@[ -n "$(CONFIG)" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(PY) -m jobs.correct_samples --config $(CONFIG) $(ARGS)
+
+.PHONY: policies
+policies: setup-jobs ## emission policies side by side on a generated day (minutes; ARGS="--requests 1000")
+	@rm -rf out/policies
+	@$(RUN) $(PY) -m jobs.compare_policies --out out/policies $(ARGS)
+
 .PHONY: bench
 bench: setup ## speed, state and memory beside Flink SQL (half an hour; ARGS=--quick)
 	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
+
+.PHONY: advise
+advise: setup-advise ## how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
+	@[ -n "$(CONFIG)" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(RUN) $(PY) -m jobs.advise_window --config "$(CONFIG)" $(ARGS)
 
 # --- set-up --------------------------------------------------------------------------
 
@@ -59,6 +79,10 @@ setup: ## environment, Java if none is there, jars: all that the targets here ne
 .PHONY: setup-jobs
 setup-jobs: ## the part of it that the jobs need
 	$(BOOTSTRAP) jobs
+
+.PHONY: setup-advise
+setup-advise: ## the same with what `make advise` needs
+	$(BOOTSTRAP) advise
 
 .PHONY: clean
 clean: ## stop the local services and remove everything the targets here have made
@@ -116,6 +140,7 @@ UV_COMPILE = cd requirements && ../.uv/bin/uv pip compile --quiet --universal \
 lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versions)
 	$(UV_COMPILE) bootstrap.in -o bootstrap.lock
 	$(UV_COMPILE) jobs.in -o jobs.lock
+	$(UV_COMPILE) advise.in -o advise.lock
 	$(UV_COMPILE) dev.in -o dev.lock
 	$(UV_COMPILE) java.in -o java.lock
 	$(UV_COMPILE) build.in -o build.lock

@@ -24,6 +24,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from schemas.corrections import VERSION, latest
+
 #: Columns of text that the summary needs at most, whatever the width of the console.
 WIDTH = 100
 #: How long an id may be in the rows that are shown; the rest is cut off.
@@ -72,7 +74,8 @@ class KindSummary:
 class Summary:
     """What lies under an output folder.
 
-    `requests`: those that have rows. `late` by (action, reason), `rejected` by (stream, reason),
+    `requests`: those that have rows. `repeated`: rows that a later version of their sample follows;
+    `kinds` is about the last versions. `late` by (action, reason), `rejected` by (stream, reason),
     the most frequent first. `rows`: a few samples, the narrow columns only.
     """
 
@@ -85,11 +88,12 @@ class Summary:
     late: Mapping[tuple[str, str], int] = field(default_factory=dict)
     rejected: Mapping[tuple[str, str], int] = field(default_factory=dict)
     rows: tuple[Mapping[str, Any], ...] = ()
+    repeated: int = 0
 
     @property
     def impressions(self) -> int:
-        """One a row."""
-        return self.samples.rows
+        """One a row, but for those that are repeated."""
+        return self.samples.rows - self.repeated
 
     def rejected_of(self, stream: str) -> int:
         """Records of `features` or `actions` that were rejected."""
@@ -118,16 +122,22 @@ def summarise(output: Path) -> Summary:
     samples, samples_part = _open(output, "samples")
     late, late_part = _open(output, "late_actions")
     rejected, rejected_part = _open(output, "rejected")
+    revised = samples is not None and _is_revised(samples)
+    kinds = _kinds(samples, revised=revised) if samples is not None else ()
+    repeated = 0
+    if samples is not None and revised:
+        repeated = samples_part.rows - latest(samples.to_table(columns=list(VERSION))).num_rows
     return Summary(
         output=output,
         requests=_requests(samples) if samples is not None else 0,
         samples=samples_part,
         late_actions=late_part,
         rejected_records=rejected_part,
-        kinds=_kinds(samples) if samples is not None else (),
+        kinds=kinds,
         late=_counts(late, "action", "reason") if late is not None else {},
         rejected=_counts(rejected, "stream", "reason") if rejected is not None else {},
         rows=_some_rows(samples) if samples is not None else (),
+        repeated=repeated,
     )
 
 
@@ -180,12 +190,23 @@ def _kind_names(schema: pa.Schema) -> list[str]:
     return [k for k in kinds if {f"delay_{k}_ms", f"mature_{k}"} <= names]
 
 
-def _kinds(samples: ds.Dataset) -> tuple[KindSummary, ...]:
+def _is_revised(samples: ds.Dataset) -> bool:
+    """Whether any sample has more than one version."""
+    if "revision" not in samples.schema.names:
+        return False
+    return bool(pc.max(samples.to_table(columns=["revision"])["revision"]).as_py())
+
+
+def _kinds(samples: ds.Dataset, *, revised: bool) -> tuple[KindSummary, ...]:
     out = []
     for kind in _kind_names(samples.schema):
         label, delay, mature = f"label_{kind}", f"delay_{kind}_ms", f"mature_{kind}"
         # a kind at a time: few columns of many rows are in memory
-        table = samples.to_table(columns=[label, delay, mature])
+        names = [label, delay, mature]
+        if revised:
+            table = latest(samples.to_table(columns=[*VERSION, *names])).select(names)
+        else:
+            table = samples.to_table(columns=names)
         counting = pa.types.is_int64(table.schema.field(label).type)
         absent = pc.is_null(table[delay])
         delays = table[delay].drop_null()
@@ -271,7 +292,7 @@ def print_summary(
     _lines(
         console,
         [
-            ("rows", summary.samples.rows, ""),
+            ("rows", summary.samples.rows, _versions(summary)),
             ("late actions", summary.late_actions.rows, _by_reason(summary.late)),
             ("rejected records", summary.rejected_records.rows, ""),
             *(
@@ -368,6 +389,10 @@ def _inputs(summary: Summary, inputs: Mapping[str, int] | None) -> list[tuple[st
         ("impressions", summary.impressions, "of those with rows"),
         ("actions", f"{'' if exact else '>= '}{actions:,}", "joined, late or rejected"),
     ]
+
+
+def _versions(summary: Summary) -> str:
+    return f"versions of {summary.impressions:,} samples" if summary.repeated else ""
 
 
 def _by_reason(late: Mapping[tuple[str, str], int]) -> str:
