@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jobs.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
 from jobs.files import find
+from jobs.kafka_reading import connect, has_java_security
 from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
 from schemas.events import ActionEvent, Origin, RequestEvent, Stream
 
@@ -117,7 +118,7 @@ def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
 
 
 def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import TopicPartition
     from kafka.errors import KafkaError
 
     where = f"sources.{stream}"
@@ -126,27 +127,16 @@ def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator
             f"{where}.start: {source.start!r} does not say where the job began;"
             f" add --set {where}.start=<epoch ms>"
         )
-    if any(key.startswith(("sasl.", "ssl.")) for key in source.properties):
+    if has_java_security(source):
         raise ConfigError(f"{where}.properties: an audit cannot read with SASL or SSL yet")
+    consumer = connect(
+        stream,
+        source,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=source.properties.get("isolation.level", "read_uncommitted"),
+    )
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=source.bootstrap_servers,
-            bootstrap_timeout_ms=_TIMEOUT_MS,
-            request_timeout_ms=_TIMEOUT_MS,
-            allow_auto_create_topics=False,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level=source.properties.get("isolation.level", "read_uncommitted"),
-            security_protocol=source.properties.get("security.protocol", "PLAINTEXT"),
-        )
-    except (KafkaError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{where}.bootstrap_servers: no Kafka broker answers at {source.bootstrap_servers} "
-            f"({type(error).__name__}); is it up, and is the address right?"
-        ) from None
-    try:
-        if source.topic not in consumer.topics():
-            raise ConfigError(f"{where}.topic: there is no topic {source.topic!r}")
         numbers = sorted(consumer.partitions_for_topic(source.topic) or ())
         partitions = [TopicPartition(source.topic, number) for number in numbers]
         consumer.assign(partitions)

@@ -16,18 +16,41 @@ SECOND = 1_000
 START = 1_700_000_000_000
 
 
+#: The features never fall idle: the time is theirs when the actions are.
+_PIPELINE = """{rules}
+[sources.features]
+type = "kafka"
+topic = "{name}-features"
+bootstrap_servers = "{servers}"
+out_of_orderness = "1s"
+idle_timeout = "1h"
+[sources.actions]
+type = "kafka"
+topic = "{name}-actions"
+bootstrap_servers = "{servers}"
+out_of_orderness = "1s"
+idle_timeout = "5s"
+[output]
+path = "{folder}/out"
+[runtime]
+checkpoint_interval = "1s"
+checkpoint_path = "{folder}/checkpoints"
+"""
+
+
 class KafkaStory:
     """Topics `<name>-features` and `<name>-actions`, and what a job has written of them.
 
-    `config` is a pipeline with `{servers}`, `{name}` and `{folder}` in it.
+    `rules` is what its pipeline says beside the sources and the output.
     """
 
-    def __init__(self, broker: KafkaBroker, folder: Path, name: str, config: str) -> None:
+    def __init__(self, broker: KafkaBroker, folder: Path, name: str, rules: str) -> None:
         self._broker = broker
         self._name = name
         self._output = folder / "out"
         self.config = folder / "pipeline.toml"
-        text = config.format(servers=broker.bootstrap_servers, name=name, folder=folder)
+        servers = broker.bootstrap_servers
+        text = _PIPELINE.format(rules=rules, servers=servers, name=name, folder=folder)
         self.config.write_text(text)
 
     def create_topics(self, *, action_partitions: int = 1) -> None:

@@ -15,28 +15,11 @@ from tests.e2e.cluster_job import Job
 from tests.e2e.kafka_story import SECOND, KafkaStory
 from tests.flink import running
 
-CONFIG = """
+RULES = """
 [actions.click]
 window = "10s"
 [features.price]
 type = "float64"
-[sources.features]
-type = "kafka"
-topic = "{name}-features"
-bootstrap_servers = "{servers}"
-out_of_orderness = "1s"
-idle_timeout = "1h"
-[sources.actions]
-type = "kafka"
-topic = "{name}-actions"
-bootstrap_servers = "{servers}"
-out_of_orderness = "1s"
-idle_timeout = "5s"
-[output]
-path = "{folder}/out"
-[runtime]
-checkpoint_interval = "1s"
-checkpoint_path = "{folder}/checkpoints"
 """
 
 CHANGED = (
@@ -52,7 +35,7 @@ CHANGED = (
 def test_old_requests_keep_their_deadline_under_a_new_configuration(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:
-    story = KafkaStory(kafka_broker, tmp_path, "changed", CONFIG)
+    story = KafkaStory(kafka_broker, tmp_path, "changed", RULES)
     story.create_topics()
     program = running.ROOT / "jobs" / "join_samples.py"
     config = ["--config", str(story.config)]

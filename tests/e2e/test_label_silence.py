@@ -3,8 +3,6 @@
 A real broker and a real cluster. A request a second, each with a click at once; then the clicks
 stop, in one partition first, then in all; the job is stopped and restored in the middle; then the
 clicks that were held up come, in one partition.
-
-The features never fall idle, so that the time is theirs when the actions are.
 """
 
 from __future__ import annotations
@@ -20,35 +18,18 @@ from tests.flink import running
 
 WINDOW, SILENCE, BOUND = 10, 20, 1
 
-CONFIG = """
+RULES = """
 [actions.click]
 window = "10s"
 [label_silence]
 after = "20s"
-[sources.features]
-type = "kafka"
-topic = "{name}-features"
-bootstrap_servers = "{servers}"
-out_of_orderness = "1s"
-idle_timeout = "1h"
-[sources.actions]
-type = "kafka"
-topic = "{name}-actions"
-bootstrap_servers = "{servers}"
-out_of_orderness = "1s"
-idle_timeout = "5s"
-[output]
-path = "{folder}/out"
-[runtime]
-checkpoint_interval = "1s"
-checkpoint_path = "{folder}/checkpoints"
 """
 
 
 def test_labels_are_held_until_actions_flow_again(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:
-    story = KafkaStory(kafka_broker, tmp_path, "silence", CONFIG)
+    story = KafkaStory(kafka_broker, tmp_path, "silence", RULES)
     story.create_topics(action_partitions=2)
     program = running.ROOT / "jobs" / "join_samples.py"
     arguments = ["--config", str(story.config)]
