@@ -62,7 +62,7 @@ policies: setup-jobs ## emission policies side by side on a generated day (minut
 	@$(RUN) $(PY) -m jobs.compare_policies --out out/policies $(ARGS)
 
 .PHONY: bench
-bench: setup ## speed, state and memory beside Flink SQL (half an hour; ARGS=--quick)
+bench: setup ## speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
 
 .PHONY: advise

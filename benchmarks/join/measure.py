@@ -26,7 +26,7 @@ from services import process
 from services.java import find_java_home
 
 _EVERY_S = 0.25
-_DEADLINE_S = 600.0
+_DEADLINE_S = 1_200.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

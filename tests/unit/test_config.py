@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,12 @@ def test_a_missing_key_and_broken_toml_name_the_file(tmp_path: Path) -> None:
         load(written(tmp_path, "[join"))
     with pytest.raises(ConfigError, match=r"there is no such file"):
         load(tmp_path / "none.toml")
+
+
+def test_the_pipeline_in_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    block = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    pipeline = load(written(tmp_path, block[1]))
+    assert pipeline.label_silence is not None
+    assert not pipeline.bounded
