@@ -84,8 +84,8 @@ def _memory(runs: list[dict[str, Any]]) -> Table:
         cells = []
         for plan in PLANS:
             of = _of(runs, setting, plan)
-            both = [max((r[k] for r in of), default=0) / 1e6 for k in ("jvm_bytes", "all_bytes")]
-            cells.append(f"{both[0]:,.0f} / {both[1]:,.0f}")
+            both = [max(r[k] for r in of) / 1e6 for k in ("jvm_bytes", "all_bytes")] if of else []
+            cells.append(" / ".join(f"{size:,.0f}" for size in both) or "-")
         rows.append((_label(part, features), BACKENDS[backend], *cells))
     return Table(
         "Peak memory, MB resident: JVM / all processes",
