@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
+from jobs.command_line import add_pipeline
 from jobs.config import ConfigError, load
 from jobs.summary import WIDTH
 
@@ -74,10 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="What the figures mean: docs/how-long-to-wait.md. Exit codes: 0 answered, "
         "2 the configuration or the data cannot be used.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline, a TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="over the file; repeatable"
-    )
+    add_pipeline(parser)
     parser.add_argument(
         "--target",
         type=_share,

@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -28,6 +27,7 @@ from jobs.auditing.records import Rejected, Source, read_source, request_twins
 from jobs.auditing.report import Report
 from jobs.auditing.samples import Mask, SampleReader
 from jobs.auditing.versions import VersionCheck
+from jobs.command_line import add_pipeline
 from jobs.config import ConfigError, Pipeline, load
 
 CLOSES, DOES_NOT, WRONG = 0, 1, 2
@@ -123,10 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Exit codes: 0 everything is accounted for, 1 it is not (it is named), 2 the"
         " configuration is wrong or something cannot be read.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline, a TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="over the file; repeatable"
-    )
+    add_pipeline(parser)
     parser.add_argument(
         "--show", type=int, default=20, metavar="N", help="how many findings to list (20)"
     )

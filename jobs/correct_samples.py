@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from jobs.command_line import add_pipeline
 from jobs.config import ConfigError, Pipeline, load
 from schemas.corrections import Corrections, Fate, NegativeRate, corrections
 from schemas.samples import LATE_ACTIONS
@@ -186,10 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m jobs.correct_samples",
         description="Write corrections for samples whose actions came too late.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline, a TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="over the file; repeatable"
-    )
+    add_pipeline(parser)
     parser.add_argument("--out", type=Path, help="instead of corrections/ beside samples/")
     arguments = parser.parse_args(argv)
     errors = Console(stderr=True, highlight=False)

@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # as a script, which is how `flink run -py` start
 from rich.console import Console
 
 from jobs import environment
+from jobs.command_line import add_pipeline
 from jobs.config import ConfigError, KafkaSource, Pipeline, load
 from jobs.failures import explain as explain_failure
 
@@ -54,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The configuration is described in docs/configuration.md. Exit codes: 0 done, "
         "1 the job failed, 2 configuration or set-up is wrong, 130 interrupted.",
     )
-    parser.add_argument("--config", type=Path, required=True, help="the pipeline, a TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="over the file; repeatable"
-    )
+    add_pipeline(parser)
     parser.add_argument(
         "--explain",
         action="store_true",

@@ -24,7 +24,7 @@ from schemas.events import BEACON_KEY, Stream
 from udfs import jvm_operators, side_outputs
 from udfs.decode_function import DecodeRecords, DecodeSettings, ReadFiles, StreamSettings
 
-#: Below Flink's smallest time by no event: a hold without an end.
+#: Longer than any stream, and small enough to be taken from a time without an overflow.
 _WITHOUT_END_MS = 2**62
 
 

@@ -190,9 +190,14 @@ class JoinSamples(KeyedProcessFunction):
         for settled in decisions.settled:
             count["settled"].inc()
             count["impressions"].inc(len(settled.request.items))
-            count["joined"].inc(settled.joined)
-            count["unexposed"].inc(settled.unexposed)
-            count["immature_dropped"].inc(settled.immature)
+            # each is a call to the JVM, and most are nothing most of the time
+            for name, number in (
+                ("joined", settled.joined),
+                ("unexposed", settled.unexposed),
+                ("immature_dropped", settled.immature),
+            ):
+                if number:
+                    count[name].inc(number)
         for late in decisions.late:
             count["late"].inc()
             yield self._late_tag, self._late(late)

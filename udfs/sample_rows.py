@@ -73,10 +73,7 @@ class SampleWriter:
         """Of a packed `RequestBody`, whatever schema it was accepted under: those of the context by
         name, and those of the items by name, a list by position each. Missing ones are None.
         """
-        body = unpack_body(packed)
-        nothing = [None] * len(body.items)
-        context = _by_name(body.context_names, body.context, self._context, None)
-        columns = _by_name(body.column_names, body.columns, self._columns, nothing)
+        context, columns = self._aligned(unpack_body(packed))
         return (
             {f.name: v for f, v in zip(self._context, context, strict=True)},
             {f.name: v for f, v in zip(self._columns, columns, strict=True)},
@@ -146,13 +143,20 @@ class SampleWriter:
         return [p for p in positions if not negative[p] or keeps(ids[p], rates[p])]
 
     def _under_this_schema(self, body: RequestBody) -> bytes:
-        """A request that was accepted under another schema: what it did not have is null."""
-        nothing = [None] * len(body.items)
-        context = _by_name(body.context_names, body.context, self._context, None)
-        columns = _by_name(body.column_names, body.columns, self._columns, nothing)
+        context, columns = self._aligned(body)
         names = msgspec.Raw(self._context_names), msgspec.Raw(self._column_names)
         return self._pack(
             RequestBody(body.user_id, body.items, names[0], context, names[1], columns)
+        )
+
+    def _aligned(self, body: RequestBody) -> tuple[list[Any], list[list[Any]]]:
+        """Context values and columns in the order of this schema; what the schema that the request
+        was accepted under did not have is null.
+        """
+        nothing = [None] * len(body.items)
+        return (
+            _by_name(body.context_names, body.context, self._context, None),
+            _by_name(body.column_names, body.columns, self._columns, nothing),
         )
 
 
