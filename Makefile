@@ -9,6 +9,7 @@ ARGS ?=
 # says, so the environment goes first for whatever runs Flink.
 RUN = PATH="$(CURDIR)/.venv/bin:$$PATH" JAVA_HOME="$$(.venv/bin/python -m services.java)"
 PY = .venv/bin/python
+TRAINER_PY = .venv-trainer/bin/python
 
 # python3.11, or a python3 that is one. Tried, not looked up: version managers put
 # names on PATH that fail when called.
@@ -22,17 +23,43 @@ BOOTSTRAP = @if [ -z "$(PYTHON)" ]; then \
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 # --- the two to begin with ---------------------------------------------------------
 
 .PHONY: demo
-demo: setup-jobs ## run the joining job on the bundled events and show what came out
+demo: setup-jobs setup-trainer ## generate traffic, join it into samples, train on them (ARGS="--requests N" or --bundled)
 	@$(RUN) $(PY) -m jobs.demo $(ARGS)
+	@[ ! -f out/demo/trainer.toml ] || $(TRAINER_PY) -m trainer.train --config out/demo/trainer.toml
 
+# Two sets, each in its environment. One of them may select nothing (pytest's exit code 5), as with
+# -k; of paths in ARGS each set gets its own, and a set without any of them is left out.
+JOBS_PATHS = $(filter-out tests/trainer%,$(filter tests/%,$(ARGS)))
+TRAINER_PATHS = $(filter tests/trainer%,$(ARGS))
 .PHONY: test
 test: setup ## run all tests (ARGS="-k name" passes options to pytest)
-	@$(RUN) $(PY) -m pytest $(ARGS)
+	@jobs=5; trainer=5; \
+	$(if $(or $(JOBS_PATHS),$(if $(TRAINER_PATHS),,all)), \
+		{ $(RUN) $(PY) -m pytest $(filter-out tests/trainer%,$(ARGS)); jobs=$$?; };) \
+	$(if $(or $(TRAINER_PATHS),$(if $(JOBS_PATHS),,all)), \
+		{ $(TRAINER_PY) -m pytest $(filter-out $(JOBS_PATHS),$(ARGS)) \
+			$(if $(TRAINER_PATHS),,tests/trainer); trainer=$$?; };) \
+	case "$$jobs $$trainer" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
+
+# --- training ------------------------------------------------------------------------
+
+.PHONY: train
+train: setup-trainer ## train on samples: CONFIG=trainer.toml, or on those of the demo (ARGS="--set a.b=value")
+	@[ -n "$(CONFIG)" ] || [ -f out/demo/trainer.toml ] || { \
+		echo "train: there is no out/demo/trainer.toml yet: run \`make demo\` first," \
+			"or give a file: make train CONFIG=/path/to/trainer.toml" >&2; exit 2; }
+	@$(TRAINER_PY) -m trainer.train --config "$(or $(CONFIG),out/demo/trainer.toml)" $(ARGS)
+
+.PHONY: bench-trainer
+bench-trainer: setup ## the trainer's speed and quality beside others' (ARGS=--quick)
+	@$(TRAINER_PY) -m benchmarks.trainer $(ARGS)
+
+# --- the jobs ------------------------------------------------------------------------
 
 .PHONY: kuairand
 kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other key
@@ -73,8 +100,8 @@ advise: setup-advise ## how long to wait for labels: CONFIG=pipeline.toml (ARGS=
 # --- set-up --------------------------------------------------------------------------
 
 .PHONY: setup
-setup: ## environment, Java if none is there, jars: all that the targets here need
-	$(BOOTSTRAP) dev
+setup: ## environments, Java if none is there, jars: all that the targets here need
+	$(BOOTSTRAP) dev trainer-dev
 
 .PHONY: setup-jobs
 setup-jobs: ## the part of it that the jobs need
@@ -84,11 +111,15 @@ setup-jobs: ## the part of it that the jobs need
 setup-advise: ## the same with what `make advise` needs
 	$(BOOTSTRAP) advise
 
+.PHONY: setup-trainer
+setup-trainer: ## the part of it that the trainer needs
+	$(BOOTSTRAP) trainer
+
 .PHONY: clean
 clean: ## stop the local services and remove everything the targets here have made
 	@if [ -x .venv/bin/python ]; then \
 		$(PY) -m services.flink_cluster down; $(PY) -m services.kafka_broker down; fi
-	rm -rf .venv .uv .run pom-free/jars out *.egg-info \
+	rm -rf .venv .venv-trainer .uv .run pom-free/jars out *.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -102,9 +133,13 @@ lint: setup ## ruff: rules and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
+TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.py' 2>/dev/null)
+
 .PHONY: types
 types: setup ## mypy, strict
 	$(PY) -m mypy
+	$(TRAINER_PY) -m mypy --cache-dir .mypy_cache/trainer $(TRAINER_TYPES)
 
 .PHONY: imports
 imports: setup ## which package may import which
@@ -134,7 +169,7 @@ cluster-down: setup ## stop it
 lock: setup lock-python lock-jars ## resolve all locks anew (needs the network)
 
 UV_COMPILE = cd requirements && ../.uv/bin/uv pip compile --quiet --universal \
-	--python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS)
+	--python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header $(ARGS)
 
 .PHONY: lock-python
 lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versions)
@@ -142,6 +177,8 @@ lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versio
 	$(UV_COMPILE) jobs.in -o jobs.lock
 	$(UV_COMPILE) advise.in -o advise.lock
 	$(UV_COMPILE) dev.in -o dev.lock
+	$(UV_COMPILE) trainer.in -o trainer.lock
+	$(UV_COMPILE) trainer-dev.in -o trainer-dev.lock
 	$(UV_COMPILE) java.in -o java.lock
 	$(UV_COMPILE) build.in -o build.lock
 

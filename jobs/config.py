@@ -8,64 +8,45 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.actions import ActionKind, Label
+from schemas.actions import ActionKind
+from schemas.configuration import ConfigError as ConfigError
+from schemas.configuration import Duration, Section, Wrong, beside, read, wrong_in
+from schemas.declaration import (
+    ActionSection,
+    EmissionSection,
+    ExposureSection,
+    FeatureSection,
+    action_kinds,
+    check_actions,
+    check_columns,
+    feature_schema,
+    resolve_emission,
+)
+from schemas.declaration import Policy as Policy
+from schemas.declaration import SamplingSection as DeclaredSampling
 from schemas.events import LATEST_TIME
-from schemas.features import Feature, FeatureSchema, FeatureType, Role, Scope
-from schemas.samples import reserved_columns
-from udfs.matching import FinalEmit, JoinRules
-from udfs.sampling import NegativeKind, Sampling, SamplingRule
+from schemas.features import FeatureSchema
+from udfs.matching import JoinRules
+from udfs.sampling import Sampling, SamplingRule
 
-_UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class _Wrong(Protocol):
-    def __call__(self, key: str, text: str) -> ConfigError: ...
-
-
-class ConfigError(Exception):
-    """One line for a person: what is wrong, where, and what was expected."""
-
-
-class Duration(int):
-    """Milliseconds; written "250ms", "10s", "5min", "2h" or "1d" in a configuration."""
-
-    @classmethod
-    def parse(cls, text: object) -> Duration:
-        match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
-        if match is None:
-            raise ValueError(f'expected a duration like "250ms", "10s", "5min", "2h"; got {text!r}')
-        return cls(int(match[1]) * _UNITS[match[2]])
-
-
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
 
 
-class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    pass
-
-
-Policy = Literal["wait", "fake_negative", "es_dfm", "defer"]
-
-
-class PipelineSection(_Section, frozen=True, kw_only=True):
+class PipelineSection(Section, frozen=True, kw_only=True):
     """`[pipeline]`: the name is that of the Flink job."""
 
     name: str = "sample-stitch"
 
 
-class JoinSection(_Section, frozen=True, kw_only=True):
+class JoinSection(Section, frozen=True, kw_only=True):
     """`[join]`, see docs/join-semantics.md; `late_horizon` is 2 W when absent."""
 
     key: Literal["request_id", "user_id"] = "request_id"
@@ -76,36 +57,8 @@ class JoinSection(_Section, frozen=True, kw_only=True):
     unknown_actions: Literal["reject", "ignore"] = "reject"
 
 
-class EmissionSection(_Section, frozen=True, kw_only=True):
-    """`[emission]`: over what the policy sets, see docs/emission-policies.md."""
-
-    first_emit_after: Duration | None = None
-    emit_positives: Literal["at_settle", "on_arrival"] | None = None
-    final_emit: FinalEmit | None = None
-
-
-class ExposureSection(_Section, frozen=True, kw_only=True):
-    """`[exposure]`: `action` is the kind that says an item was on screen."""
-
-    action: str
-    unexposed: Literal["drop", "mark"] = "drop"
-
-
-class SamplingRuleSection(_Section, frozen=True, kw_only=True):
-    """One of `[[sampling.rules]]`."""
-
-    rate: _Rate
-    feature: str | None = None
-    equals: bool | int | float | str | None = None
-    negative: NegativeKind | None = None
-
-
-class SamplingSection(_Section, frozen=True, kw_only=True):
-    """`[sampling]`: the rate at which negatives are written."""
-
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
-    rate: _Rate = 1.0
-    rules: list[SamplingRuleSection] = []
+class SamplingSection(DeclaredSampling, frozen=True, kw_only=True):
+    """`[sampling]`, as the join applies it."""
 
     @property
     def settings(self) -> Sampling:
@@ -113,37 +66,21 @@ class SamplingSection(_Section, frozen=True, kw_only=True):
         return Sampling(self.seed, self.rate, tuple(rules))
 
 
-class LabelSilenceSection(_Section, frozen=True, kw_only=True):
+class LabelSilenceSection(Section, frozen=True, kw_only=True):
     """`[label_silence]`: hold when no action came for `after`, for `max_hold` (without end)."""
 
     after: Duration
     max_hold: Duration | None = None
 
 
-class EndOfInputSection(_Section, frozen=True, kw_only=True):
+class EndOfInputSection(Section, frozen=True, kw_only=True):
     """`[end_of_input]`; `complete_until` is epoch ms."""
 
     immature: Literal["mark", "drop"] = "mark"
     complete_until: _Time | None = None
 
 
-class ActionSection(_Section, frozen=True, kw_only=True):
-    """`[actions.<kind>]`."""
-
-    window: Duration
-    label: Label = "any"
-
-
-class FeatureSection(_Section, frozen=True, kw_only=True):
-    """`[features.<name>]`."""
-
-    type: str
-    scope: Scope = "item"
-    required: bool = True
-    role: Role = "feature"
-
-
-class FilesSource(_Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
+class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
     """`[sources.*] type = "files"`: a folder or glob of `.jsonl` files, relative to the TOML file.
 
     `not_after` (epoch ms): later events are rejected as coming from a broken clock.
@@ -155,7 +92,7 @@ class FilesSource(_Section, frozen=True, kw_only=True, tag="files", tag_field="t
     max_record_bytes: _Positive = 4 << 20
 
 
-class KafkaSource(_Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
+class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
     """`[sources.*] type = "kafka"`.
 
     `start`: "earliest", "latest", "committed" or epoch ms. `end`: "never" (service), "latest" (as
@@ -173,20 +110,20 @@ class KafkaSource(_Section, frozen=True, kw_only=True, tag="kafka", tag_field="t
     max_drift: Duration | None = None
     max_future: Duration = Duration(600_000)
     max_record_bytes: _Positive = 4 << 20
-    properties: dict[str, str] = {}
+    properties: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 Source = FilesSource | KafkaSource
 
 
-class SourcesSection(_Section, frozen=True, kw_only=True):
+class SourcesSection(Section, frozen=True, kw_only=True):
     """`[sources.features]` and `[sources.actions]`."""
 
     features: Source
     actions: Source
 
 
-class OutputSection(_Section, frozen=True, kw_only=True):
+class OutputSection(Section, frozen=True, kw_only=True):
     """`[output]`: where the Parquet goes.
 
     `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
@@ -201,7 +138,7 @@ class OutputSection(_Section, frozen=True, kw_only=True):
     late_features: bool = False
 
 
-class RuntimeSection(_Section, frozen=True, kw_only=True):
+class RuntimeSection(Section, frozen=True, kw_only=True):
     """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process"."""
 
     parallelism: _Positive | None = None
@@ -211,7 +148,7 @@ class RuntimeSection(_Section, frozen=True, kw_only=True):
     checkpoint_path: str | None = None
 
 
-class Pipeline(_Section, frozen=True, kw_only=True):
+class Pipeline(Section, frozen=True, kw_only=True):
     """A checked configuration. Paths in it are absolute or have a scheme."""
 
     pipeline: PipelineSection = PipelineSection()
@@ -222,12 +159,12 @@ class Pipeline(_Section, frozen=True, kw_only=True):
     label_silence: LabelSilenceSection | None = None
     end_of_input: EndOfInputSection = EndOfInputSection()
     actions: dict[str, ActionSection]
-    features: dict[str, FeatureSection] = {}
+    features: dict[str, FeatureSection] = msgspec.field(default_factory=dict)
     sources: SourcesSection
     output: OutputSection
     runtime: RuntimeSection = RuntimeSection()
     #: Flink's own options, passed through.
-    flink: dict[str, str] = {}
+    flink: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def bounded(self) -> bool:
@@ -242,26 +179,16 @@ class Pipeline(_Section, frozen=True, kw_only=True):
 
     @property
     def kinds(self) -> tuple[ActionKind, ...]:
-        return tuple(ActionKind(k, int(a.window), a.label) for k, a in self.actions.items())
+        return action_kinds(self.actions)
 
     @property
     def schema(self) -> FeatureSchema:
-        return FeatureSchema.of(
-            Feature(name, FeatureType.parse(f.type), f.scope, f.required, f.role)
-            for name, f in self.features.items()
-        )
+        return feature_schema(self.features)
 
     @property
     def resolved_emission(self) -> EmissionSection:
         """The policy's settings, with what `[emission]` says over them."""
-        preset, own = PRESETS[self.join.policy], self.emission
-        return EmissionSection(
-            first_emit_after=own.first_emit_after
-            if own.first_emit_after is not None
-            else preset.first_emit_after,
-            emit_positives=own.emit_positives or preset.emit_positives,
-            final_emit=own.final_emit or preset.final_emit,
-        )
+        return resolve_emission(self.join.policy, self.emission)
 
     @property
     def rules(self) -> JoinRules:
@@ -283,17 +210,6 @@ class Pipeline(_Section, frozen=True, kw_only=True):
         )
 
 
-#: What the policies set; es_dfm and defer leave it to the configuration when the first row comes.
-PRESETS: Mapping[Policy, EmissionSection] = {
-    "wait": EmissionSection(emit_positives="at_settle", final_emit="always"),
-    "fake_negative": EmissionSection(
-        first_emit_after=Duration(0), emit_positives="on_arrival", final_emit="never"
-    ),
-    "es_dfm": EmissionSection(emit_positives="on_arrival", final_emit="never"),
-    "defer": EmissionSection(emit_positives="on_arrival", final_emit="always"),
-}
-
-
 def load(
     path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ
 ) -> Pipeline:
@@ -301,112 +217,10 @@ def load(
 
     Raises ConfigError.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    origins: dict[str, str] = {}
-    for override in overrides:
-        _override(document, override, origins)
-    try:
-        pipeline = msgspec.convert(document, Pipeline, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_readable(str(error), path, origins)) from None
-    return _resolved(pipeline, path, environment)
+    return _resolved(read(path, Pipeline, overrides), path, environment)
 
 
-def _override(document: dict[str, Any], override: str, origins: dict[str, str]) -> None:
-    """The value is read as TOML if it is that, else as a string: `a.b=10s` needs no quotes."""
-    key, equals, text = override.partition("=")
-    parts = _parts(key.strip())
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {override}: expected a.b=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table = document
-    for part in parts[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {part!r} is a value, not a table")
-        table = inner
-    table[parts[-1]] = value
-    origins[key.strip()] = f"--set {override}"
-
-
-def _parts(key: str) -> list[str]:
-    """Flink's options and Kafka's properties have dots in their own names."""
-    match = re.fullmatch(r"(flink|sources\.\w+\.properties)\.(.+)", key)
-    return [*match[1].split("."), match[2]] if match else key.split(".")
-
-
-def _decode(expected: type, value: object) -> object:
-    if expected is Duration:
-        return Duration.parse(value)
-    raise NotImplementedError(expected)
-
-
-def _readable(message: str, path: Path, origins: Mapping[str, str]) -> str:
-    """`Expected X - at `$.a.b`` becomes `FILE: a.b: expected X`."""
-    text, _, place = message.partition(" - at `$")
-    key = place.rstrip("`").lstrip(".").replace("[...]", ".<name>")
-    unknown = re.search(r"unknown field `(.+)`", text)
-    if unknown:
-        name = f"{key}.{unknown[1]}".lstrip(".")
-        return f"{origins.get(name, path)}: {name}: there is no such key{_instead(key, unknown[1])}"
-    missing = re.search(r"missing required field `(.+)`", text)
-    if missing:
-        return f"{path}: {f'{key}.{missing[1]}'.lstrip('.')}: this key is required"
-    choices = _choices(key) if "enum value" in text else ()
-    expected = f"; expected one of {', '.join(choices)}" if choices else ""
-    return f"{origins.get(key, path)}: {key}: {text[:1].lower()}{text[1:]}{expected}"
-
-
-def _choices(key: str) -> Sequence[str]:
-    """The values that the key may have, for one with a choice of words."""
-    section, _, name = key.rpartition(".")
-    for struct in _SECTIONS.get(section, ()):
-        hint = get_type_hints(struct).get(name)
-        words = [a for a in get_args(hint) if isinstance(a, str)]
-        for inner in get_args(hint):
-            words += [a for a in get_args(inner) if isinstance(a, str)]
-        if words:
-            return words
-    return ()
-
-
-_SECTIONS: Mapping[str, tuple[type[msgspec.Struct], ...]] = {
-    "": (Pipeline,),
-    "pipeline": (PipelineSection,),
-    "join": (JoinSection,),
-    "emission": (EmissionSection,),
-    "exposure": (ExposureSection,),
-    "sampling": (SamplingSection,),
-    "sampling.rules": (SamplingRuleSection,),
-    "label_silence": (LabelSilenceSection,),
-    "end_of_input": (EndOfInputSection,),
-    "actions.<name>": (ActionSection,),
-    "features.<name>": (FeatureSection,),
-    "sources": (SourcesSection,),
-    "sources.features": (FilesSource, KafkaSource),
-    "sources.actions": (FilesSource, KafkaSource),
-    "output": (OutputSection,),
-    "runtime": (RuntimeSection,),
-}
-
-
-def _instead(section: str, unknown: str) -> str:
-    structs = _SECTIONS.get(section, ())
-    names = dict.fromkeys(name for s in structs for name in s.__struct_fields__)
-    return f" (there are: {', '.join(names)})" if names else f" ({unknown})"
-
-
-def _check_emission(pipeline: Pipeline, longest: int, wrong: _Wrong) -> None:
+def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
     emission = pipeline.resolved_emission
     first = emission.first_emit_after
     if first is None and pipeline.join.policy in ("es_dfm", "defer"):
@@ -425,7 +239,7 @@ def _check_emission(pipeline: Pipeline, longest: int, wrong: _Wrong) -> None:
         )
 
 
-def _check_exposure_and_sampling(pipeline: Pipeline, wrong: _Wrong) -> None:
+def _check_exposure_and_sampling(pipeline: Pipeline, wrong: Wrong) -> None:
     exposure = pipeline.exposure
     if exposure is not None and exposure.action not in pipeline.actions:
         raise wrong("exposure.action", f"there is no [actions.{exposure.action}]")
@@ -443,46 +257,21 @@ def _check_exposure_and_sampling(pipeline: Pipeline, wrong: _Wrong) -> None:
 
 def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) -> Pipeline:
     """What types cannot say, and paths made absolute, references replaced."""
-
-    def wrong(key: str, text: str) -> ConfigError:
-        return ConfigError(f"{path}: {key}: {text}")
-
-    if not pipeline.actions:
-        raise wrong("actions", "at least one [actions.<kind>] is needed")
-    for kind, action in pipeline.actions.items():
-        if not _NAME.fullmatch(kind):
-            raise wrong(f"actions.{kind}", "a kind becomes a column: letters, digits and _ only")
-        if action.window <= 0:
-            raise wrong(f"actions.{kind}.window", "must be longer than 0")
+    wrong = wrong_in(path)
+    check_actions(pipeline.actions, wrong)
     longest = max(action.window for action in pipeline.actions.values())
     horizon = pipeline.join.late_horizon
     if horizon is not None and horizon < longest:
         raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
     _check_emission(pipeline, longest, wrong)
     _check_exposure_and_sampling(pipeline, wrong)
-    taken = {column.lower(): column for column in reserved_columns(pipeline.kinds)}
-    for name, feature in pipeline.features.items():
-        try:
-            FeatureType.parse(feature.type)
-        except ValueError as error:
-            raise wrong(f"features.{name}.type", str(error)) from None
-        if not name or name.startswith("__") or "`" in name:
-            raise wrong(f"features.{name}", "a feature becomes a column: no ` and not __…")
-        if name.lower() in taken:
-            raise wrong(
-                f"features.{name}", f"the samples have a column {taken[name.lower()]!r} already"
-            )
-        taken[name.lower()] = name
-
-    def place(text: str) -> str:
-        # a scheme (s3://, file://) is for Flink's file systems; what else is local
-        return text if "://" in text else str((path.parent / Path(text).expanduser()).resolve())
+    check_columns(pipeline.actions, pipeline.features, wrong)
 
     def source(key: str, source: Source) -> Source:
         if isinstance(source, FilesSource):
             if "://" in source.path:
                 raise wrong(f"{key}.path", "files are read from a local or mounted folder")
-            return msgspec.structs.replace(source, path=place(source.path))
+            return msgspec.structs.replace(source, path=beside(path, source.path))
 
         def value(name: str, text: str) -> str:
             def lookup(match: re.Match[str]) -> str:
@@ -502,9 +291,9 @@ def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) ->
     )
     if isinstance(sources.features, FilesSource) != isinstance(sources.actions, FilesSource):
         raise wrong("sources", "both streams come from files, or both from Kafka")
-    output = msgspec.structs.replace(pipeline.output, path=place(pipeline.output.path))
+    output = msgspec.structs.replace(pipeline.output, path=beside(path, pipeline.output.path))
     checkpoints = pipeline.runtime.checkpoint_path
     runtime = msgspec.structs.replace(
-        pipeline.runtime, checkpoint_path=None if checkpoints is None else place(checkpoints)
+        pipeline.runtime, checkpoint_path=None if checkpoints is None else beside(path, checkpoints)
     )
     return msgspec.structs.replace(pipeline, sources=sources, output=output, runtime=runtime)

@@ -1,9 +1,10 @@
-"""The main job over the bundled events, or over generated ones, and a summary of what came out.
+"""The main job over generated traffic, or over the bundled events, and a summary of what came out.
 
-    python -m jobs.demo [--requests N] [--output DIR]
+    python -m jobs.demo [--requests N | --bundled] [--output DIR]
 
-Without `--requests` it joins the fixtures written by hand (tests/fixtures/by_hand, where a README
-says what becomes of every line); with it, N requests of realistic traffic are generated first.
+Generated traffic is there to be trained on: the trainer's configuration (examples/demo) is put
+beside it. With `--bundled` the fixtures written by hand are joined (tests/fixtures/by_hand, where a
+README says what becomes of every line); they are too few to learn from.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from jobs.summary import print_summary, summarise
 from schemas.events import STREAMS
 
 ROOT = Path(__file__).resolve().parent.parent
+TRAINER = ROOT / "examples" / "demo" / "trainer.toml"
 BUNDLED = ROOT / "tests" / "fixtures" / "by_hand" / "request_id" / "pipeline.toml"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code of the job, see `jobs.join_samples`."""
     parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--requests", type=int, help="generate so many requests, and join those")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--requests", type=int, default=3_000, help="how many to generate")
+    what.add_argument("--bundled", action="store_true", help="join the events written by hand")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo")
     arguments = parser.parse_args(argv)
 
@@ -36,11 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     if output.exists():
         shutil.rmtree(output)
     config = BUNDLED
-    if arguments.requests is not None:
+    if not arguments.bundled:
         code = generate.main(["--out", str(output / "in"), "--requests", str(arguments.requests)])
         if code:
             return code
         config = output / "in" / "pipeline.toml"
+        shutil.copy(TRAINER, output / "trainer.toml")
 
     console = Console(highlight=False)
     console.print("[bold]sample-stitch[/] · joining on a mini-cluster in this machine", end="\n\n")
@@ -48,11 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return code
     print_summary(summarise(output), console, _read(config))
-    console.print("\nwhat next", style="bold")
-    shown = BUNDLED.parent.parent.relative_to(ROOT) / "README.md"
-    console.print(f"  {shown}   what became of every line")
-    console.print("  make demo ARGS='--requests 2000'   the same over generated traffic")
-    console.print("  make test                          all tests")
+    if arguments.bundled:
+        shown = BUNDLED.parent.parent.relative_to(ROOT) / "README.md"
+        console.print(f"\n{shown} says what became of every line")
     return 0
 
 

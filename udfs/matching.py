@@ -10,10 +10,10 @@ from typing import Literal
 from xxhash import xxh3_64_intdigest
 
 from schemas.actions import ActionKind
+from schemas.declaration import FinalEmit
 from schemas.events import ActionEvent
 from udfs.state_codec import StoredRequest
 
-FinalEmit = Literal["always", "if_changed", "never"]
 LateReason = Literal["after_settle", "outside_window"]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from xxhash import xxh3_64_intdigest
 
-NegativeKind = Literal["exposed", "unexposed"]
+from schemas.declaration import NegativeKind
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,12 @@ def test_every_package_is_pinned_with_hashes_and_without_addresses(name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("part", "whole"), [("jobs.lock", "advise.lock"), ("advise.lock", "dev.lock")]
+    ("part", "whole"),
+    [
+        ("jobs.lock", "advise.lock"),
+        ("advise.lock", "dev.lock"),
+        ("trainer.lock", "trainer-dev.lock"),
+    ],
 )
 def test_a_lock_holds_all_of_the_one_before_it_at_the_same_versions(part: str, whole: str) -> None:
     # The set-up takes an environment made from the whole as good for the part, too.
