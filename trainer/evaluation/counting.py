@@ -1,0 +1,199 @@
+"""The loops over rows that count, compiled: they run for each row, action and slice.
+
+Places: of a batch's `windows`, each row has a number; `places` (windows, actions, cells) has for
+each cell the row of the sums, or -1 where the cell has none yet. Cells of a slice column: missing,
+the `cap` values, all others; before those of the first column is the cell that all rows are in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+#: The histogram of the logits: so many bins of equal width from -LIMIT to LIMIT; what is beyond
+#: counts in the outermost. Where the logits' standard deviation is 0.3 or more, the AUC from it is
+#: within 0.002 of the exact one; where it is less, the AUC is a little too near to 0.5.
+BINS = 512
+LIMIT = 15.0
+
+#: The columns of the sums.
+WEIGHT, ROWS, LABEL, PREDICTION, LOSS = range(5)
+SUMS = 5
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    compiled: _Function = numba.njit(cache=True, nogil=True)(function)
+    return compiled
+
+
+@_compiled
+def windows_of(times: Any, window_ms: int) -> tuple[Any, Any]:
+    """The number of each row's window, int32 (rows,), and the starts of the windows, int64."""
+    rows = len(times)
+    number = np.empty(rows, np.int32)
+    starts = np.empty(rows, np.int64)
+    used = 0
+    last = 0
+    for row in range(rows):
+        start = times[row] - times[row] % window_ms
+        if used == 0 or starts[last] != start:
+            # few windows a batch: mostly one or two
+            last = used
+            for known in range(used):
+                if starts[known] == start:
+                    last = known
+                    break
+            if last == used:
+                starts[used] = start
+                used += 1
+        number[row] = last
+    return number, starts[:used].copy()
+
+
+@_compiled
+def first_fault(logits: Any, labels: Any, weights: Any) -> int:
+    """The flat index of the first value that cannot be counted, or -1."""
+    rows, actions = logits.shape
+    for row in range(rows):
+        for action in range(actions):
+            weight = weights[row, action]
+            if weight == 0.0:
+                continue
+            label = labels[row, action]
+            good = weight > 0.0 and math.isfinite(weight) and label >= 0.0 and label <= 1.0
+            if not (good and math.isfinite(logits[row, action])):
+                return int(row * actions + action)
+    return -1
+
+
+@_compiled
+def _cell(column: int, value: int, cap: int) -> int:
+    inside = 0 if value < 0 else 1 + min(value, cap)
+    return 1 + column * (cap + 2) + inside
+
+
+@_compiled
+def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: int) -> int:
+    """Give a place to each cell that is touched and has none; returns how many are used then."""
+    rows, columns = slices.shape
+    for row in range(rows):
+        window = number[row]
+        for action in range(weights.shape[1]):
+            if weights[row, action] == 0.0:
+                continue
+            if places[window, action, 0] < 0:
+                places[window, action, 0] = used
+                used += 1
+            for column in range(columns):
+                cell = _cell(column, slices[row, column], cap)
+                if places[window, action, cell] < 0:
+                    places[window, action, cell] = used
+                    used += 1
+    return used
+
+
+@_compiled
+def claim_slots(
+    weights: Any, number: Any, present: Any, unseen: Any, places: Any, used: int
+) -> int:
+    """As `claim`, for the cells of the slots: present and unseen of each."""
+    rows, slots = present.shape
+    for row in range(rows):
+        for action in range(weights.shape[1]):
+            if weights[row, action] == 0.0:
+                continue
+            mine = places[number[row], action]
+            for slot in range(slots):
+                if not present[row, slot]:
+                    continue
+                if mine[2 * slot] < 0:
+                    mine[2 * slot] = used
+                    used += 1
+                if unseen[row, slot] and mine[2 * slot + 1] < 0:
+                    mine[2 * slot + 1] = used
+                    used += 1
+    return used
+
+
+@_compiled
+def _prediction_and_loss(logit: float, label: float) -> tuple[float, float]:
+    """The sigmoid, and -label log p - (1 - label) log(1 - p), without overflow or cancellation."""
+    small = math.exp(-abs(logit))
+    prediction = 1.0 / (1.0 + small) if logit >= 0.0 else small / (1.0 + small)
+    return prediction, (max(logit, 0.0) - logit * label) + math.log1p(small)
+
+
+@_compiled
+def _add(sums: Any, weight: float, label: float, prediction: float, loss: float) -> None:
+    sums[0] += weight
+    sums[1] += 1.0
+    sums[2] += weight * label
+    sums[3] += weight * prediction
+    sums[4] += weight * loss
+
+
+@_compiled
+def count(
+    logits: Any,
+    labels: Any,
+    weights: Any,
+    number: Any,
+    slices: Any,
+    cap: int,
+    places: Any,
+    sums: Any,
+    histogram: Any,
+) -> None:
+    """Count the rows in `sums` (places, SUMS) and `histogram` (places, 2, BINS)."""
+    rows, columns = slices.shape
+    for row in range(rows):
+        for action in range(weights.shape[1]):
+            weight = float(weights[row, action])
+            if weight == 0.0:
+                continue
+            logit = float(logits[row, action])
+            label = float(labels[row, action])
+            prediction, loss = _prediction_and_loss(logit, label)
+            scaled = (logit + LIMIT) * (BINS / (2.0 * LIMIT))
+            binned = int(min(max(scaled, 0.0), BINS - 1.0))
+            mine = places[number[row], action]
+            for column in range(-1, columns):
+                at = mine[0 if column < 0 else _cell(column, slices[row, column], cap)]
+                _add(sums[at], weight, label, prediction, loss)
+                histogram[at, 0, binned] += weight * (1.0 - label)
+                histogram[at, 1, binned] += weight * label
+
+
+@_compiled
+def count_slots(
+    logits: Any,
+    labels: Any,
+    weights: Any,
+    number: Any,
+    present: Any,
+    unseen: Any,
+    places: Any,
+    sums: Any,
+) -> None:
+    """As `count`, for the cells of the slots, which have no histogram."""
+    rows, slots = present.shape
+    for row in range(rows):
+        for action in range(weights.shape[1]):
+            weight = float(weights[row, action])
+            if weight == 0.0:
+                continue
+            label = float(labels[row, action])
+            prediction, loss = _prediction_and_loss(float(logits[row, action]), label)
+            mine = places[number[row], action]
+            for slot in range(slots):
+                if not present[row, slot]:
+                    continue
+                _add(sums[mine[2 * slot]], weight, label, prediction, loss)
+                if unseen[row, slot]:
+                    _add(sums[mine[2 * slot + 1]], weight, label, prediction, loss)

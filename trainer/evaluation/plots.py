@@ -1,0 +1,288 @@
+"""The plots of the evaluation, as SVG text to be put into a page.
+
+Colours are the page's CSS variables, so that one picture serves light and dark: matplotlib is given
+stand-ins, which are replaced in what it writes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from datetime import UTC
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import dates as _untyped_dates
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from trainer.evaluation.counting import BINS, LIMIT
+from trainer.evaluation.measures import Doubles
+
+_dates: Any = _untyped_dates
+
+_INK, _SOFT, _RULE = "#010101", "#020202", "#030303"
+_KINDS = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
+_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {
+    stand_in: f"--kind-{n}" for n, stand_in in enumerate(_KINDS)
+}
+_LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _SOFT,
+    "axes.edgecolor": _RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "axes.grid": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.5,
+}
+# a group of the reliability diagram has at least so many positives; with fewer it is noise
+_POSITIVES = 10
+_GROUPS = 15
+# ticks at multiples that are easy to read
+_STEPS = (1, 2, 2.5, 5, 10)
+
+
+class Series(NamedTuple):
+    """A measure of an action: `starts` of windows, epoch ms, ascending; None: not defined."""
+
+    action: str
+    starts: Sequence[int]
+    values: Sequence[float | None]
+
+
+def over_time(
+    title: str,
+    series: Sequence[Series],
+    window_ms: int,
+    *,
+    line_at: float | None = None,
+    counts: bool = False,
+) -> str:
+    """A measure over the windows, a line an action, and a line across at what is perfect.
+
+    A line stops where windows are missing. What the first windows have far above all others is
+    drawn at the upper edge, as a triangle.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(5.4, 2.8)
+        every = [v for one in series for v in one.values if v is not None]
+        if line_at is not None:
+            axes.axhline(line_at, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        top = _upper_edge(every, line_at)
+        for number, one in enumerate(series):
+            colour, line = _look(number)
+            at, values = _with_gaps(one, window_ms)
+            marker = "o" if len(one.starts) <= 30 else None
+            axes.plot(
+                *(at, values),
+                color=colour,
+                linestyle=line,
+                linewidth=1.8,
+                marker=marker,
+                markersize=3.5,
+                label=one.action,
+            )
+            if top is not None:
+                beyond = values > top
+                axes.plot(
+                    *(at[beyond], np.full(int(beyond.sum()), top)),
+                    color=colour,
+                    linestyle="none",
+                    marker="^",
+                    markersize=6,
+                    clip_on=False,
+                )
+        _value_axis(axes, every, top, line_at, counts=counts)
+        _time_axis(axes, sorted({start for one in series for start in one.starts}), window_ms)
+        axes.set_title(title, loc="left", fontweight="bold")
+        return _svg(figure, title)
+
+
+def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
+    """Observed by predicted probability, in groups of about equal weight, a line an action.
+
+    `histograms`: of the logits, (2, BINS) each. The prediction of a bin is that of its middle.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(5.4, 2.8)
+        seen = []
+        for number, (action, histogram) in enumerate(histograms):
+            predicted, observed = groups(histogram)
+            colour, line = _look(number)
+            axes.plot(
+                *(predicted, observed),
+                color=colour,
+                linestyle=line,
+                linewidth=1.4,
+                marker="o",
+                markersize=4,
+                label=action,
+            )
+            seen += [*predicted, *observed]
+        title = "Reliability"
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("observed")
+        if seen:
+            first, last = min(seen) / 1.5, min(max(seen) * 1.5, 1.0)
+            axes.plot([first, last], [first, last], color=_SOFT, lw=1, ls=(0, (4, 3)), zorder=1)
+            for axis, scale, limit in (
+                (axes.xaxis, axes.set_xscale, axes.set_xlim),
+                (axes.yaxis, axes.set_yscale, axes.set_ylim),
+            ):
+                scale("log")
+                limit(first, last)
+                subs = (1.0, 2.0, 5.0) if last / first < 200 else (1.0,)
+                axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+                axis.set_major_formatter(FuncFormatter(_share))
+                axis.set_minor_locator(NullLocator())
+                axis.set_minor_formatter(NullFormatter())
+        return _svg(figure, title)
+
+
+def groups(histogram: Doubles) -> tuple[list[float], list[float]]:
+    """Mean prediction and share of positives of neighbouring bins, put together.
+
+    Each group has about a 15th of the weight, and no fewer than 10 positives; bins at the upper
+    end that do not make a group go with the last.
+    """
+    middle = (np.arange(BINS) + 0.5) * (2 * LIMIT / BINS) - LIMIT
+    prediction = 1 / (1 + np.exp(-middle))
+    weight = histogram.sum(axis=0)
+    share = weight.sum() / _GROUPS
+    made: list[list[float]] = []
+    now = [0.0, 0.0, 0.0]  # weight, predictions, positives
+    for at in np.flatnonzero(weight):
+        now[0] += weight[at]
+        now[1] += weight[at] * prediction[at]
+        now[2] += histogram[1, at]
+        if now[0] >= share and now[2] >= _POSITIVES:
+            made.append(now)
+            now = [0.0, 0.0, 0.0]
+    if now[0] and made:
+        made[-1] = [a + b for a, b in zip(made[-1], now, strict=True)]
+    elif now[2]:
+        made.append(now)
+    return [g[1] / g[0] for g in made], [g[2] / g[0] for g in made]
+
+
+def legend_style(number: int) -> tuple[str, str]:
+    """How the line of the action of this number looks: CSS colour, and SVG dashes."""
+    dashes = ("", "6 3", "2 2")[number // len(_KINDS) % len(_LINES)]
+    return f"var(--kind-{number % len(_KINDS)})", dashes
+
+
+def _look(number: int) -> tuple[str, Any]:
+    return _KINDS[number % len(_KINDS)], _LINES[number // len(_KINDS) % len(_LINES)]
+
+
+def _upper_edge(values: Sequence[float], line_at: float | None) -> float | None:
+    """Where to cut, or None: the first windows of a new model can be many times the others."""
+    if len(values) < 8:
+        return None
+    usual = float(np.quantile(values, 0.9))
+    low = float(min(values))
+    edge = usual + 0.5 * (usual - low)
+    if line_at is not None:
+        edge = max(edge, line_at + 0.2 * (line_at - low))
+    return edge if max(values) > edge + 2 * (edge - low) else None
+
+
+def _value_axis(
+    axes: Axes, values: Sequence[float], top: float | None, line_at: float | None, *, counts: bool
+) -> None:
+    if counts:
+        axes.set_ylim(0, 1.08 * max(values, default=1))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=True))
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    shown = [v for v in values if top is None or v <= top]
+    if line_at is not None:
+        shown.append(line_at)
+    if shown:
+        low, high = min(shown), max(*shown, top or shown[0])
+        # so that a difference of nothing does not fill the plot
+        margin = max(0.08 * (high - low), 0.01)
+        axes.set_ylim(low - margin, high + (0 if top else margin))
+
+
+def _time_axis(axes: Axes, starts: Sequence[int], window_ms: int) -> None:
+    if not starts:
+        axes.xaxis.set_major_locator(NullLocator())
+        return
+    at = _days(starts)
+    margin = max((at[-1] - at[0]) * 0.03, window_ms / 86_400_000 / 2)
+    axes.set_xlim(at[0] - margin, at[-1] + margin)
+    axes.set_xlabel("start of the window, UTC")
+    if len(starts) <= 3:
+        axes.xaxis.set_major_locator(FixedLocator(at.tolist()))
+        axes.xaxis.set_major_formatter(_dates.DateFormatter("%d %b %H:%M", tz=UTC))
+        return
+    locator = _dates.AutoDateLocator(tz=UTC, minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(_dates.ConciseDateFormatter(locator, tz=UTC))
+
+
+def _with_gaps(one: Series, window_ms: int) -> tuple[Doubles, Doubles]:
+    """As days, and values, with NaN between windows that are not neighbours."""
+    at = _days(one.starts)
+    values = np.array([np.nan if v is None else v for v in one.values], np.float64)
+    after = np.flatnonzero(np.diff(one.starts) > window_ms) + 1
+    return np.insert(at, after, at[after] if len(at) else []), np.insert(values, after, np.nan)
+
+
+def _days(starts: Sequence[int]) -> Doubles:
+    # matplotlib's dates: days since 1970
+    return np.asarray(starts, np.float64) / 86_400_000
+
+
+def _share(value: float, _: object = None) -> str:
+    return f"{value * 100:.10g}%"
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    out = io.StringIO()
+    # ids are hashes: of a salt of its own, so that two pictures of one page do not share them
+    with mpl.rc_context({"svg.hashsalt": title}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # its own size would not follow the page's width; the viewBox keeps the shape
+    svg = re.sub(
+        r'^<svg [^>]*?(viewBox="[^"]+")[^>]*>',
+        lambda found: f'<svg {found[1]} role="img" aria-label="{escape(title)}">',
+        svg,
+    )
+    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, f"var({variable})")
+    return svg

@@ -1,0 +1,69 @@
+"""The metrics as Parquet: one row a window, action and value of a slice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.evaluation.measures import Measures
+from trainer.evaluation.tally import Labels, Metric, Tally
+
+#: Where it lies, under the folder of a run's output.
+METRICS = Path("evaluation/metrics.parquet")
+
+#: `window_start`: epoch ms of event time; the window is `window_ms` wide. The others: `Metric`, and
+#: `Measures`; null where a measure is not defined.
+SCHEMA = pa.schema(
+    [
+        pa.field("window_start", pa.int64(), nullable=False),
+        pa.field("window_ms", pa.int64(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("slice", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+        pa.field("ctr", pa.float64(), nullable=False),
+        pa.field("prediction", pa.float64(), nullable=False),
+        pa.field("log_loss", pa.float64(), nullable=False),
+        pa.field("normalized_entropy", pa.float64()),
+        pa.field("calibration", pa.float64()),
+        pa.field("auc", pa.float64()),
+    ]
+)
+
+
+def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> Path:
+    """Write `METRICS` under `folder`, or replace it; whoever reads sees the old or the new one.
+
+    Returns its path. Raises OSError.
+    """
+    path = folder / METRICS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(as_table(tally, labels), temporary, compression="zstd")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def as_table(tally: Tally, labels: Labels | None = None) -> pa.Table:
+    """The metrics of each window, in `SCHEMA`."""
+    rows = [_row(metric, tally.layout.window_ms) for metric in tally.metrics(labels)]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _row(metric: Metric, window_ms: int) -> dict[str, object]:
+    measures = {name: getattr(metric.measures, name) for name in Measures.__struct_fields__}
+    return {
+        "window_start": metric.window,
+        "window_ms": window_ms,
+        "action": metric.action,
+        "slice": metric.slice,
+        "value": metric.value,
+        **measures,
+    }

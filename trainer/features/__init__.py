@@ -1,0 +1,1 @@
+"""From rows of samples to keys and values."""

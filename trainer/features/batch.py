@@ -1,0 +1,61 @@
+"""A mini-batch as the model sees it: distinct keys, and where in which row they occur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Occurrences:
+    """The keys of one table in a batch.
+
+    `keys`: distinct, (keys,). `counts`: in how many samples each occurs, uint32 (keys,). For every
+    occurrence, slot by slot in the order of the spec: `index` into `keys`, `row` of the batch and
+    `value`, (occurrences,) each. Slot number s of `slots` (indices into `ModelSpec.slots`) has the
+    occurrences `starts[s]` up to `starts[s + 1]`.
+    """
+
+    keys: Keys
+    counts: npt.NDArray[np.uint32]
+    index: Ints
+    row: Ints
+    value: Floats
+    slots: tuple[int, ...]
+    starts: npt.NDArray[np.int64]
+
+
+@dataclass
+class Targets:
+    """What the rows say, per action; shapes (rows, actions).
+
+    `labels`: 1 where the action happened. `weights`: how much the row counts for the action
+    (importance of sampling); 0: it says nothing of it (its window had not closed, it is not the row
+    that the loss takes). `delayed` and `delayed_weights` likewise for the head that learns the
+    probability of a delayed positive; empty (rows, 0) where the loss has none.
+    """
+
+    labels: Floats
+    weights: Floats
+    delayed: Floats
+    delayed_weights: Floats
+
+
+@dataclass
+class Batch:
+    """`rows` samples. `times`: event times, epoch ms, (rows,). One `Occurrences` a table.
+
+    `slices`: for each column that the evaluation slices by, a small integer a row, (rows, columns).
+    """
+
+    rows: int
+    tables: list[Occurrences]
+    targets: Targets
+    times: npt.NDArray[np.int64]
+    slices: npt.NDArray[np.int32]

@@ -1,0 +1,347 @@
+"""From columns of samples to keys: whole chunks at once, of which batches are slices.
+
+A chunk's column becomes codes and one key a code, so strings are hashed once a distinct value, and
+the distinct keys of a batch are found by marking codes instead of hashing again. (Keys of different
+slots are different: the slot is hashed with the value.)
+"""
+
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from numba import njit
+
+from trainer.features.batch import Batch, Floats, Ints, Keys, Occurrences, Targets
+from trainer.features.keys import keys_of
+from trainer.reading.files import ReadError
+from trainer.spec import ModelSpec, Slot
+
+#: Logarithmic buckets: so many for each doubling of 1 + |x|.
+_PER_DOUBLING = 4
+#: Enough for float64: 1024 doublings.
+_LARGEST_LOG = 1025 * _PER_DOUBLING
+
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass
+class Column:
+    """One slot of a chunk: for every occurrence a code, its row and its value.
+
+    `rows` None: one occurrence a row, in order. `values` None: all 1. `keys`: by code. `repeats`:
+    a key may be in a row more than once.
+    """
+
+    codes: Codes
+    rows: Ints | None
+    values: Floats | None
+    keys: Keys
+    seen: npt.NDArray[np.int64]
+    place: Codes
+    repeats: bool
+
+
+class Encoder:
+    """Makes batches of tables of samples for a model."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        slice_by: Sequence[str] = (),
+        number: Callable[[str, str], int] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.slices = _Slices(slice_by, number or SliceNames().number)
+        self._slots = [_encoder(slot) for slot in spec.slots]
+        self._of_table = [
+            [n for n, slot in enumerate(spec.slots) if slot.table == t]
+            for t in range(len(spec.tables))
+        ]
+
+    @property
+    def columns(self) -> list[str]:
+        """What it reads of a table, beside `event_time`."""
+        named = [slot.column for slot in self.spec.slots if slot.column is not None]
+        return list(dict.fromkeys([*named, *self.slices.columns]))
+
+    def chunk(self, table: pa.Table, targets: Targets) -> Chunk:
+        """All of it encoded. `table` needs `columns` and `event_time`. Raises ReadError."""
+        columns = [encode(table) for encode in self._slots]
+        times = table["event_time"].to_numpy()
+        return Chunk(columns, targets, times, self.slices.of(table), self._of_table)
+
+
+class Chunk:
+    """Encoded rows, from which batches are cut."""
+
+    def __init__(
+        self,
+        columns: list[Column],
+        targets: Targets,
+        times: npt.NDArray[np.int64],
+        slices: Ints,
+        of_table: list[list[int]],
+    ) -> None:
+        self.rows = len(times)
+        self._columns, self._targets, self._times = columns, targets, times
+        self._slices, self._of_table = slices, of_table
+        self._batches = 0
+
+    def batch(self, start: int, rows: int) -> Batch:
+        """Rows `start` up to `start + rows` of the chunk."""
+        end = start + rows
+        self._batches += 1
+        t = self._targets
+        targets = Targets(
+            t.labels[start:end],
+            t.weights[start:end],
+            t.delayed[start:end],
+            t.delayed_weights[start:end],
+        )
+        tables = [self._occurrences(slots, start, end) for slots in self._of_table]
+        return Batch(rows, tables, targets, self._times[start:end], self._slices[start:end])
+
+    def _occurrences(self, slots: list[int], start: int, end: int) -> Occurrences:
+        bounds = []
+        for s in slots:
+            rows = self._columns[s].rows
+            if rows is None:
+                bounds.append((start, end))
+            else:
+                first, last = np.searchsorted(rows, np.array([start, end], np.int32))
+                bounds.append((int(first), int(last)))
+        starts = np.cumsum([0, *(b - a for a, b in bounds)], dtype=np.int64)
+        total = int(starts[-1])
+        index, row = np.empty(total, np.int32), np.empty(total, np.int32)
+        value = np.empty(total, np.float32)
+        keys, counts = np.empty(total, np.uint64), np.zeros(total, np.uint32)
+        used = 0
+        for n, (s, (a, b)) in enumerate(zip(slots, bounds, strict=True)):
+            column, at = self._columns[s], slice(int(starts[n]), int(starts[n + 1]))
+            codes = column.codes[a:b]
+            marks = (column.keys, column.seen, column.place, self._batches)
+            before, used = used, _distinct(codes, *marks, index[at], keys, counts, used)
+            if column.rows is None:
+                row[at] = np.arange(b - a, dtype=np.int32)
+            else:
+                row[at] = column.rows[a:b] - start
+            if column.repeats:
+                _count_rows(index[at], row[at], counts, before, used)
+            value[at] = 1.0 if column.values is None else column.values[a:b]
+        return Occurrences(keys[:used], counts[:used], index, row, value, tuple(slots), starts)
+
+
+@njit(cache=True, nogil=True)
+def _distinct(codes, key_of, seen, place, generation, index, keys, counts, used):
+    """Numbers the codes that occur, from `used` on; how many numbers are used then."""
+    for i in range(len(codes)):
+        code = codes[i]
+        if seen[code] != generation:
+            seen[code] = generation
+            place[code] = used
+            keys[used] = key_of[code]
+            used += 1
+        number = place[code]
+        index[i] = number
+        counts[number] += np.uint32(1)
+    return used
+
+
+@njit(cache=True, nogil=True)
+def _count_rows(index, row, counts, first, end):
+    """Counts rows with the keys `first` up to `end`, where occurrences were counted."""
+    last = np.full(end - first, -1, np.int32)
+    counts[first:end] = np.uint32(0)
+    for i in range(len(index)):
+        number = index[i]
+        if last[number - first] != row[i]:
+            last[number - first] = row[i]
+            counts[number] += np.uint32(1)
+
+
+# -- slots ---------------------------------------------------------------------------------------
+
+
+def _encoder(slot: Slot) -> Any:
+    if slot.column is None:
+        return _Constant(slot)
+    kinds = {"category": _Category, "value": _Value, "buckets": _Buckets}
+    return kinds[slot.encoding](slot)
+
+
+def _column(
+    codes: Codes, keys: Keys, rows: Ints | None = None, values: Floats | None = None
+) -> Column:
+    marks = np.zeros(len(keys), np.int64), np.empty(len(keys), np.int32)
+    repeats = rows is not None and bool((rows[1:] == rows[:-1]).any())
+    return Column(codes, rows, values, keys, *marks, repeats)
+
+
+class _Constant:
+    """The bias: one key, in every row."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._keys = keys_of(slot.name, [""])
+
+    def __call__(self, table: pa.Table) -> Column:
+        return _column(np.zeros(table.num_rows, np.int32), self._keys)
+
+
+class _Column:
+    """A column, flat: lists give several occurrences a row, nulls none."""
+
+    def __init__(self, slot: Slot) -> None:
+        assert slot.column is not None
+        self.slot, self.name = slot, slot.column
+
+    def __call__(self, table: pa.Table) -> Column:
+        array, rows = _flat(table[self.name])
+        return self.encode(array, rows)
+
+    def encode(self, array: pa.Array, rows: Ints | None) -> Column:
+        raise NotImplementedError
+
+    def _must_be_finite(self, numbers: npt.NDArray[Any]) -> None:
+        if not np.isfinite(numbers).all():
+            raise ReadError(
+                f"column {self.name!r} has a number that is not finite, or beyond float32. The join"
+                " rejects such records, so these samples are of another origin: mend them"
+            )
+
+
+class _Category(_Column):
+    def encode(self, array: pa.Array, rows: Ints | None) -> Column:
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode()
+        codes = array.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        # decimal text of integers, "true" and "false"
+        return _column(codes, keys_of(self.slot.name, array.dictionary.cast(pa.string())), rows)
+
+
+class _Value(_Column):
+    def __init__(self, slot: Slot) -> None:
+        super().__init__(slot)
+        self._keys = keys_of(slot.name, [""])
+
+    def encode(self, array: pa.Array, rows: Ints | None) -> Column:
+        with np.errstate(over="ignore"):
+            values = _numbers(array).astype(np.float32)
+        self._must_be_finite(values)
+        return _column(np.zeros(len(values), np.int32), self._keys, rows, values)
+
+
+class _Buckets(_Column):
+    """A key for each interval, named by its ends: other boundaries are other features."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__(slot)
+        self._edges = np.array(slot.boundaries, np.float64)
+        if slot.boundaries:
+            ends = ["-inf", *map(repr, slot.boundaries), "inf"]
+            names = [f"{low}:{high}" for low, high in pairwise(ends)]
+        else:
+            names = [f"log{n}" for n in range(-_LARGEST_LOG, _LARGEST_LOG + 1)]
+        self._keys = keys_of(slot.name, names)
+
+    def encode(self, array: pa.Array, rows: Ints | None) -> Column:
+        numbers = _numbers(array).astype(np.float64, copy=False)
+        self._must_be_finite(numbers)
+        codes = np.empty(len(numbers), np.int32)
+        if self.slot.boundaries:
+            codes[:] = np.searchsorted(self._edges, numbers, side="right")
+        else:
+            _log_codes(numbers, codes)
+        return _column(codes, self._keys, rows)
+
+
+@njit(cache=True, nogil=True)
+def _log_codes(numbers, codes):
+    for i in range(len(numbers)):
+        x = numbers[i]
+        size = np.int32(_PER_DOUBLING * np.log2(1.0 + abs(x)))
+        codes[i] = _LARGEST_LOG + (size if x > 0 else -size)
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    return np.asarray(array.to_numpy(zero_copy_only=False))
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints | None]:
+    """The values that are there, and the row of each (None: one a row)."""
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if isinstance(array, pa.ChunkedArray):
+        # empty, and of no chunks
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    rows: Any = None
+    if pa.types.is_list(array.type):
+        # not list_parent_indices: that counts what lies beneath a null, and flatten does not
+        lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(array), dtype=np.int32), lengths)
+        array = array.flatten()
+    if array.null_count:
+        there = array.is_valid()
+        kept = np.flatnonzero(there.to_numpy(zero_copy_only=False)).astype(np.int32)
+        rows = kept if rows is None else rows[kept]
+        array = array.filter(there)
+    return array, rows
+
+
+# -- slices of the evaluation ----------------------------------------------------------------------
+
+#: Distinct values of a column that are told apart; the rest is "other".
+MOST_SLICES = 32
+
+
+class SliceNames:
+    """Numbers the values of the columns that the evaluation slices by, as they come.
+
+    There is one a run, so that all workers use the same numbers.
+    """
+
+    def __init__(self, names: Mapping[str, list[str]] | None = None) -> None:
+        self.names: dict[str, list[str]] = {c: list(n) for c, n in (names or {}).items()}
+
+    def number(self, column: str, text: str) -> int:
+        """From 0 on; MOST_SLICES for all that come when there are so many."""
+        known = self.names.setdefault(column, [])
+        if text not in known:
+            if len(known) >= MOST_SLICES:
+                return MOST_SLICES
+            known.append(text)
+        return known.index(text)
+
+
+class _Slices:
+    """Small integers for the values of columns; -1: missing."""
+
+    def __init__(self, columns: Sequence[str], number: Callable[[str, str], int]) -> None:
+        self.columns = list(columns)
+        self._number = number
+
+    def of(self, table: pa.Table) -> Ints:
+        """(rows, columns)."""
+        out = np.full((table.num_rows, len(self.columns)), -1, np.int32)
+        for n, name in enumerate(self.columns):
+            array, rows = _flat(table[name])
+            if not pa.types.is_dictionary(array.type):
+                array = array.dictionary_encode()
+            codes = array.indices.to_numpy(zero_copy_only=False)
+            # a dictionary may have values that do not occur
+            used = np.unique(codes)
+            texts = array.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist()
+            numbers = np.full(len(array.dictionary), -1, np.int32)
+            numbers[used] = [self._number(name, text) for text in texts]
+            out[slice(None) if rows is None else rows, n] = numbers[codes]
+        return out

@@ -1,0 +1,1 @@
+"""What a model computes from the rows that were pulled for a batch."""

@@ -1,0 +1,119 @@
+"""The sparse layer: sums of the rows of a table over the occurrences of a batch.
+
+It is a linear map, so its backward pass is its transpose: `spread` is to `linear` and `pooled`
+what a transposed matrix is. All that is not linear is in `trainer.models.network`, in JAX.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from trainer.features.batch import Batch, Floats, Occurrences
+from trainer.models.network import embedded_slots
+from trainer.spec import ModelSpec
+
+
+@njit(cache=True, nogil=True)
+def _linear(values, index, row, x, out):
+    heads = out.shape[1]
+    for i in range(len(index)):
+        r, k, v = row[i], index[i], x[i]
+        for h in range(heads):
+            out[r, h] += v * values[k, h]
+
+
+@njit(cache=True, nogil=True)
+def _pooled(values, first, index, row, x, out, slot):
+    width = out.shape[2]
+    for i in range(len(index)):
+        r, k, v = row[i], index[i], x[i]
+        for j in range(width):
+            out[r, slot, j] += v * values[k, first + j]
+
+
+@njit(cache=True, nogil=True)
+def _spread_linear(upstream, index, row, x, out):
+    heads = upstream.shape[1]
+    for i in range(len(index)):
+        r, k, v = row[i], index[i], x[i]
+        for h in range(heads):
+            out[k, h] += v * upstream[r, h]
+
+
+@njit(cache=True, nogil=True)
+def _spread_pooled(upstream, slot, index, row, x, out, first):
+    width = upstream.shape[2]
+    for i in range(len(index)):
+        r, k, v = row[i], index[i], x[i]
+        for j in range(width):
+            out[k, first + j] += v * upstream[r, slot, j]
+
+
+def add_linear(values: Floats, bag: Occurrences, out: Floats) -> None:
+    """out[row, h] += value * values[key, h] for all occurrences; `out`: (rows, heads)."""
+    _linear(values, bag.index, bag.row, bag.value, out)
+
+
+def add_pooled(
+    values: Floats, bag: Occurrences, heads: int, out: Floats, place: dict[int, int]
+) -> None:
+    """The embeddings, behind the `heads` columns of `values`, summed by row and slot.
+
+    `out`: (rows, slots, embedding); `place`: the number in it of each slot of the spec.
+    """
+    for n, slot in enumerate(bag.slots):
+        at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
+        _pooled(values, heads, bag.index[at], bag.row[at], bag.value[at], out, place[slot])
+
+
+def sums(
+    spec: ModelSpec, batch: Batch, values: Sequence[Floats], rows: int
+) -> tuple[Floats, Floats]:
+    """What the network takes, from the values of each table's keys: linear and pooled sums.
+
+    `rows`: at least the batch's; the others are zeros.
+    """
+    heads, place = len(spec.heads), embedded_slots(spec)
+    linear = np.zeros((rows, heads), np.float32)
+    pooled = np.zeros((rows, len(place), spec.embedding), np.float32)
+    for bag, of_table in zip(batch.tables, values, strict=True):
+        add_linear(of_table, bag, linear)
+        if of_table.shape[1] > heads:
+            add_pooled(of_table, bag, heads, pooled, place)
+    return linear, pooled
+
+
+def spread(
+    bag: Occurrences,
+    width: int,
+    linear: Floats,
+    pooled: Floats,
+    place: dict[int, int],
+) -> Floats:
+    """The gradient of each key, (keys, width), summed over the batch.
+
+    `linear`, `pooled`: the gradients with respect to what `add_linear` and `add_pooled` gave.
+    """
+    out = np.zeros((len(bag.keys), width), np.float32)
+    heads = linear.shape[1]
+    _spread_linear(linear, bag.index, bag.row, bag.value, out)
+    if width > heads:
+        for n, slot in enumerate(bag.slots):
+            at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
+            occurrences = bag.index[at], bag.row[at], bag.value[at]
+            _spread_pooled(pooled, place[slot], *occurrences, out, heads)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def mark(index, row, known, present, unseen, slot):
+    """Notes for each occurrence that the row has the slot, and whether its key had no row yet."""
+    for i in range(len(index)):
+        present[row[i], slot] = 1
+        if known[index[i]] == 0:
+            unseen[row[i], slot] = 1

@@ -1,0 +1,217 @@
+"""Which committed files there are, in the order in which they are read, and how far that has come.
+
+The ledger only ever grows at its end. With it, a batch is named by three numbers, and what a run
+trains on is a function of the ledger: `Ledger.entries` and a `Cursor` are all that a checkpoint
+keeps of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+
+from schemas.samples import LATE_ACTIONS
+from trainer.reading.files import check_columns, open_parquet
+
+Stream = Literal["samples", "late_actions"]
+
+#: A folder that changed so shortly before a look may change again at the same time stamp: it is
+#: listed at the next look, too. Coarse enough for any file system, and for clocks of file servers.
+SETTLED_NS = 10 * 10**9
+
+#: `Ticket.rows` of a late file, whose corrections are not counted before they are made.
+ALL = -1
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A committed file. `path` is relative to the root, with slashes. `size`: bytes.
+
+    `rows` are those in the file: samples, or late actions. `row_groups`: rows of each.
+    """
+
+    stream: Stream
+    path: str
+    size: int
+    rows: int
+    row_groups: tuple[int, ...]
+
+    @property
+    def partition(self) -> str:
+        """`dt=YYYY-MM-DD/hr=HH`: the hour of the request."""
+        return self.path.split("/", 1)[1].rsplit("/", 1)[0]
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """The next row to read. `row` is counted within the row group.
+
+    What was read to its end is never pointed into: (entry + 1, 0, 0) stands for that, whether the
+    ledger has such an entry already or not.
+    """
+
+    entry: int = 0
+    row_group: int = 0
+    row: int = 0
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A batch: `rows` rows of an entry from row `start` of the file on; ALL: whatever it gives."""
+
+    entry: int
+    start: int
+    rows: int
+
+
+class Ledger:
+    """`samples`: the columns that a file of samples must have (`schemas.samples.samples`).
+
+    `entries`: those of an earlier run. `clock`: epoch ns; it only decides what may be left out of a
+    look because nothing can have changed in it.
+    """
+
+    def __init__(
+        self,
+        samples: pa.Schema,
+        entries: Iterable[Entry] = (),
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.entries = list(entries)
+        #: In all entries: samples and late actions.
+        self.rows = sum(entry.rows for entry in self.entries)
+        self._expected: dict[Stream, pa.Schema] = {"samples": samples, "late_actions": LATE_ACTIONS}
+        self._known = {entry.path for entry in self.entries}
+        self._settled: dict[str, int] = {}
+        self._clock = clock
+
+    def discover(self, root: Path) -> list[Entry]:
+        """Append what is new under `root`, in the order in which it is to be read, and return it.
+
+        The order of one look: hour of the request; samples before late actions; time of the file;
+        natural order of the name. Raises ReadError for a file that is not what its name and place
+        promise, and OSError for a folder that cannot be listed; the ledger is as before then.
+        """
+        now = self._clock()
+        found: list[_Found] = []
+        settled: dict[str, int] = {}
+        # Late actions first: the samples that they correct are committed before them, or with them.
+        for stream in ("late_actions", "samples"):
+            for folder, modified in _partitions(root, stream):
+                if self._settled.get(folder) == modified:
+                    continue
+                found += self._files(root, stream, folder)
+                if now - modified > SETTLED_NS:
+                    settled[folder] = modified
+        found.sort(key=_Found.order)
+        new = [self._entry(root, file) for file in found]
+        self._settled |= settled
+        self._known.update(entry.path for entry in new)
+        self.rows += sum(entry.rows for entry in new)
+        self.entries += new
+        return new
+
+    def _files(self, root: Path, stream: Stream, folder: str) -> Iterator[_Found]:
+        for file in _scan(root / folder):
+            path = f"{folder}/{file.name}"
+            if path in self._known or not file.is_file():
+                continue
+            stat = file.stat()
+            yield _Found(stream, path, stat.st_size, stat.st_mtime_ns)
+
+    def _entry(self, root: Path, file: _Found) -> Entry:
+        with open_parquet(root / file.path, file.path, file.size) as opened:
+            check_columns(opened.schema_arrow, self._expected[file.stream], file.path)
+            footer = opened.metadata
+            groups = tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
+        return Entry(file.stream, file.path, file.size, sum(groups), groups)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    stream: Stream
+    path: str
+    size: int
+    modified: int
+
+    def order(self) -> tuple[str, bool, int, list[str | int]]:
+        partition, name = self.path.split("/", 1)[1].rsplit("/", 1)
+        pieces = re.split(r"(\d+)", name)
+        natural: list[str | int] = [int(p) if n % 2 else p for n, p in enumerate(pieces)]
+        # the name itself for names that differ in leading zeros only
+        return partition, self.stream != "samples", self.modified, [*natural, name]
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """What is data by its name. A folder that is not there is empty."""
+    try:
+        with os.scandir(folder) as listing:
+            return [item for item in listing if item.name[0] not in "._"]
+    except FileNotFoundError:
+        return []
+
+
+def _partitions(root: Path, stream: Stream) -> Iterator[tuple[str, int]]:
+    """Folders `<stream>/dt=…/hr=…`, and when something in them changed last, epoch ns."""
+    for day in _scan(root / stream):
+        if not (day.name.startswith("dt=") and day.is_dir()):
+            continue
+        for hour in _scan(root / stream / day.name):
+            if hour.name.startswith("hr=") and hour.is_dir():
+                yield f"{stream}/{day.name}/{hour.name}", hour.stat().st_mtime_ns
+
+
+class Planner:
+    """Batches of at most `batch_rows` rows, one after the other, from `cursor` on.
+
+    A batch never crosses a file, and a late file is one batch. `cursor` is where the next one
+    begins: a planner that starts there gives the same ones. Files that the ledger gets meanwhile
+    come in their turn.
+    """
+
+    def __init__(self, ledger: Ledger, cursor: Cursor, batch_rows: int) -> None:
+        self._ledger = ledger
+        self._batch_rows = batch_rows
+        self._entry = cursor.entry
+        self._start = cursor.row
+        if cursor.entry < len(ledger.entries):
+            self._start += sum(ledger.entries[cursor.entry].row_groups[: cursor.row_group])
+        self._done = self._start + sum(entry.rows for entry in ledger.entries[: cursor.entry])
+
+    @property
+    def cursor(self) -> Cursor:
+        if self._start == 0:
+            return Cursor(self._entry)
+        row = self._start
+        for group, rows in enumerate(self._ledger.entries[self._entry].row_groups):
+            if row < rows:
+                return Cursor(self._entry, group, row)
+            row -= rows
+        raise AssertionError("a cursor within an entry is before its last row")
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that the ledger has still; of late files the actions, which give no more rows."""
+        return self._ledger.rows - self._done
+
+    def next(self) -> Ticket | None:
+        """The next batch, or None as long as the ledger has no more rows."""
+        while self._entry < len(self._ledger.entries):
+            entry, start = self._ledger.entries[self._entry], self._start
+            if start == entry.rows:
+                self._entry, self._start = self._entry + 1, 0
+                continue
+            late = entry.stream == "late_actions"
+            # up to a multiple of the batch, wherever the cursor was left with another batch
+            whole = self._batch_rows - start % self._batch_rows
+            rows = entry.rows - start if late else min(whole, entry.rows - start)
+            ticket = Ticket(self._entry, start, ALL if late else rows)
+            self._done += rows
+            self._start += rows
+            if self._start == entry.rows:
+                self._entry, self._start = self._entry + 1, 0
+            return ticket
+        return None

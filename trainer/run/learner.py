@@ -1,0 +1,176 @@
+"""One batch: pull, predict, loss and gradient, push; the same whatever is remote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+
+from trainer.evaluation.tally import Layout, Tally
+from trainer.features.batch import Batch, Floats, Targets
+from trainer.losses import objective
+from trainer.losses.targets import LossRules
+from trainer.models import bags
+from trainer.models.network import Network, embedded_slots, padded
+from trainer.server.client import Parameters
+from trainer.spec import ModelSpec
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """What came of a batch. `seconds`: reading, pull, compute, push."""
+
+    rows: int
+    keys: int
+    newest: int
+    seconds: tuple[float, float, float, float]
+
+
+@dataclass
+class _Step:
+    logits: Floats
+    evaluated: Floats
+    linear: Floats
+    pooled: Floats
+    dense: Floats | None
+
+
+class Learner:
+    """Learns batches of a model. Not for several threads.
+
+    `rows`: of a full batch. Smaller ones are filled up to a power of two, so that JAX compiles few
+    shapes.
+    """
+
+    def __init__(self, spec: ModelSpec, rules: LossRules, layout: Layout, rows: int) -> None:
+        self.spec = spec
+        #: Of the batches since the last `take_tally`.
+        self.tally = Tally(layout)
+        self._rules, self._layout, self._full = rules, layout, rows
+        self._place = embedded_slots(spec)
+        self._counted = [table.admit_after > 1 for table in spec.tables]
+        self._step = _compiled(spec, rules)
+
+    def learn(
+        self, batch: Batch, parameters: Parameters, sequence: int, step: int, read_s: float = 0.0
+    ) -> Outcome:
+        """Predicts and learns a batch; returns when its push is taken for good."""
+        began = time.perf_counter()
+        pulled = parameters.pull(step, [bag.keys for bag in batch.tables])
+        pulled_at = time.perf_counter()
+        values = [of_table for of_table, _ in pulled.tables]
+        linear, pooled = bags.sums(self.spec, batch, values, self._padded(batch.rows))
+        made = self._differentiate(linear, pooled, pulled.dense, batch.targets)
+        gradients = [
+            bags.spread(bag, table.width, made.linear, made.pooled, self._place)
+            for bag, table in zip(batch.tables, self.spec.tables, strict=True)
+        ]
+        present, unseen = self._slots_of(batch, [known for _, known in pulled.tables])
+        targets = batch.targets
+        self.tally.add(
+            *(made.logits, targets.labels, made.evaluated, batch.times, batch.slices),
+            *(present, unseen),
+        )
+        computed_at = time.perf_counter()
+        newest = int(batch.times.max()) if batch.rows else 0
+        counts = [
+            bag.counts if counted else None
+            for bag, counted in zip(batch.tables, self._counted, strict=True)
+        ]
+        parameters.push(sequence, step, newest // 1000, gradients, counts, made.dense)
+        pushed_at = time.perf_counter()
+        keys = sum(len(bag.keys) for bag in batch.tables)
+        seconds = (
+            read_s,
+            pulled_at - began,
+            computed_at - pulled_at,
+            pushed_at - computed_at,
+        )
+        return Outcome(batch.rows, keys, newest, seconds)
+
+    def take_tally(self) -> Tally:
+        """The metrics since the last call."""
+        taken, self.tally = self.tally, Tally(self._layout)
+        return taken
+
+    def _padded(self, rows: int) -> int:
+        return min(max(self._full, rows), padded(rows))
+
+    def _differentiate(
+        self, linear: Floats, pooled: Floats, dense: Floats | None, targets: Targets
+    ) -> _Step:
+        rows, padded = len(targets.labels), len(linear)
+        filled = [
+            _filled(array, padded)
+            for array in (targets.labels, targets.weights, targets.delayed, targets.delayed_weights)
+        ]
+        vector = np.zeros(0, np.float32) if dense is None else dense
+        logits, evaluated, gradients = self._step(linear, pooled, vector, *filled)
+        of_linear, of_pooled, of_dense = (np.asarray(g) for g in gradients)
+        return _Step(
+            np.asarray(logits)[:rows],
+            np.asarray(evaluated)[:rows],
+            of_linear[:rows],
+            of_pooled[:rows],
+            None if dense is None else of_dense,
+        )
+
+    def _slots_of(self, batch: Batch, known: list[Any]) -> tuple[Any, Any]:
+        """By row and slot: whether it has a key, and one that had no parameters yet."""
+        # the bias, which is the last slot and in every row, is not followed
+        followed = len(self._layout.slots)
+        shape = (batch.rows, followed)
+        present, unseen = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        for bag, of_table in zip(batch.tables, known, strict=True):
+            for n, slot in enumerate(bag.slots):
+                if slot >= followed:
+                    continue
+                at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
+                bags.mark(bag.index[at], bag.row[at], of_table, present, unseen, slot)
+        return present, unseen
+
+
+@cache
+def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
+    """Of the sums, the dense vector and the targets: the actions' logits, how much each row counts
+
+    in the metrics, and the gradients. One for all learners of a model, so it is compiled once.
+    """
+    network, kind, offset = Network(spec), rules.loss, rules.offset
+
+    def step(
+        linear: Any,
+        pooled: Any,
+        dense: Any,
+        labels: Any,
+        weights: Any,
+        delayed: Any,
+        delayed_weights: Any,
+    ) -> tuple[Any, Any, Any]:
+        def loss(linear: Any, pooled: Any, dense: Any) -> Any:
+            logits = network.logits(linear, pooled, dense)
+            total = objective.row_losses(
+                kind, logits, labels, weights, delayed, delayed_weights, offset
+            )
+            return total, logits
+
+        gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+        (_, logits), gradients = gradient(linear, pooled, dense)
+        counted = objective.evaluation_weights(kind, logits, labels, weights, offset)
+        return logits[:, : labels.shape[1]], counted, gradients
+
+    compiled: Callable[..., Any] = jax.jit(step)
+    return compiled
+
+
+def _filled(array: Floats, rows: int) -> Floats:
+    if len(array) == rows:
+        return array
+    out = np.zeros((rows, array.shape[1]), np.float32)
+    out[: len(array)] = array
+    return out

@@ -1,0 +1,1 @@
+"""The parameter server: shards, their copies, and how they are reached."""

@@ -1,0 +1,243 @@
+"""The parameters as a worker sees them: pull by key, push gradients, whatever server has what.
+
+A message that is not answered is sent again when the routing changes (a backup has taken over, rows
+have moved): pulls change nothing, and pushes are named by their marks, so that is safe.
+"""
+
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from trainer.server import ring, wire
+from trainer.server.channel import Channel
+from trainer.server.ring import Owners
+from trainer.server.shard import Pulled, Push, Shard, TablePush
+from trainer.spec import ModelSpec
+from trainer.table.optimizers import Floats
+from trainer.table.table import Counts, Keys
+
+_POLL_MS = 100
+
+
+class Routing(msgspec.Struct, frozen=True):
+    """Where shards are. `primaries`: the server of each shard. `dense`: the shard with the dense
+
+    parameters (None: the model has none). The ring follows from the shards.
+    """
+
+    epoch: int
+    primaries: dict[int, int]
+    virtual_nodes: int
+    dense: int | None
+
+    @property
+    def shards(self) -> list[int]:
+        return sorted(self.primaries)
+
+
+class ServerError(Exception):
+    """A server refused a message; the text is its error."""
+
+
+class Parameters(Protocol):
+    """What a worker needs of the parameters."""
+
+    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        """Values of the keys of each table, in their order, and the dense vector."""
+
+    def push(
+        self,
+        sequence: int,
+        step: int,
+        now: int,
+        gradients: Sequence[Floats],
+        counts: Sequence[Counts | None],
+        dense: Floats | None,
+    ) -> None:
+        """Gradients for the keys that were pulled last. Returns when they are taken for good."""
+
+
+class LocalParameters:
+    """One shard in this process, for one worker."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self._keys: Sequence[Keys] = []
+
+    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        self._keys = keys
+        return self.shard.pull(step, keys, dense=True)
+
+    def push(
+        self,
+        sequence: int,
+        step: int,
+        now: int,
+        gradients: Sequence[Floats],
+        counts: Sequence[Counts | None],
+        dense: Floats | None,
+    ) -> None:
+        tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
+        self.shard.push(Push(0, sequence, step, now, tables, dense))
+
+
+@njit(cache=True, nogil=True)
+def _count(owners, keys, shift, sizes):
+    for i in range(len(keys)):
+        sizes[owners[keys[i] >> shift]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _order(owners, keys, shift, at, order):
+    for i in range(len(keys)):
+        shard = owners[keys[i] >> shift]
+        order[at[shard]] = i
+        at[shard] += 1
+
+
+@dataclass
+class _Division:
+    """The keys of a table by shard: `order` has the positions of shard n from bounds[n] on."""
+
+    order: npt.NDArray[np.int64]
+    bounds: dict[int, slice]
+    keys: Keys
+
+
+def divide(owners: Owners, shards: Sequence[int], keys: Keys) -> _Division:
+    """Which keys go to which shard, in one pass of counting and one of placing."""
+    sizes = np.zeros(max(shards) + 1, np.int64)
+    _count(owners, keys, np.uint64(64 - ring.ARC_BITS), sizes)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    order = np.empty(len(keys), np.int64)
+    _order(owners, keys, np.uint64(64 - ring.ARC_BITS), starts[:-1].copy(), order)
+    bounds = {s: slice(int(starts[s]), int(starts[s + 1])) for s in shards}
+    return _Division(order, bounds, keys[order])
+
+
+class RemoteParameters:
+    """Shards on servers.
+
+    `listen(block_ms)` looks for news while an answer is waited for: it may call `reroute`, or
+    raise to leave. `news` is the socket that it reads, so that waiting ends when there is some.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        worker: int,
+        channel: Channel,
+        listen: Callable[[], None],
+        news: Any = None,
+    ) -> None:
+        self._spec, self._worker, self._channel = spec, worker, channel
+        self._listen, self._news = listen, news
+        self._routing = Routing(-1, {}, 1, None)
+        self._owners: Owners = np.empty(0, np.int16)
+        self._divisions: list[_Division] = []
+        self._next_id = 0
+
+    def reroute(self, routing: Routing) -> None:
+        """Takes a newer routing. The servers in it are connected to the channel."""
+        if routing.epoch <= self._routing.epoch:
+            return
+        if routing.shards != self._routing.shards:
+            self._owners = ring.owners(routing.shards, routing.virtual_nodes)
+        self._routing = routing
+
+    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        shards = self._routing.shards
+        self._divisions = [divide(self._owners, shards, k) for k in keys]
+        messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
+        for shard in shards:
+            parts = [d.keys[d.bounds[shard]] for d in self._divisions]
+            dense = shard == self._routing.dense
+            if dense or any(len(part) for part in parts):
+                head = wire.PullRequest(0, 0, shard, step, dense)
+                messages[shard] = head, wire.pull_frames(parts)
+        answers = self._exchange(messages)
+        values = [
+            np.empty((len(k), t.width), np.float32)
+            for k, t in zip(keys, self._spec.tables, strict=True)
+        ]
+        known = [np.empty(len(k), np.uint8) for k in keys]
+        vector = None
+        for shard, frames in answers.items():
+            pulled = wire.read_pulled(frames, self._spec)
+            for t, division in enumerate(self._divisions):
+                at = division.order[division.bounds[shard]]
+                values[t][at], known[t][at] = pulled.tables[t]
+            vector = pulled.dense if pulled.dense is not None else vector
+        return Pulled(list(zip(values, known, strict=True)), vector)
+
+    def push(
+        self,
+        sequence: int,
+        step: int,
+        now: int,
+        gradients: Sequence[Floats],
+        counts: Sequence[Counts | None],
+        dense: Floats | None,
+    ) -> None:
+        # every shard gets one, be it empty: so every shard has every mark, and knows every step
+        messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
+        for shard in self._routing.shards:
+            tables = []
+            for d, g, c in zip(self._divisions, gradients, counts, strict=True):
+                at = d.order[d.bounds[shard]]
+                tables.append(
+                    TablePush(d.keys[d.bounds[shard]], g[at], None if c is None else c[at])
+                )
+            vector = dense if shard == self._routing.dense else None
+            counted = tuple(c is not None for c in counts)
+            marks = (self._worker, sequence, step, now)
+            head = wire.PushRequest(0, 0, shard, *marks, counted, vector is not None)
+            messages[shard] = head, wire.push_frames(tables, vector)
+        self._exchange(messages)
+
+    def _exchange(
+        self, messages: dict[int, tuple[wire.Request, wire.Frames]]
+    ) -> dict[int, wire.Frames]:
+        """Sends each shard its message, until all have answered."""
+        answers: dict[int, wire.Frames] = {}
+        waiting: dict[int, int] = {}  # id: shard
+        sent_under: dict[int, Routing] = {}  # by shard
+        refused: set[int] = set()
+        while len(answers) < len(messages):
+            for shard, (head, frames) in messages.items():
+                if shard in answers:
+                    continue
+                before = sent_under.get(shard)
+                sent = before is not None and before.epoch == self._routing.epoch
+                if sent and shard not in refused:
+                    continue
+                self._next_id += 1
+                waiting[self._next_id] = shard
+                sent_under[shard] = self._routing
+                refused.discard(shard)
+                named = msgspec.structs.replace(head, id=self._next_id, epoch=self._routing.epoch)
+                self._channel.send(self._routing.primaries[shard], wire.pack(named, frames))
+            for reply_frames in self._channel.receive(_POLL_MS, self._news):
+                reply = wire.unpack_reply(reply_frames)
+                shard = waiting.pop(reply.id, -1)
+                if shard < 0 or shard in answers:
+                    continue  # of a message that was sent again since
+                if reply.error == wire.OTHER_EPOCH:
+                    if sent_under[shard].epoch == self._routing.epoch > reply.epoch:
+                        # the server has not heard of it yet
+                        refused.add(shard)
+                elif reply.error is not None:
+                    raise ServerError(f"shard {shard}: {reply.error}")
+                else:
+                    answers[shard] = list(reply_frames)
+            self._listen()
+        return answers

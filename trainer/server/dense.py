@@ -1,0 +1,63 @@
+"""The dense parameters of a model: one float32 vector on one shard, and optax's state beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.spec import ModelSpec
+from trainer.table.optimizers import Floats
+
+
+class Dense:
+    """Adam by optax over the whole vector."""
+
+    def __init__(self, spec: ModelSpec, values: Floats) -> None:
+        # a second or two to import, and a logistic regression needs none of it
+        import jax
+        import optax
+
+        o = spec.dense
+        self._optimizer = optax.adam(o.rate, b1=o.beta1, b2=o.beta2, eps=o.epsilon)
+        self.values = values
+        self._state: Any = self._optimizer.init(values)
+        self._tree = jax.tree.structure(self._state)
+        self._leaves, self._unflatten = jax.tree.leaves, jax.tree.unflatten
+
+        def step(values: Any, state: Any, gradient: Any) -> Any:
+            updates, state = self._optimizer.update(gradient, state, values)
+            return optax.apply_updates(values, updates), state
+
+        self._step = jax.jit(step)
+
+    @classmethod
+    def initial(cls, spec: ModelSpec) -> Dense | None:
+        """None where the model has no dense parameters."""
+        if not has_dense(spec):
+            return None
+        from trainer.models.network import initial_dense
+
+        return cls(spec, initial_dense(spec))
+
+    @classmethod
+    def of(cls, spec: ModelSpec, arrays: Sequence[Floats]) -> Dense:
+        """From what `arrays` gave."""
+        dense = cls(spec, np.asarray(arrays[0], np.float32))
+        dense._state = dense._unflatten(dense._tree, list(arrays[1:]))
+        return dense
+
+    def update(self, gradient: Floats) -> None:
+        """One step."""
+        values, self._state = self._step(self.values, self._state, gradient)
+        self.values = np.asarray(values)
+
+    def arrays(self) -> list[Floats]:
+        """The vector, and the optimizer's state, as arrays."""
+        return [self.values.copy(), *(np.array(leaf) for leaf in self._leaves(self._state))]
+
+
+def has_dense(spec: ModelSpec) -> bool:
+    """Whether a model has dense parameters, without making them."""
+    return spec.kind == "deepfm" or (spec.kind == "fm" and len(spec.heads) > 1)

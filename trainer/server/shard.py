@@ -1,0 +1,255 @@
+"""A shard: one server's part of all tables, as a deterministic state machine.
+
+Messages in, answers out; no clock, no network. A copy that is given the same pushes and commands in
+the same order is equal to the bit, which is how shards are replicated. Pulls change nothing that
+a push would not change as well.
+
+A push is named by its mark (worker, sequence), counted from 0 for each worker. What comes a second
+time, or late, is answered and does nothing.
+
+With `contributions` (bulk-synchronous training) the pushes of a step are kept until all workers
+have sent theirs and something of a later step comes in; then they are added up in the order of the
+workers, and applied as one. So a worker that starts again in the middle of a step reads what it
+read before, whatever of its pushes had arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.server.dense import Dense
+from trainer.server.ring import arcs_of
+from trainer.spec import ModelSpec
+from trainer.table.admission import merged
+from trainer.table.optimizers import Floats
+from trainer.table.table import Counts, Keys, Rows, Table
+
+
+@dataclass
+class TablePush:
+    """Gradients (keys, width) of distinct keys of one table; `counts`: samples with each key."""
+
+    keys: Keys
+    gradients: Floats
+    counts: Counts | None
+
+
+@dataclass
+class Push:
+    """`step`: the global batch, under BSP. `now`: the newest sample's second of event time."""
+
+    worker: int
+    sequence: int
+    step: int
+    now: int
+    tables: list[TablePush]
+    dense: Floats | None
+
+
+@dataclass
+class Pulled:
+    """Of each table: values (keys, width), and whether the key has a row. The dense vector."""
+
+    tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
+    dense: Floats | None
+
+
+class OutOfStepError(Exception):
+    """Something came for a step that is over, or is not to begin yet."""
+
+
+@dataclass
+class Marks:
+    """Which pushes of a worker were taken: all below `below`, and those in `above`."""
+
+    below: int = 0
+    above: set[int] = field(default_factory=set)
+
+    def take(self, sequence: int) -> bool:
+        """Whether it is new; it is taken then."""
+        if sequence < self.below or sequence in self.above:
+            return False
+        self.above.add(sequence)
+        while self.below in self.above:
+            self.above.remove(self.below)
+            self.below += 1
+        return True
+
+
+@dataclass
+class Parts:
+    """All of a shard, outside of it: for a checkpoint, or a copy on another server."""
+
+    tables: list[Rows]
+    removed: list[Keys]
+    sketches: list[npt.NDArray[np.uint16] | None]
+    dense: list[Floats]
+    marks: dict[int, tuple[int, list[int]]]
+    step: int
+    pending: dict[int, Push]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(rows) for rows in self.tables)
+
+
+class Shard:
+    """`contributions`: how many workers' pushes make a step (BSP); None: each is applied at once.
+
+    `has_dense`: whether the model's dense parameters are kept here.
+    """
+
+    def __init__(self, spec: ModelSpec, *, contributions: int | None, has_dense: bool) -> None:
+        self.spec = spec
+        self.tables = [Table(table, spec.seed) for table in spec.tables]
+        self.marks: dict[int, Marks] = {}
+        #: The step that pushes belong to now (BSP).
+        self.step = 0
+        self._contributions = contributions
+        self._pending: dict[int, Push] = {}
+        self.dense = Dense.initial(spec) if has_dense else None
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def push(self, push: Push) -> bool:
+        """Takes a push; False where it was taken before."""
+        if self._contributions is not None and push.step > self.step:
+            self._finish_step(push.step)
+        if not self.marks.setdefault(push.worker, Marks()).take(push.sequence):
+            return False
+        if self._contributions is None:
+            self._apply(push)
+        else:
+            if push.step < self.step:
+                raise OutOfStepError(f"a new push for step {push.step}; this is {self.step}")
+            self._pending[push.worker] = push
+        return True
+
+    def pull(self, step: int, keys: Sequence[Keys], *, dense: bool = False) -> Pulled:
+        """The values as of the beginning of a step (BSP), or now."""
+        if self._contributions is not None:
+            if step < self.step:
+                raise OutOfStepError(f"a pull for step {step}; this is {self.step}")
+            if step > self.step:
+                self._finish_step(step)
+        pulled = [table.pull(k) for table, k in zip(self.tables, keys, strict=True)]
+        vector = self.dense.values if dense and self.dense is not None else None
+        return Pulled(pulled, vector)
+
+    def settle(self, step: int) -> None:
+        """BSP: a command that comes between steps says that all before `step` are complete."""
+        if self._contributions is not None and step > self.step:
+            self._finish_step(step)
+
+    def _finish_step(self, to: int) -> None:
+        if to != self.step + 1 or len(self._pending) != self._contributions:
+            got = sorted(self._pending)
+            raise OutOfStepError(f"step {to} begins, but of {self.step} there is only {got}")
+        self._apply(_added([self._pending[w] for w in sorted(self._pending)]))
+        self._pending.clear()
+        self.step = to
+
+    def _apply(self, push: Push) -> None:
+        for table, part in zip(self.tables, push.tables, strict=True):
+            if len(part.keys):
+                table.push(part.keys, part.gradients, part.counts, push.now)
+        if self.dense is not None and push.dense is not None:
+            self.dense.update(push.dense)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def expire(self, now: int) -> int:
+        """Drops rows by age; how many."""
+        return sum(table.expire(now) for table in self.tables)
+
+    def parts(self) -> Parts:
+        """A copy of everything."""
+        return Parts(
+            tables=[table.all_rows() for table in self.tables],
+            removed=[table.removed.copy() for table in self.tables],
+            sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
+            dense=[] if self.dense is None else self.dense.arrays(),
+            marks={w: (m.below, sorted(m.above)) for w, m in self.marks.items()},
+            step=self.step,
+            pending=dict(self._pending),
+        )
+
+    def load(self, parts: Parts) -> None:
+        """Becomes what `parts` is a copy of. Only for a shard that is new."""
+        for table, rows, removed, sketch in zip(
+            self.tables, parts.tables, parts.removed, parts.sketches, strict=True
+        ):
+            table.absorb(rows)
+            table.removed = removed
+            if sketch is not None:
+                table.sketch = sketch.copy()
+        if self.dense is not None and parts.dense:
+            self.dense = Dense.of(self.spec, parts.dense)
+        self.marks = {w: Marks(below, set(above)) for w, (below, above) in parts.marks.items()}
+        self.step = parts.step
+        self._pending = dict(parts.pending)
+
+    def take_out(self, arcs: npt.NDArray[np.bool_]) -> Parts:
+        """What is here of the arcs that the mask (ARCS,) says; it is no longer here then."""
+        rows, removed = [], []
+        for table in self.tables:
+            rows.append(table.take_out(arcs[arcs_of(table.keys())]))
+            going = arcs[arcs_of(table.removed)]
+            removed.append(table.removed[going])
+            table.removed = table.removed[~going]
+        return Parts(
+            tables=rows,
+            removed=removed,
+            sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
+            dense=[],
+            marks={w: (m.below, sorted(m.above)) for w, m in self.marks.items()},
+            step=self.step,
+            pending={},
+        )
+
+    def take_in(self, parts: Parts) -> None:
+        """What another shard took out, between batches: then all shards have the same marks."""
+        for table, rows, removed, sketch in zip(
+            self.tables, parts.tables, parts.removed, parts.sketches, strict=True
+        ):
+            table.absorb(rows)
+            table.removed = np.concatenate([table.removed, removed])
+            if table.sketch is not None and sketch is not None:
+                table.sketch = merged(table.sketch, sketch)
+        self.marks = {w: Marks(below, set(above)) for w, (below, above) in parts.marks.items()}
+        self.step = parts.step
+
+
+def _added(pushes: Sequence[Push]) -> Push:
+    """The pushes of one step as one: gradients and counts summed, in the order given."""
+    first = pushes[0]
+    if len(pushes) == 1:
+        return first
+    tables = [_added_tables([p.tables[t] for p in pushes]) for t in range(len(first.tables))]
+    dense = None
+    if first.dense is not None:
+        dense = first.dense.copy()
+        for push in pushes[1:]:
+            assert push.dense is not None
+            dense += push.dense
+    now = max(p.now for p in pushes)
+    return Push(first.worker, first.sequence, first.step, now, tables, dense)
+
+
+def _added_tables(parts: Sequence[TablePush]) -> TablePush:
+    keys, places = np.unique(np.concatenate([p.keys for p in parts]), return_inverse=True)
+    gradients = np.zeros((len(keys), parts[0].gradients.shape[1]), np.float32)
+    counts = None if parts[0].counts is None else np.zeros(len(keys), np.uint32)
+    start = 0
+    for part in parts:
+        at = places[start : start + len(part.keys)]
+        # the keys of one push are distinct, so nothing is added twice to one place
+        gradients[at] += part.gradients
+        if counts is not None and part.counts is not None:
+            counts[at] += part.counts
+        start += len(part.keys)
+    return TablePush(keys, gradients, counts)

@@ -1,0 +1,1 @@
+"""The model outside of the trainer: how it travels, and who predicts from it."""

@@ -1,0 +1,1 @@
+"""One shard's parameters of one table, in memory."""

@@ -1,0 +1,220 @@
+"""Trains a model on joined samples: `python -m trainer.train --config FILE [--set a.b=value]`.
+
+Goes on from the last checkpoint in `output.path`. Ctrl-C stops between two batches, and saves; a
+second one stops at once. Exit codes: 0 done, 1 it failed, 2 the configuration or the samples are
+not as they should be, 130 interrupted (saved).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+# one process of several on a machine: no pool of threads for small matrices in each
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from schemas.configuration import ConfigError, add_arguments
+from trainer.checkpoint import CheckpointError
+from trainer.config import TrainerConfig, load
+from trainer.reading.files import ReadError
+from trainer.run.session import Session
+
+_EVERY_S = 0.2
+PAGE = "evaluation/report.html"
+
+console = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.train", description=(__doc__ or "").split("\n\n")[0]
+    )
+    add_arguments(parser, "the trainer's configuration")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load(arguments.config, arguments.set)
+        _check_samples(config)
+        return train(config)
+    except (ConfigError, ReadError, CheckpointError) as error:
+        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("train: stopped at once; the last checkpoint stands", style="red")
+        return 130
+
+
+def _check_samples(config: TrainerConfig) -> None:
+    if not (config.folder / "samples").is_dir() and not config.samples.follow:
+        raise ReadError(
+            f"{config.folder} has no samples/; run the joining job first, or set samples.path"
+        )
+
+
+def train(config: TrainerConfig) -> int:
+    """Trains as configured, and shows what came of it. Raises as `Session.run`."""
+    from trainer.run.build import job_of, runner_of
+    from trainer.run.remote import RunError
+
+    job = job_of(config)
+    with _interrupts() as interrupted, _shown(config) as watch:
+        session = Session(
+            config,
+            lambda names: runner_of(config, job, names),
+            watch=watch,
+            stopping=interrupted,
+            say=lambda text: console.print(text, style="yellow", markup=False),
+        )
+        try:
+            session.run()
+        except RunError as error:
+            console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+            return 1
+        else:
+            stats = session.runner.stats()
+        finally:
+            session.runner.stop()
+    _report(session, stats)
+    if interrupted():
+        console.print("interrupted, and saved: the same command goes on from here", style="yellow")
+        return 130
+    return 0
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C (or SIGTERM) was there; a second one is a KeyboardInterrupt."""
+    seen = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+
+    before = [(n, signal.signal(n, note)) for n in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield lambda: seen
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
+    """A progress bar: samples, samples/s, and how far behind the newest sample that is."""
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[lag]}"),
+        TimeRemainingColumn(),
+    )
+    last = 0.0
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        task: TaskID = bar.add_task("", total=None, rate="", lag="")
+
+        def watch(session: Session) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < _EVERY_S:
+                return
+            last = now
+            left = session.planner.rows_left
+            p = session.progress
+            lag = f"{left:,} behind" if config.samples.follow else ""
+            if config.samples.follow and p.newest:
+                lag += f", newest {_moment(p.newest)}"
+            bar.update(
+                task,
+                completed=p.rows,
+                total=p.rows + left,
+                rate=f"{p.rate:,.0f} samples/s",
+                lag=lag,
+            )
+
+        yield watch
+
+
+def _moment(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _report(session: Session, stats: object) -> None:
+    """Metrics as Parquet and as a page, and the headline here."""
+    from trainer.evaluation.page import render
+    from trainer.evaluation.terminal import print_headline
+    from trainer.evaluation.write import write_metrics
+
+    labels = session.names.names
+    path = write_metrics(session.tally, session.output, labels)
+    page = session.output / PAGE
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(render(session.tally, about(session, stats), "Training", labels))
+    out = Console(highlight=False)
+    print_headline(session.tally, out)
+    out.print()
+    width = max(len(name) for name, _ in about(session, stats))
+    for name, value in about(session, stats):
+        out.print(f"  {name:{width}}  {value}", markup=False, soft_wrap=True)
+    out.print(f"\n  metrics  {_shortest(path)}\n  page     {_shortest(page)}", soft_wrap=True)
+
+
+def _shortest(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def about(session: Session, stats: object) -> list[tuple[str, str]]:
+    """What is to be known of a run: names and values."""
+    p, config = session.progress, session.config
+    told = stats if isinstance(stats, dict) else {}
+    rows, size = int(told.get("rows", 0)), int(told.get("bytes", 0))
+    spec, train = session.runner.job.spec, config.train
+    where = "this process"
+    if train.servers:
+        where = (
+            f"{train.workers} workers, {train.servers} servers, {train.consistency}"
+            f"{f' (staleness {train.staleness})' if train.consistency == 'ssp' else ''}"
+        )
+    pairs = [
+        ("model", f"{spec.kind}, {len(spec.slots)} slots, heads {', '.join(spec.heads)}"),
+        ("loss", f"{config.loss_type}, sampling by {config.loss.sampling}"),
+        ("where", where),
+        ("samples", f"{session.rows:,}" + (f" ({p.rows:,} now)" if p.rows != session.rows else "")),
+        ("samples/s", f"{p.rate:,.0f}"),
+        ("keys", f"{rows:,}" + (f", {size / rows:.1f} bytes each" if rows else "")),
+        ("keys a batch", f"{p.keys / p.steps:,.0f}" if p.steps else "-"),
+        ("newest sample", _moment(session.newest) if session.newest else "-"),
+        ("checkpoints, exports", f"{p.checkpoints}, {p.exports}"),
+    ]
+    clocks = getattr(session.runner, "clocks", None)
+    if clocks is not None:
+        pairs.append(("widest lead of a worker", f"{clocks.widest} batches"))
+    pairs += [("event", event) for event in getattr(session.runner, "events", [])]
+    if p.expired:
+        pairs.append(("expired keys", f"{p.expired:,}"))
+    return pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())
