@@ -85,8 +85,11 @@ def begin(root: Path, step: int) -> Path:
     return folder
 
 
-def finish(folder: Path, manifest: Manifest, keep: int) -> Path:
-    """Writes the manifest, gives the folder its name, and removes all but the `keep` newest."""
+def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Path] = ()) -> Path:
+    """Writes the manifest, gives the folder its name, and removes all but the `keep` newest.
+
+    `instead_of`: checkpoints that go as well, whatever their step: of a run that this one replaces.
+    """
     with (folder / _MANIFEST).open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest)))
         file.flush()
@@ -94,13 +97,25 @@ def finish(folder: Path, manifest: Manifest, keep: int) -> Path:
     sync(folder)
     final = folder.with_name(folder.name.removeprefix("."))
     if final.exists():
-        # written at this very step before (a run that resumed, and stopped at once)
-        shutil.rmtree(final)
+        # another run's, at this very step
+        _remove(final)
     folder.rename(final)
     sync(final.parent)
+    for old in instead_of:
+        if old != final and old.exists():
+            _remove(old)
     for old in find(final.parent)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
+
+
+def _remove(folder: Path) -> None:
+    """It has no name that `find` knows before any of it goes."""
+    hidden = folder.with_name(f".removed-{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    sync(folder.parent)
+    shutil.rmtree(hidden)
 
 
 def sync(folder: Path) -> None:

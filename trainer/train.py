@@ -85,7 +85,7 @@ def train(config: TrainerConfig) -> int:
         )
         try:
             session.run()
-        except RunError as error:
+        except (RunError, OSError) as error:
             console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
             return 1
         else:

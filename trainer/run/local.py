@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.checkpoint import File, divided, write_shard
 from trainer.evaluation.tally import Tally
@@ -16,6 +17,8 @@ from trainer.server import ring
 from trainer.server.client import LocalParameters
 from trainer.server.shard import Parts, Shard
 from trainer.serving.files import PartInfo, write_part
+
+_T = TypeVar("_T")
 
 
 class LocalRunner:
@@ -28,6 +31,7 @@ class LocalRunner:
         self._learner = Learner(job.spec, job.rules, job.layout, job.batch_rows)
         self._shard = Shard(job.spec, contributions=None, has_dense=True)
         self._sequence = 0
+        self._writer = ThreadPoolExecutor(1, "writer")
 
     @property
     def wants_pause(self) -> bool:
@@ -66,16 +70,28 @@ class LocalRunner:
     def expire(self, now: int) -> int:
         return self._shard.expire(now)
 
-    def checkpoint(self, folder: Path) -> Sequence[File]:
-        return [write_shard(folder, 0, self._shard.parts())]
+    def checkpoint(self, folder: Path) -> Callable[[], Sequence[File] | None]:
+        parts = self._shard.parts()
+        return self._written(lambda: [write_shard(folder, 0, parts)])
 
-    def export(self, folder: Path, number: int, *, everything: bool) -> tuple[list[PartInfo], Any]:
-        parts = []
-        for spec, table in zip(self.job.spec.tables, self._shard.tables, strict=True):
-            changed = table.changed(everything=everything)
-            parts.append(write_part(folder, number, 0, spec.name, *changed))
+    def export(
+        self, folder: Path, number: int, *, everything: bool
+    ) -> tuple[Callable[[], Sequence[PartInfo] | None], Any]:
+        changed = [table.changed(everything=everything) for table in self._shard.tables]
+
+        def write() -> list[PartInfo]:
+            return [
+                write_part(folder, number, 0, spec.name, *rows)
+                for spec, rows in zip(self.job.spec.tables, changed, strict=True)
+            ]
+
         dense = None if self._shard.dense is None else self._shard.dense.values
-        return parts, dense
+        return self._written(write), dense
+
+    def _written(self, write: Callable[[], Sequence[_T]]) -> Callable[[], Sequence[_T] | None]:
+        """In a thread; training goes on."""
+        writing = self._writer.submit(write)
+        return lambda: writing.result() if writing.done() else None
 
     def parts(self) -> Parts:
         """A copy of all parameters."""
@@ -89,4 +105,4 @@ class LocalRunner:
         raise ValueError("this run has no servers: start it with train.servers")
 
     def stop(self) -> None:
-        pass
+        self._writer.shutdown()

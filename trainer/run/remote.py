@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -62,6 +62,9 @@ _MOST_IN_VAIN = 5
 _TELL_S = 1.0
 _START_DEADLINE_S = 120.0
 _ANSWER_DEADLINE_S = 120.0
+
+
+_T = TypeVar("_T")
 
 
 class LostShardError(Exception):
@@ -189,6 +192,7 @@ class RemoteRunner:
             frames,
             contributions=self.job.workers if bsp else None,
             has_dense=shard == self._dense_shard,
+            lineage=self._generation,
         )
 
     def _start_server(self) -> None:
@@ -484,14 +488,15 @@ class RemoteRunner:
             self._tell_backup(shard, "expire", now=now)
         return gone
 
-    def checkpoint(self, folder: Path) -> Sequence[File]:
+    def checkpoint(self, folder: Path) -> Callable[[], Sequence[File] | None]:
         for shard, server in self._primaries.items():
             self._settle(shard)
             self._tell(server, shard, "checkpoint", folder=str(folder))
-        found = [self._result(shard, "checkpoint") for shard in self._primaries]
-        return [msgspec.convert(file, File) for file in found]
+        return self._results("checkpoint", File)
 
-    def export(self, folder: Path, number: int, *, everything: bool) -> tuple[list[PartInfo], Any]:
+    def export(
+        self, folder: Path, number: int, *, everything: bool
+    ) -> tuple[Callable[[], Sequence[PartInfo] | None], Any]:
         dense = None
         told: dict[str, Any] = {
             "folder": str(folder),
@@ -504,10 +509,27 @@ class RemoteRunner:
             self._tell_backup(shard, "export", **told)
             if frames:
                 dense = np.frombuffer(frames[0], np.float32)
-        parts = []
-        for shard in self._primaries:
-            parts += msgspec.convert(self._result(shard, "export"), list[PartInfo])
-        return parts, dense
+        return self._results("export", PartInfo), dense
+
+    def _results(self, name: str, kind: type[_T]) -> Callable[[], list[_T] | None]:
+        """What servers write while training goes on: all of it, once all have it."""
+        waiting = dict(self._primaries)
+        found: list[_T] = []
+
+        def look() -> list[_T] | None:
+            for shard, server in list(waiting.items()):
+                if server not in self.servers:
+                    raise ServerGoneError(f"server {server}")
+                result, _ = self._tell(server, shard, "result", name=name)
+                if result is None:
+                    continue
+                if "error" in result:
+                    raise RunError(f"server of shard {shard}: {result['error']}")
+                found.extend(msgspec.convert(result["of"], list[kind]))  # type: ignore[valid-type]
+                del waiting[shard]
+            return None if waiting else found
+
+        return look
 
     def stats(self) -> Mapping[str, Any]:
         """Rows and bytes of the primaries, by shard too."""
@@ -597,17 +619,6 @@ class RemoteRunner:
         backup = self._backups[shard]
         if backup is not None:
             self._tell(backup, shard, command, **told)
-
-    def _result(self, shard: int, name: str) -> Any:
-        end = time.monotonic() + _ANSWER_DEADLINE_S
-        while time.monotonic() < end:
-            result, _ = self._tell(self._primaries[shard], shard, "result", name=name)
-            if result is not None:
-                if "error" in result:
-                    raise RunError(f"server of shard {shard}: {result['error']}")
-                return result["of"]
-            time.sleep(0.005)
-        raise RunError(f"shard {shard} did not finish its {name} in time")
 
     def _tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **told: Any

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -34,8 +34,15 @@ _EXPIRY_STEP_S = 3600
 #: A file in `output.path` with the number of servers that a running trainer is to have.
 RESIZE = "servers"
 _RESIZE_LOOK_S = 1.0
+#: How often a run looks whether files that are being written are complete.
+_WRITING_LOOK_S = 0.2
 #: How often a run goes back to the same checkpoint before it gives up.
 _MOST_IN_VAIN = 5
+
+
+_T = TypeVar("_T")
+#: What was written, or None as long as it is being written. Raises ServerGoneError.
+Written = Callable[[], Sequence[_T] | None]
 
 
 class Runner(Protocol):
@@ -66,11 +73,13 @@ class Runner(Protocol):
     def expire(self, now: int) -> int:
         """Drops what was not touched for long enough before `now` (seconds); how many rows."""
 
-    def checkpoint(self, folder: Path) -> Sequence[File]:
-        """Writes all parameters as they are."""
+    def checkpoint(self, folder: Path) -> Written[File]:
+        """Writes all parameters as they are now, while training goes on."""
 
-    def export(self, folder: Path, number: int, *, everything: bool) -> tuple[list[PartInfo], Any]:
-        """Writes what changed since the last export, or everything; the dense vector."""
+    def export(
+        self, folder: Path, number: int, *, everything: bool
+    ) -> tuple[Written[PartInfo], Any]:
+        """Writes what changed since the last export, or everything; and the dense vector."""
 
     def stats(self) -> Mapping[str, Any]:
         """`rows` and `bytes` of all tables, and more."""
@@ -80,6 +89,23 @@ class Runner(Protocol):
 
     def stop(self) -> None:
         """Ends what it has started."""
+
+
+@dataclass
+class _Saving:
+    """A checkpoint that is being written. The manifest lacks its files."""
+
+    folder: Path
+    manifest: Manifest
+    written: Written[File]
+
+
+@dataclass
+class _Exporting:
+    """An export that is being written. The manifest lacks its parts."""
+
+    manifest: serving.Manifest
+    written: Written[PartInfo]
 
 
 class State(msgspec.Struct):
@@ -157,6 +183,10 @@ class Session:
         self.config = config
         self.root, self.output = config.folder, Path(config.output.path)
         self.names = SliceNames()
+        self._replaced: list[Path] = []
+        self._saving: _Saving | None = None
+        self._exporting: _Exporting | None = None
+        self._look_at = 0.0
         self.runner = make_runner(self.names)
         self.runner.say = say
         self.progress = Progress()
@@ -190,10 +220,12 @@ class Session:
         Raises ReadError, CheckpointError, RunError.
         """
         output = self.config.output
-        found = checkpoint.find(self._checkpoints) if output.resume else []
-        if found:
+        found = checkpoint.find(self._checkpoints)
+        if found and output.resume:
             self._resume(found[-1])
         else:
+            # another run's; they stay until there is one of this run
+            self._replaced = found
             self.runner.start([])
         now = self._clock()
         self._checkpoint_at = now + output.checkpoint_every / 1e3
@@ -206,7 +238,7 @@ class Session:
             try:
                 self._work()
                 ended = self._stopping() or (self._nothing_left and not self._more())
-                if ended and self._save() and self._export():
+                if ended and self._put_out():
                     return
             except (LostShardError, ServerGoneError) as error:
                 self._go_back(error)
@@ -217,6 +249,7 @@ class Session:
 
     def _work(self) -> None:
         self.runner.run(self._next_task, self._done, self._pause)
+        self._end_writing()
         self.tally.merge(self.runner.take_tally())
         now = self._clock()
         self._expire()
@@ -262,7 +295,10 @@ class Session:
         self.step += 1
         self.rows += outcome.rows
         self.newest = max(self.newest, outcome.newest)
-        self.progress.count(outcome, self._clock())
+        now = self._clock()
+        self.progress.count(outcome, now)
+        if now >= self._look_at:
+            self._end_writing()
         self._watch(self)
 
     def _pause(self) -> bool:
@@ -297,17 +333,11 @@ class Session:
 
     # -- saving ------------------------------------------------------------------------------------
 
-    def _save(self) -> bool:
-        """A checkpoint, if anything was learned since the last; whether what there is is saved."""
-        if self.step == self._saved_step:
-            return True
+    def _save(self) -> None:
+        """Begins a checkpoint, if anything was learned since the last."""
+        if self.step == self._saved_step or self._saving is not None:
+            return
         folder = checkpoint.begin(self._checkpoints, self.step)
-        try:
-            written = self.runner.checkpoint(folder)
-        except ServerGoneError:
-            self._say("a server ended while a checkpoint was made; it is made again")
-            self._checkpoint_at = self._clock()
-            return False
         state = State(
             self.ledger.entries,
             self.planner.cursor,
@@ -322,50 +352,105 @@ class Session:
         manifest = Manifest(
             self.step,
             job.spec,
-            list(written),
+            [],
             job.consistency,
             job.workers,
+            # as it is now: the ledger grows while the files are written
             msgspec.to_builtins(state),
         )
-        checkpoint.finish(folder, manifest, self.config.output.keep_checkpoints)
-        self._saved_step = self.step
-        self.progress.checkpoints += 1
-        return True
+        try:
+            self._saving = _Saving(folder, manifest, self.runner.checkpoint(folder))
+        except ServerGoneError:
+            self._not_saved()
 
-    def _export(self) -> bool:
-        """The model for those who rank, if it has changed; whether what there is is out."""
-        if self.step in (0, self._exported_step):
-            return True
+    def _end_save(self) -> None:
+        """Makes the checkpoint that is being written complete, when its files are."""
+        if self._saving is None:
+            return
+        saving = self._saving
+        try:
+            written = saving.written()
+        except ServerGoneError:
+            self._not_saved()
+            return
+        if written is None:
+            return
+        manifest = msgspec.structs.replace(saving.manifest, shards=list(written))
+        keep = self.config.output.keep_checkpoints
+        checkpoint.finish(saving.folder, manifest, keep, self._replaced)
+        self._saving, self._replaced = None, []
+        self._saved_step = manifest.step
+        self.progress.checkpoints += 1
+
+    def _not_saved(self) -> None:
+        self._say("a server ended while a checkpoint was made; it is made again")
+        self._saving = None
+        self._checkpoint_at = self._clock()
+
+    def _export(self) -> None:
+        """Begins an export of the model for those who rank, if it has changed."""
+        if self.step in (0, self._exported_step) or self._exporting is not None:
+            return
         number = self._export_number
         everything = self._base_due or number % self.config.output.base_every == 0
         folder = self._serving / self.run_id
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            parts, dense = self.runner.export(folder, number, everything=everything)
+            written, dense = self.runner.export(folder, number, everything=everything)
         except ServerGoneError:
-            # some shards take it that their changes have gone out
-            self._say("a server ended while the model was exported; the next export has all of it")
-            self._base_due = True
-            return False
+            self._not_exported()
+            return
         vector = None if dense is None else serving.write_dense(folder, number, dense)
-        serving.publish(
-            self._serving,
-            serving.Manifest(
-                run_id=self.run_id,
-                number=number,
-                kind="base" if everything else "delta",
-                parts=tuple(parts),
-                dense=vector,
-                step=self.step,
-                event_time=self.newest or None,
-                created=time.time_ns() // 1_000_000,
-                spec=self.runner.job.spec,
-            ),
+        manifest = serving.Manifest(
+            run_id=self.run_id,
+            number=number,
+            kind="base" if everything else "delta",
+            parts=(),
+            dense=vector,
+            step=self.step,
+            event_time=self.newest or None,
+            created=time.time_ns() // 1_000_000,
+            spec=self.runner.job.spec,
         )
+        self._exporting = _Exporting(manifest, written)
+
+    def _end_export(self) -> None:
+        """Publishes the export that is being written, when its files are there."""
+        if self._exporting is None:
+            return
+        exporting = self._exporting
+        try:
+            written = exporting.written()
+        except ServerGoneError:
+            self._not_exported()
+            return
+        if written is None:
+            return
+        manifest = msgspec.structs.replace(exporting.manifest, parts=tuple(written))
+        serving.publish(self._serving, manifest)
         serving.prune(self._serving)
-        self._export_number, self._base_due, self._exported_step = number + 1, False, self.step
+        self._exporting, self._base_due = None, False
+        self._export_number, self._exported_step = manifest.number + 1, manifest.step
         self.progress.exports += 1
-        return True
+
+    def _not_exported(self) -> None:
+        # some shards take it that their changes have gone out
+        self._say("a server ended while the model was exported; the next export has all of it")
+        self._exporting, self._base_due = None, True
+
+    def _put_out(self) -> bool:
+        """At the end: saves and exports; whether all of it is there."""
+        self._save()
+        self._export()
+        while self._saving is not None or self._exporting is not None:
+            self._end_writing()
+            time.sleep(0.002)
+        return self.step == 0 or self.step == self._saved_step == self._exported_step
+
+    def _end_writing(self) -> None:
+        self._look_at = self._clock() + _WRITING_LOOK_S
+        self._end_save()
+        self._end_export()
 
     # -- going on, going back ----------------------------------------------------------------------
 
@@ -380,6 +465,9 @@ class Session:
         self.ledger = Ledger(self.runner.job.samples, state.entries)
         self.planner = Planner(self.ledger, state.cursor, self.runner.job.batch_rows)
         self.tally = Tally.decode(state.tally)
+        if self.tally.layout != self.runner.job.layout:
+            self._say("what is evaluated has changed: the metrics begin anew")
+            self.tally = Tally(self.runner.job.layout)
         self.names.names = {c: list(n) for c, n in state.names.items()}
         self.step, self.rows, self.newest = state.step, state.rows, state.newest
         self.expired_at = state.expired_at
@@ -390,11 +478,13 @@ class Session:
     def _go_back(self, error: Exception) -> None:
         """All shards and the cursor to the last checkpoint, so that each sample counts once."""
         self.progress.rollbacks += 1
+        # what is being written is of what is given up
+        self._saving = self._exporting = None
         self._vain = self._vain + 1 if self._saved_step == self._back_at else 1
         self._back_at = self._saved_step
         if self._vain > _MOST_IN_VAIN:
             raise RunError(f"{error}, for the {self._vain}th time since the last checkpoint")
-        found = checkpoint.find(self._checkpoints)
+        found = [] if self._replaced else checkpoint.find(self._checkpoints)
         rows = self.rows
         if found:
             self._say(f"{error}: no copy is left; going back to {found[-1].name}")

@@ -27,7 +27,13 @@ Result = tuple[Any, list[Any]]
 
 
 def _create(
-    host: Host, shard: int, frames: Sequence[Any], *, contributions: int | None, has_dense: bool
+    host: Host,
+    shard: int,
+    frames: Sequence[Any],
+    *,
+    contributions: int | None,
+    has_dense: bool,
+    lineage: int = 0,
 ) -> Result:
     """A new shard; with a frame: as a copy of those parts."""
     from trainer.server.host import Copy
@@ -36,7 +42,7 @@ def _create(
     made = Shard(host.spec, contributions=contributions, has_dense=has_dense)
     if frames:
         made.load(parts_from_bytes(frames[0]))
-    host.copies[shard] = Copy(made, primary=False)
+    host.copies[shard] = Copy(made, primary=False, lineage=lineage)
     return None, []
 
 
@@ -82,8 +88,7 @@ def _checkpoint(host: Host, shard: int, frames: Sequence[Any], *, folder: str) -
     """The cut is a copy in memory; it is written while training goes on."""
     parts = host.copies[shard].shard.parts()
     name = f"checkpoint {shard}"
-    host.results.pop(name, None)
-    host.run_later(name, lambda: msgspec.to_builtins(write_shard(Path(folder), shard, parts)))
+    host.run_later(name, lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, parts))])
     return parts.rows, []
 
 
@@ -96,7 +101,6 @@ def _export(
     dense = [] if copy.shard.dense is None else [copy.shard.dense.values.tobytes()]
     if copy.primary:
         name = f"export {shard}"
-        host.results.pop(name, None)
         host.run_later(name, lambda: _write_export(host, Path(folder), number, shard, changed))
     return sum(len(keys) for keys, _, _ in changed), dense
 

@@ -38,11 +38,15 @@ class Forward:
 
 @dataclass
 class Copy:
-    """A shard here. `primary`: answers workers. `backup`: the server that gets its pushes too."""
+    """A shard here. `primary`: answers workers. `backup`: the server that gets its pushes too.
+
+    `lineage`: copies of one shard have the same; those that a roll-back makes have another.
+    """
 
     shard: Shard
     primary: bool
     backup: int | None = None
+    lineage: int = 0
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Host:
     pulls: int = 0
     pushes: int = 0
     keys_moved: int = 0
+    _running: dict[str, int] = field(default_factory=dict)
     _parked: dict[int, _Parked] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -87,7 +92,8 @@ class Host:
     def acknowledge(self, reply: wire.Reply) -> list[Answer | Forward]:
         """What a backup says of a push that was forwarded to it."""
         if reply.error is not None:
-            # the coordinator is about to say who is the backup now; until then nobody is told
+            # it is no backup of this one: the coordinator is about to say who is, and until then
+            # nobody is told
             return []
         return self._release(reply.id)
 
@@ -99,9 +105,11 @@ class Host:
         copy = self.copies.get(request.shard)
         if copy is None:
             return True
-        if request.epoch == wire.FORWARDED:
-            # one that still takes itself for the primary must not reach what was made primary
-            return copy.primary
+        if isinstance(request, wire.PushRequest) and request.forwarded is not None:
+            # Whatever the epoch: a backup gets what its primary got, in that order. But a server
+            # that still takes itself for the primary must not reach what was made primary, nor what
+            # was on its way before a roll-back what is there now.
+            return copy.primary or copy.lineage != request.forwarded
         return request.epoch != self.epoch or not copy.primary
 
     def _pull(self, origin: Any, request: wire.PullRequest, frames: Sequence[Any]) -> Answer:
@@ -133,7 +141,7 @@ class Host:
         self._parked[forwarded] = _Parked(origin, answer, request.shard)
         copied = wire.PushRequest(
             forwarded,
-            wire.FORWARDED,
+            request.epoch,
             request.shard,
             request.worker,
             request.sequence,
@@ -141,6 +149,7 @@ class Host:
             request.now,
             request.counts,
             request.dense,
+            forwarded=copy.lineage,
         )
         return Forward(copy.backup, forwarded, wire.pack(copied, list(frames[1:])))
 
@@ -160,19 +169,31 @@ class Host:
     def run_later(self, name: str, work: Callable[[], Any]) -> None:
         """Work that outlasts a command; what it gives, or its error, is in `results` then."""
 
+        number = next(self._numbers)
+        self._running[name] = number
+        self.results.pop(name, None)
+
         def run() -> None:
             try:
-                self.results[name] = {"of": work()}
-            except Exception as error:
-                self.results[name] = {"error": f"{type(error).__name__}: {error}"}
+                result = {"of": work()}
+            except Exception as error:  # the coordinator asks for it
+                result = {"error": f"{type(error).__name__}: {error}"}
+            # work of an earlier command may end after that of a later one
+            if self._running[name] == number:
+                self.results[name] = result
 
         self.later(run)
 
     def _released(self) -> list[Answer | Forward]:
-        """Answers that waited for a backup that is no longer one."""
-        gone = [
-            n
-            for n, parked in self._parked.items()
-            if parked.shard not in self.copies or self.copies[parked.shard].backup is None
-        ]
-        return [answer for n in gone for answer in self._release(n)]
+        """Answers that waited for a backup which is no longer one.
+
+        Of a shard that is no longer primary here nothing is answered: whoever is may not have it.
+        """
+        answers: list[Answer | Forward] = []
+        for n, parked in list(self._parked.items()):
+            copy = self.copies.get(parked.shard)
+            if copy is None or not copy.primary:
+                del self._parked[n]
+            elif copy.backup is None:
+                answers += self._release(n)
+        return answers

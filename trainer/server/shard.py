@@ -69,9 +69,12 @@ class Marks:
     below: int = 0
     above: set[int] = field(default_factory=set)
 
+    def has(self, sequence: int) -> bool:
+        return sequence < self.below or sequence in self.above
+
     def take(self, sequence: int) -> bool:
         """Whether it is new; it is taken then."""
-        if sequence < self.below or sequence in self.above:
+        if self.has(sequence):
             return False
         self.above.add(sequence)
         while self.below in self.above:
@@ -119,13 +122,15 @@ class Shard:
         """Takes a push; False where it was taken before."""
         if self._contributions is not None and push.step > self.step:
             self._finish_step(push.step)
-        if not self.marks.setdefault(push.worker, Marks()).take(push.sequence):
+        marks = self.marks.setdefault(push.worker, Marks())
+        if marks.has(push.sequence):
             return False
+        if self._contributions is not None and push.step < self.step:
+            raise OutOfStepError(f"a new push for step {push.step}; this is {self.step}")
+        marks.take(push.sequence)
         if self._contributions is None:
             self._apply(push)
         else:
-            if push.step < self.step:
-                raise OutOfStepError(f"a new push for step {push.step}; this is {self.step}")
             self._pending[push.worker] = push
         return True
 

@@ -7,6 +7,7 @@ they lie in memory (uint64 keys, float32 rows), which are neither copied nor loo
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
     now: int
     counts: tuple[bool, ...]
     dense: bool
+    #: From a primary to its backup: the lineage of the copies (`host.Copy`).
+    forwarded: int | None = None
 
 
 class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
@@ -67,9 +70,6 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
 
 #: The error of a message under another epoch than the server's.
 OTHER_EPOCH = "other epoch"
-
-#: The epoch of a push on its way to a backup.
-FORWARDED = -1
 
 Request = PullRequest | PushRequest | Command
 _pack = msgspec.msgpack.Encoder().encode
@@ -201,6 +201,13 @@ def _named_push(push: Push, names: list[str]) -> dict[str, Any]:
 
 def read_parts(file: Any) -> Parts:
     """What `write_parts` wrote. Raises ValueError for anything else."""
+    try:
+        return _read_parts(file)
+    except (EOFError, KeyError, OSError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+        raise ValueError(f"not a shard, or not all of it: {error}") from None
+
+
+def _read_parts(file: Any) -> Parts:
     with np.load(file, allow_pickle=False) as arrays:
         told = msgspec.msgpack.decode(arrays["told"].tobytes())
         tables, removed, sketches = [], [], []

@@ -1,0 +1,1 @@
+"""The trainer beside other learners of sparse models: ``python -m benchmarks.trainer``."""

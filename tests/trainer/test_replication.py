@@ -1,0 +1,1009 @@
+"""Servers, workers and a coordinator in memory: what was answered is kept, and counts once.
+
+Hosts and clients are the real ones. Messages wait in a queue for each pair of a sender and a
+receiver, as over TCP, and a seeded scheduler decides which queue is next, which worker goes on, and
+when a server or a worker is lost. What a lost one had sent arrives up to some message, and maybe
+after what others have sent since. The coordinator does what `trainer.run.remote` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from trainer import checkpoint
+from trainer.server import wire
+from trainer.server.client import RemoteParameters, Routing
+from trainer.server.host import Answer, Forward, Host
+from trainer.server.ring import ARCS, arcs_of, owners
+from trainer.server.shard import Marks, Shard, TablePush
+from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
+from trainer.table.table import Rows
+
+SEEDS = range(60)
+#: Some faults show in few runs.
+MORE_SEEDS = range(200)
+NODES = 8
+
+#: Under FTRL a row holds the sum of the squares of its gradients: with gradients of 1, how often it
+#: was pushed, whatever the order. The embeddings' values depend on everything.
+SPEC = ModelSpec(
+    "fm",
+    ("click",),
+    (Slot("a", "a", "category"), Slot("b", "b", "category", 1)),
+    (
+        TableSpec("counted", (Segment("linear", 1, Ftrl()),)),
+        TableSpec("embedded", (Segment("embedding", 2, AdaGrad(), scale=0.1),)),
+    ),
+    embedding=2,
+)
+
+
+def keys_of(*numbers: int) -> Any:
+    """Keys over the whole ring; never 0."""
+    return np.array(numbers, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, order=True)
+class Batch:
+    """A worker's batch: a key of its own, and some that others have too."""
+
+    worker: int
+    sequence: int
+
+    @property
+    def keys(self) -> list[Any]:
+        own = 1000 + 100 * self.worker + self.sequence
+        shared = (1, 2 + self.sequence % 3, 5 + self.worker % 2)
+        return [keys_of(own, *shared), keys_of(9, *shared)]
+
+    def gradients(self, values: Sequence[Any]) -> list[Any]:
+        """1 for each key; of an embedding, what depends on the values that were pulled."""
+        return [np.ones_like(values[0]), values[1] / 2 + np.float32(0.1 + self.worker)]
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+class Lost(BaseException):
+    """The process is gone."""
+
+
+class Coroutine:
+    """A function that runs only while it is resumed, until it waits: the client blocks."""
+
+    def __init__(self, body: Callable[[], None]) -> None:
+        self._go, self._back = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._body, self._lost, self._over = body, False, False
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        self._go.acquire()
+        try:
+            if not self._lost:
+                self._body()
+        except Lost:
+            pass
+        except BaseException as error:
+            self._error = error
+        self._over = True
+        self._back.release()
+
+    def resume(self) -> None:
+        """Until it waits again. Raises what it raises."""
+        if self._over:
+            return
+        self._go.release()
+        self._back.acquire()
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """From within."""
+        self._back.release()
+        self._go.acquire()
+        if self._lost:
+            raise Lost
+
+    def lose(self) -> None:
+        self._lost = True
+        self.resume()
+
+
+class Worker:
+    """Does the batches that its number has left, each when it is given out. Is its own channel."""
+
+    def __init__(self, cluster: Cluster, number: int, life: int) -> None:
+        self.cluster, self.todo = cluster, cluster.left[number]
+        self.me = ("worker", number, life)
+        self.news: deque[Routing] = deque()
+        self.inbox: list[Any] = []
+        self._receiving = False
+        self.parameters = RemoteParameters(SPEC, number, self, self._listen)
+        self.coroutine = Coroutine(self._run)
+
+    @property
+    def may_begin(self) -> bool:
+        return bool(self.todo) and self.cluster.gives_out(self.todo[0])
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is something that it would do now."""
+        return bool(self.news) or (bool(self.inbox) if self._receiving else self.may_begin)
+
+    def _run(self) -> None:
+        while True:
+            while not self.may_begin:
+                self.coroutine.wait()
+                self._listen()
+            # a routing comes before the batches that were given out after it
+            self._listen()
+            batch = self.todo[0]
+            step = batch.sequence if self.cluster.contributions else 0
+            pulled = self.parameters.pull(step, batch.keys)
+            gradients = batch.gradients([values for values, _ in pulled.tables])
+            self.parameters.push(batch.sequence, step, 0, gradients, [None, None], None)
+            self.todo.popleft()
+            self.cluster.answered.append(batch)
+
+    def _listen(self) -> None:
+        while self.news:
+            self.parameters.reroute(self.news.popleft())
+
+    def connect(self, server: int, address: Any) -> None:
+        raise NotImplementedError
+
+    def send(self, server: int, frames: Sequence[Any]) -> None:
+        self.cluster.send(self.me, ("server", server), frames)
+
+    def receive(self, timeout_ms: int, also: Any = None) -> list[Any]:
+        self._receiving = True
+        self.coroutine.wait()
+        self._receiving = False
+        got, self.inbox = self.inbox, []
+        return got
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+# -- servers and the coordinator -------------------------------------------------------------------
+
+Address = tuple[Any, ...]
+COORDINATOR: Address = ("coordinator",)
+
+
+_clusters: list[Cluster] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays() -> Iterator[None]:
+    yield
+    _close_all()
+
+
+def _close_all() -> None:
+    while _clusters:
+        _clusters.pop().close()
+
+
+class LostShardError(Exception):
+    """Both copies are gone."""
+
+
+@dataclass
+class Cluster:
+    """`zombies`: a server that is lost goes on, and only the coordinator does not know it."""
+
+    seed: int
+    servers: int = 3
+    workers: int = 3
+    batches: int = 4
+    contributions: int | None = None
+    replicated: bool = True
+    zombies: bool = False
+    hosts: dict[int, Host] = field(default_factory=dict)
+    crew: dict[int, Worker] = field(default_factory=dict)
+    #: A server's side that forwards to backups, and hears from them, is ("backups", number).
+    queues: dict[tuple[Address, Address], deque[Any]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    #: Batches that their workers know to be learned.
+    answered: list[Batch] = field(default_factory=list)
+    _epoch: int = 0
+    _given: int = 0
+    _routing: bool = False
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _heard: deque[Any] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        _clusters.append(self)
+        self.rng = random.Random(self.seed)
+        #: Some ways are slow.
+        self._speeds: dict[Any, float] = defaultdict(lambda: self.rng.choice([1.0, 1.0, 0.03]))
+        self.alive: set[int] = set()
+        for server in range(self.servers):
+            self._start_server(server)
+        self.primaries = {s: s for s in range(self.servers)}
+        self.backups: dict[int, int | None] = {
+            s: (s + 1) % self.servers if self.replicated else None for s in self.primaries
+        }
+        for shard in self.primaries:
+            for server in self._holders(shard):
+                self._create(server, shard, ())
+        self._route()
+        self.left = {
+            w: deque(Batch(w, n) for n in range(self.batches)) for w in range(self.workers)
+        }
+        for worker in range(self.workers):
+            self._start_worker(worker)
+
+    # the network
+
+    def send(self, sender: Address, receiver: Address, frames: Sequence[Any]) -> None:
+        self.queues[sender, receiver].append([bytes(frame) for frame in frames])
+
+    def _deliver(self, sender: Address, receiver: Address) -> None:
+        frames: list[Any] = [memoryview(f) for f in self.queues[sender, receiver].popleft()]
+        kind, *number = receiver
+        if kind == "coordinator":
+            self._heard.append(frames)
+        elif kind == "worker":
+            worker = self.crew[number[0]]
+            if worker.me == receiver:
+                worker.inbox.append(frames)
+        elif number[0] in self.hosts:
+            host = self.hosts[number[0]]
+            if kind == "server":
+                actions = host.receive(sender, frames)
+            else:
+                actions = host.acknowledge(wire.unpack_reply(frames))
+            for action in actions:
+                if isinstance(action, Forward):
+                    to = ("server", action.server)
+                    self.send(("backups", host.server), to, action.frames)
+                else:
+                    self.send(("server", host.server), action.origin, action.frames)
+
+    def step(self) -> bool:
+        """A message is delivered, or a worker goes on; whether there was anything to do."""
+        pairs = [pair for pair, queue in self.queues.items() if queue]
+        ready = [w for w in self.crew.values() if w.is_ready]
+        if not pairs and not ready:
+            return False
+        speeds = [self._speeds[pair] for pair in pairs] + [1.0] * len(ready)
+        nexts: list[Worker | tuple[Address, Address]] = [*pairs, *ready]
+        (chosen,) = self.rng.choices(nexts, speeds)
+        if isinstance(chosen, Worker):
+            chosen.coroutine.resume()
+        else:
+            self._deliver(*chosen)
+        return True
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.step()
+
+    def _cut_off(self, sender: Address) -> None:
+        """What it has sent is on its way up to some message."""
+        for pair, queue in self.queues.items():
+            if pair[0] == sender:
+                for _ in range(self.rng.randint(0, len(queue))):
+                    queue.pop()
+
+    # the coordinator
+
+    def _tell(
+        self, server: int, shard: int, name: str, frames: Sequence[Any] = (), **told: Any
+    ) -> tuple[Any, list[Any]]:
+        """Meanwhile all others go on."""
+        number = next(self._numbers)
+        head = wire.Command(number, shard, name, wire.arguments(**told))
+        self.send(COORDINATOR, ("server", server), wire.pack(head, frames))
+        while True:
+            assert self.step(), f"server {server} does not answer {name}"
+            while self._heard:
+                got = self._heard.popleft()
+                reply = wire.unpack_reply(got)
+                if reply.id == number:
+                    assert reply.error is None, reply.error
+                    return wire.told(reply.arguments)["of"], got[1:]
+
+    def _start_server(self, server: int) -> None:
+        self.hosts[server] = Host(server, lambda work: work())
+        self.alive.add(server)
+        self._tell(server, -1, "model", [msgspec.msgpack.encode(SPEC)])
+
+    def _create(self, server: int, shard: int, frames: Sequence[Any]) -> None:
+        told = {"contributions": self.contributions, "has_dense": False}
+        self._tell(server, shard, "create", frames, **told)
+
+    def _holders(self, shard: int) -> list[int]:
+        backup = self.backups[shard]
+        return [self.primaries[shard], *([] if backup is None else [backup])]
+
+    def _route(self) -> None:
+        """Told to the servers first, then to the workers; nobody begins a batch meanwhile."""
+        self._epoch += 1
+        self._routing = True
+        for server in self.rng.sample(sorted(self.alive), len(self.alive)):
+            mine = {s: self.backups[s] for s, at in self.primaries.items() if at == server}
+            self._tell(server, -1, "route", epoch=self._epoch, backups=mine)
+        self._routing = False
+        for worker in self.crew.values():
+            worker.news.append(self._where())
+
+    def _where(self) -> Routing:
+        return Routing(self._epoch, dict(self.primaries), NODES, None)
+
+    def _start_worker(self, number: int) -> None:
+        self.crew[number] = Worker(self, number, next(self._numbers))
+        self.crew[number].news.append(self._where())
+
+    def gives_out(self, batch: Batch) -> bool:
+        """In steps, when all workers have ended the one before."""
+        if self._routing or batch.sequence >= self._given:
+            return False
+        done = len(self.answered) // self.workers
+        return self.contributions is None or batch.sequence == done
+
+    def lose_server(self, dead: int) -> None:
+        self.alive.discard(dead)
+        if not self.zombies:
+            del self.hosts[dead]
+            self._cut_off(("server", dead))
+            self._cut_off(("backups", dead))
+        for shard, at in self.primaries.items():
+            backup = self.backups[shard]
+            if at == dead:
+                if backup is None:
+                    raise LostShardError(str(shard))
+                self.primaries[shard], self.backups[shard] = backup, None
+            elif backup == dead:
+                self.backups[shard] = None
+        self._route()
+
+    def lose_worker(self, number: int) -> None:
+        """Another takes its number, and begins its batch again."""
+        self.crew[number].coroutine.lose()
+        self._cut_off(self.crew[number].me)
+        self._start_worker(number)
+
+    def repair(self) -> None:
+        """Between batches: copies of the shards that have only one, on a new server."""
+        new = next(self._numbers)
+        self._start_server(new)
+        for shard, backup in self.backups.items():
+            if backup is None:
+                self._settle(shard)
+                _, frames = self._tell(self.primaries[shard], shard, "parts")
+                self._create(new, shard, frames)
+                self.backups[shard] = new
+        self._route()
+
+    def _settle(self, shard: int) -> None:
+        for server in self._holders(shard):
+            self._tell(server, shard, "settle", step=len(self.answered) // self.workers)
+
+    # a run
+
+    def run(self, batches: int | None = None, *, until: int | None = None) -> None:
+        """So many batches of each worker (all), until they, or `until` of all, are answered."""
+        self._given = self.batches if batches is None else batches
+        enough = self.workers * self._given if until is None else until
+        idle = 0
+        while len(self.answered) < enough:
+            if self.step():
+                idle = 0
+                continue
+            # nothing is on its way: whoever polls looks again
+            idle += 1
+            assert idle < 3, "all wait, and nothing is on its way"
+            for worker in self.crew.values():
+                worker.coroutine.resume()
+
+    def finish(self) -> None:
+        """All batches; then no message is left, and the last step is applied."""
+        self.run()
+        while self.step():
+            pass
+        for shard in self.primaries:
+            self._settle(shard)
+
+    def close(self) -> None:
+        for worker in self.crew.values():
+            worker.coroutine.lose()
+
+    def shards(self, *, backups: bool = False) -> dict[int, Shard]:
+        at = self.backups if backups else self.primaries
+        return {s: self.hosts[n].copies[s].shard for s, n in at.items() if n is not None}
+
+
+# -- what there has to be --------------------------------------------------------------------------
+
+
+def bits(rows: Rows) -> list[bytes]:
+    arrays: list[Any] = [rows.keys, rows.touched, rows.dirty, *rows.states]
+    return [array.tobytes() for array in arrays]
+
+
+def content(shard: Shard) -> Any:
+    """Everything, bit by bit, but for the order in which rows came to be."""
+    parts = shard.parts()
+    rows = [r.sorted() for r in parts.tables]
+    return {
+        "rows": [bits(r) for r in rows],
+        "marks": sorted(parts.marks.items()),
+        "step": parts.step,
+        "pending": sorted(parts.pending),
+    }
+
+
+def times_pushed(shard: Shard) -> dict[int, float]:
+    rows = shard.tables[0].all_rows()
+    return dict(zip(rows.keys.tolist(), rows.states[0][:, 1].tolist(), strict=True))
+
+
+def assert_each_counts_once(cluster: Cluster) -> None:
+    """All batches; and a copy is its primary, bit by bit."""
+    everything = [Batch(w, n) for n in range(cluster.batches) for w in range(cluster.workers)]
+    assert sorted(cluster.answered) == sorted(everything)
+    in_steps = cluster.contributions is not None
+    due: dict[int, float] = defaultdict(float)
+    for _, at_once in itertools.groupby(everything, lambda b: b.sequence if in_steps else b):
+        keys, times = np.unique(
+            np.concatenate([batch.keys[0] for batch in at_once]), return_counts=True
+        )
+        for key, count in zip(keys.tolist(), times.tolist(), strict=True):
+            due[key] += count**2
+    ring, found = owners(cluster.primaries, NODES), dict[int, float]()
+    for number, shard in cluster.shards().items():
+        mine = times_pushed(shard)
+        assert all(ring[key >> 48] == number for key in mine)
+        found |= mine
+    assert found == due
+    primaries = cluster.shards()
+    for number, copy in cluster.shards(backups=True).items():
+        assert content(copy) == content(primaries[number])
+
+
+def assert_all_answered_are_there(cluster: Cluster) -> None:
+    """Now, and whatever is still on its way."""
+    for batch in cluster.answered:
+        for shard in cluster.shards().values():
+            marks = shard.marks.get(batch.worker, Marks())
+            assert batch.sequence < marks.below or batch.sequence in marks.above
+
+
+def lose_a_server(cluster: Cluster) -> None:
+    cluster.lose_server(cluster.rng.choice(sorted(cluster.alive)))
+    assert_all_answered_are_there(cluster)
+
+
+def go_on_for_a_while(cluster: Cluster) -> None:
+    """Some batches, and some messages of the next ones."""
+    cluster.run(until=cluster.rng.randrange(cluster.workers * cluster.batches - 1))
+    cluster.steps(cluster.rng.randrange(40))
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contributions", [None, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_without_faults_each_push_counts_once(seed: int, contributions: int | None) -> None:
+    cluster = Cluster(seed, contributions=contributions)
+    cluster.finish()
+    assert len(cluster.shards(backups=True)) == 3
+    assert_each_counts_once(cluster)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_lost_server_loses_and_repeats_nothing(seed: int) -> None:
+    cluster = Cluster(seed, servers=2 + seed % 3)
+    go_on_for_a_while(cluster)
+    lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+@pytest.mark.parametrize("contributions", [None, 3])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_server_that_was_given_up_and_goes_on_does_no_harm(
+    seed: int, contributions: int | None
+) -> None:
+    cluster = Cluster(seed, servers=2 + seed % 3, contributions=contributions, zombies=True)
+    go_on_for_a_while(cluster)
+    lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_lost_worker_is_followed_by_one_that_repeats_nothing(seed: int) -> None:
+    cluster = Cluster(seed)
+    for _ in range(3):
+        cluster.run(until=len(cluster.answered) + cluster.rng.randrange(3))
+        cluster.steps(cluster.rng.randrange(40))
+        cluster.lose_worker(cluster.rng.randrange(3))
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_worker_and_then_a_server(seed: int) -> None:
+    cluster = Cluster(seed)
+    go_on_for_a_while(cluster)
+    cluster.lose_worker(cluster.rng.randrange(3))
+    cluster.steps(cluster.rng.randrange(30))
+    lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+def without_faults() -> Any:
+    """Each shard after a run in steps."""
+    cluster = Cluster(0, contributions=3)
+    cluster.finish()
+    return {number: content(shard) for number, shard in cluster.shards().items()}
+
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    return without_faults()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_in_steps_a_loss_does_not_show_in_a_single_bit(seed: int, expected: Any) -> None:
+    cluster = Cluster(seed, contributions=3)
+    go_on_for_a_while(cluster)
+    cluster.lose_worker(cluster.rng.randrange(3))
+    cluster.steps(cluster.rng.randrange(30))
+    lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+    assert {n: content(shard) for n, shard in cluster.shards().items()} == expected
+
+
+@pytest.mark.parametrize("contributions", [None, 3])
+@pytest.mark.parametrize("seed", range(40))
+def test_what_was_copied_anew_survives_the_next_loss(seed: int, contributions: int | None) -> None:
+    cluster = Cluster(seed, batches=6, contributions=contributions)
+    cluster.run(3, until=cluster.rng.randrange(8))
+    lose_a_server(cluster)
+    cluster.run(3)
+    cluster.repair()
+    assert len(cluster.shards(backups=True)) == 3
+    cluster.run(until=9 + cluster.rng.randrange(8))
+    cluster.steps(cluster.rng.randrange(40))
+    lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+def test_the_only_copy_of_a_shard_is_said_to_be_lost() -> None:
+    cluster = Cluster(0, replicated=False)
+    with pytest.raises(LostShardError):
+        cluster.lose_server(1)
+
+
+# -- and they can fail: a fault that is planted is found -------------------------------------------
+
+
+def _answers_before_the_backup_has_it(patch: pytest.MonkeyPatch) -> None:
+    receive = Host.receive
+
+    def hasty(host: Host, origin: Any, frames: Any) -> list[Answer | Forward]:
+        actions = receive(host, origin, frames)
+        early = [host._parked.pop(a.id) for a in actions if isinstance(a, Forward)]
+        return [*actions, *(Answer(parked.origin, parked.frames) for parked in early)]
+
+    patch.setattr(Host, "receive", hasty)
+
+
+def _answers_what_the_backup_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Host, "acknowledge", lambda host, reply: host._release(reply.id))
+
+
+def _forgets_marks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Marks, "take", lambda marks, sequence: True)
+
+
+def _copies_no_marks(patch: pytest.MonkeyPatch) -> None:
+    load = Shard.load
+
+    def without(shard: Shard, parts: Any) -> None:
+        load(shard, parts)
+        shard.marks.clear()
+
+    patch.setattr(Shard, "load", without)
+
+
+def _does_not_forward_what_comes_again(patch: pytest.MonkeyPatch) -> None:
+    push, receive = Shard.push, Host.receive
+    new: list[bool] = []
+
+    def noted(shard: Shard, one: Any) -> bool:
+        new.append(push(shard, one))
+        return new[-1]
+
+    def once(host: Host, origin: Any, frames: Any) -> list[Answer | Forward]:
+        new.clear()
+        actions = receive(host, origin, frames)
+        if not any(new):
+            again = [host._parked.pop(a.id) for a in actions if isinstance(a, Forward)]
+            if again:
+                return [Answer(parked.origin, parked.frames) for parked in again]
+        return actions
+
+    patch.setattr(Shard, "push", noted)
+    patch.setattr(Host, "receive", once)
+
+
+def _adds_up_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
+    finish_step = Shard._finish_step
+
+    def as_they_came(shard: Shard, to: int) -> None:
+        shard._pending = dict(enumerate(shard._pending.values()))
+        finish_step(shard, to)
+
+    patch.setattr(Shard, "_finish_step", as_they_came)
+
+
+def _reads_in_the_middle_of_a_step(patch: pytest.MonkeyPatch) -> None:
+    """A worker that starts again sees what of the step was there."""
+    pull = Shard.pull
+
+    def unsettled(shard: Shard, step: int, keys: Any, *, dense: bool = False) -> Any:
+        if step > shard.step:
+            shard._finish_step(step)
+        pulled = pull(shard, step, keys, dense=dense)
+        for push in shard._pending.values():
+            for (values, _), part in zip(pulled.tables, push.tables, strict=True):
+                values += np.float32(len(part.keys))
+        return pulled
+
+    patch.setattr(Shard, "pull", unsettled)
+
+
+@pytest.mark.parametrize(
+    ("plant", "test"),
+    [
+        (_answers_before_the_backup_has_it, test_a_lost_server_loses_and_repeats_nothing),
+        (
+            _answers_what_the_backup_refused,
+            lambda seed: test_a_server_that_was_given_up_and_goes_on_does_no_harm(seed, None),
+        ),
+        (_forgets_marks, test_a_lost_server_loses_and_repeats_nothing),
+        (_forgets_marks, test_a_lost_worker_is_followed_by_one_that_repeats_nothing),
+        (
+            _copies_no_marks,
+            lambda seed: test_what_was_copied_anew_survives_the_next_loss(seed, None),
+        ),
+        (_does_not_forward_what_comes_again, test_a_worker_and_then_a_server),
+        (
+            _adds_up_in_the_order_of_arrival,
+            lambda seed: test_in_steps_a_loss_does_not_show_in_a_single_bit(seed, without_faults()),
+        ),
+        (
+            _reads_in_the_middle_of_a_step,
+            lambda seed: test_in_steps_a_loss_does_not_show_in_a_single_bit(seed, without_faults()),
+        ),
+    ],
+)
+def test_a_planted_fault_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    test: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        _all_of(test)
+
+
+def _all_of(test: Callable[[int], None]) -> None:
+    for seed in MORE_SEEDS:
+        test(seed)
+        _close_all()
+
+
+# -- one host, message by message ------------------------------------------------------------------
+
+
+def told(host: Host, command: str, shard: int = -1, frames: Sequence[Any] = (), **more: Any) -> Any:
+    """All that a host sends for a command; its own answer is the last."""
+    head = wire.Command(99, shard, command, wire.arguments(**more))
+    return host.receive("coordinator", wire.pack(head, frames))
+
+
+def result_of(actions: Sequence[Answer | Forward]) -> Any:
+    last = actions[-1]
+    assert isinstance(last, Answer)
+    reply = wire.unpack_reply(last.frames)
+    assert reply.error is None, reply.error
+    return wire.told(reply.arguments)["of"]
+
+
+def host_with(
+    *,
+    primary: bool = True,
+    backup: int | None = None,
+    epoch: int = 3,
+    contributions: int | None = None,
+) -> Host:
+    """Server 1 with shard 0."""
+    host = Host(1, lambda work: work())
+    told(host, "model", frames=[msgspec.msgpack.encode(SPEC)])
+    told(host, "create", 0, contributions=contributions, has_dense=False)
+    told(host, "route", epoch=epoch, backups={0: backup} if primary else {})
+    return host
+
+
+def push_frames(epoch: int, *, number: int = 7, sequence: int = 0, step: int = 0) -> Any:
+    tables = [
+        TablePush(keys_of(1, 2), np.ones((2, table.width), np.float32), None)
+        for table in SPEC.tables
+    ]
+    head = wire.PushRequest(number, epoch, 0, 0, sequence, step, 5, (False, False), False)
+    return wire.pack(head, wire.push_frames(tables, None))
+
+
+def pull_frames(epoch: int, step: int = 0) -> Any:
+    head = wire.PullRequest(8, epoch, 0, step, False)
+    return wire.pack(head, wire.pull_frames([keys_of(1, 2)] * 2))
+
+
+def the_reply(actions: Sequence[Answer | Forward]) -> wire.Reply:
+    (action,) = actions
+    assert isinstance(action, Answer)
+    return wire.unpack_reply(action.frames)
+
+
+def the_forward(actions: Sequence[Answer | Forward]) -> Forward:
+    (action,) = actions
+    assert isinstance(action, Forward)
+    return action
+
+
+@pytest.mark.parametrize("message", [push_frames, pull_frames])
+@pytest.mark.parametrize(
+    ("host", "epoch"),
+    [
+        pytest.param(lambda: host_with(), 2, id="of an older epoch"),
+        pytest.param(lambda: host_with(), 4, id="of an epoch that it has not heard of"),
+        pytest.param(lambda: host_with(primary=False), 3, id="for a backup"),
+        pytest.param(lambda: Host(1, lambda _: None, epoch=3), 3, id="for what it does not have"),
+    ],
+)
+def test_what_is_not_for_this_host_is_refused(
+    message: Callable[[int], Any], host: Callable[[], Host], epoch: int
+) -> None:
+    made = host()
+    reply = the_reply(made.receive("worker", message(epoch)))
+    assert reply.error == wire.OTHER_EPOCH
+    assert reply.epoch == 3, "so that the worker knows which of them is behind"
+    assert all(copy.shard.marks == {} for copy in made.copies.values())
+
+
+def test_a_push_is_answered_when_the_backup_has_it() -> None:
+    primary, backup = host_with(backup=2), host_with(primary=False)
+    forward = the_forward(primary.receive("worker", push_frames(3)))
+    assert forward.server == 2
+    reply = the_reply(backup.receive("server 1", forward.frames))
+    assert (reply.error, reply.id) == (None, forward.id)
+    (answer,) = primary.acknowledge(reply)
+    assert isinstance(answer, Answer)
+    assert answer.origin == "worker"
+    assert wire.unpack_reply(answer.frames) == wire.Reply(7, 0, 3)
+    assert primary.acknowledge(reply) == [], "once"
+    assert content(primary.copies[0].shard) == content(backup.copies[0].shard)
+    assert times_pushed(backup.copies[0].shard) == dict.fromkeys(keys_of(1, 2).tolist(), 1)
+
+
+def test_what_was_taken_before_goes_to_the_backup_again() -> None:
+    primary = host_with(backup=2)
+    first = the_forward(primary.receive("worker", push_frames(3)))
+    again = the_forward(primary.receive("worker", push_frames(3, number=8)))
+    assert again.id != first.id
+    assert again.frames[1:] == first.frames[1:]
+
+
+def test_a_push_without_a_backup_is_answered_at_once() -> None:
+    assert the_reply(host_with().receive("worker", push_frames(3))).error is None
+
+
+def test_answers_do_not_wait_for_a_backup_that_is_gone() -> None:
+    primary = host_with(backup=2)
+    primary.receive("worker", push_frames(3))
+    answer, _ = told(primary, "route", epoch=4, backups={0: None})
+    assert answer.origin == "worker"
+    assert wire.unpack_reply(answer.frames).error is None
+
+
+def zombie() -> tuple[Host, Host, wire.Reply]:
+    """One that was given up, with a push; its backup, which has taken over; what that says."""
+    primary, backup = host_with(backup=2), host_with(primary=False)
+    forward = the_forward(primary.receive("worker", push_frames(3)))
+    told(backup, "route", epoch=4, backups={0: None})
+    reply = the_reply(backup.receive("server 1", forward.frames))
+    return primary, backup, reply
+
+
+def test_one_that_takes_itself_for_the_primary_gets_nothing_acknowledged() -> None:
+    primary, backup, reply = zombie()
+    assert reply.error == wire.OTHER_EPOCH
+    assert backup.copies[0].shard.marks == {}
+    assert primary.acknowledge(reply) == []
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_nor_does_it_answer_when_it_hears_that_it_is_none(refused: bool) -> None:
+    primary, _, reply = zombie()
+    if refused:
+        primary.acknowledge(reply)
+    # what is primary now does not have the push
+    answers = [a for a in told(primary, "route", epoch=4, backups={})[:-1] if isinstance(a, Answer)]
+    assert [a for a in answers if wire.unpack_reply(a.frames).error is None] == []
+
+
+def test_a_push_that_was_on_its_way_to_a_backup_does_not_reach_what_is_there_later() -> None:
+    """After a rollback the marks begin anew: it would be taken for one of the new pushes."""
+    primary, backup = host_with(backup=2), host_with(primary=False)
+    forward = the_forward(primary.receive("worker", push_frames(3)))
+    told(backup, "model", frames=[msgspec.msgpack.encode(SPEC)])
+    told(backup, "create", 0, contributions=None, has_dense=False, lineage=1)
+    told(backup, "route", epoch=4, backups={})
+    reply = the_reply(backup.receive("server 1", forward.frames))
+    assert backup.copies[0].shard.marks == {}
+    assert reply.error == wire.OTHER_EPOCH
+
+
+def test_a_backup_that_has_not_heard_of_the_epoch_takes_what_is_of_it() -> None:
+    """The coordinator tells one server after the other."""
+    primary, backup = host_with(backup=2, epoch=4), host_with(primary=False, epoch=3)
+    forward = the_forward(primary.receive("worker", push_frames(4)))
+    assert the_reply(backup.receive("server 1", forward.frames)).error is None
+
+
+def test_an_error_is_an_answer_and_goes_nowhere_else() -> None:
+    host = host_with(backup=2, contributions=2)
+    reply = the_reply(host.receive("worker", push_frames(3, step=5)))
+    assert reply.id == 7
+    assert reply.error is not None
+    assert reply.error.startswith("OutOfStepError")
+    assert isinstance(the_forward(host.receive("worker", push_frames(3))), Forward)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("dance", {}), ("settle", {"steps": 3}), ("expire", {"now": 3})]
+)
+def test_a_command_that_cannot_be_done_is_answered_with_its_error(
+    name: str, more: dict[str, Any]
+) -> None:
+    host = host_with()
+    assert the_reply(told(host, name, 5, **more)).error is not None
+    assert result_of(told(host, "stats", 0))["rows"] == [0, 0], "and the host goes on"
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def trained() -> Host:
+    host = host_with()
+    for sequence in range(3):
+        assert the_reply(host.receive("worker", push_frames(3, sequence=sequence))).error is None
+    return host
+
+
+def test_a_copy_is_made_from_parts() -> None:
+    host, other = trained(), host_with(primary=False)
+    sent = told(host, "parts", 0)[-1].frames
+    told(other, "create", 0, sent[1:], contributions=None, has_dense=False)
+    assert content(other.copies[0].shard) == content(host.copies[0].shard)
+    assert not other.copies[0].primary
+
+
+def test_arcs_move_from_one_shard_to_another() -> None:
+    host, other = trained(), host_with()
+    arcs = np.zeros(ARCS, np.bool_)
+    arcs[arcs_of(keys_of(2))] = True
+    actions = told(host, "take out", 0, [arcs.tobytes()])
+    assert result_of(actions) == 2, "in each table"
+    told(other, "take in", 0, actions[-1].frames[1:])
+    assert times_pushed(host.copies[0].shard) == {int(keys_of(1)[0]): 3}
+    assert times_pushed(other.copies[0].shard) == {int(keys_of(2)[0]): 3}
+    assert the_reply(other.receive("worker", push_frames(3, sequence=2))).error is None
+    assert times_pushed(other.copies[0].shard) == {int(keys_of(2)[0]): 3}, "it has the marks too"
+
+
+def test_a_shard_is_dropped() -> None:
+    host = trained()
+    told(host, "drop", 0)
+    assert host.copies == {}
+    told(host, "drop", 0)
+    assert the_reply(host.receive("worker", pull_frames(3))).error == wire.OTHER_EPOCH
+
+
+def test_another_model_has_nothing_of_the_one_before() -> None:
+    host = trained()
+    told(host, "model", frames=[msgspec.msgpack.encode(SPEC)])
+    assert host.copies == {}
+
+
+def test_stats_count_rows_and_messages() -> None:
+    host = trained()
+    host.receive("worker", pull_frames(3))
+    stats = result_of(told(host, "stats", 0))
+    assert stats.pop("bytes") == [table.nbytes for table in host.copies[0].shard.tables]
+    assert stats == {"rows": [2, 2], "pulls": 1, "pushes": 3, "keys_pushed": 12}
+
+
+def later_host() -> tuple[Host, list[Callable[[], None]]]:
+    """One whose work is done when a test does it."""
+    host, work = trained(), list[Callable[[], None]]()
+    host.later = work.append
+    return host, work
+
+
+def test_a_checkpoint_is_of_the_moment_of_its_command(tmp_path: Path) -> None:
+    host, work = later_host()
+    then = content(host.copies[0].shard)
+    assert result_of(told(host, "checkpoint", 0, folder=str(tmp_path))) == 4
+    assert result_of(told(host, "result", 0, name="checkpoint")) is None
+    host.receive("worker", push_frames(3, sequence=3))
+    work.pop()()
+    written = result_of(told(host, "result", 0, name="checkpoint"))["of"]
+    (file,) = msgspec.convert(written, list[checkpoint.File])
+    assert file.checksum == checkpoint.checksum(tmp_path / file.name)
+    with (tmp_path / file.name).open("rb") as opened:
+        parts = wire.read_parts(opened)
+    again = Shard(SPEC, contributions=None, has_dense=False)
+    again.load(parts)
+    assert content(again) == then != content(host.copies[0].shard)
+
+
+def test_work_that_failed_says_why_and_the_next_does_not(tmp_path: Path) -> None:
+    host, work = later_host()
+    told(host, "checkpoint", 0, folder=str(tmp_path / "nowhere"))
+    work.pop()()
+    assert "FileNotFoundError" in result_of(told(host, "result", 0, name="checkpoint"))["error"]
+    told(host, "checkpoint", 0, folder=str(tmp_path))
+    assert result_of(told(host, "result", 0, name="checkpoint")) is None, "not that of before"
+
+
+def test_work_that_ends_late_is_not_taken_for_that_of_the_next_command(tmp_path: Path) -> None:
+    """A checkpoint that was given up, since a server was lost, may still be in the writing."""
+    host, work = later_host()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        told(host, "checkpoint", 0, folder=str(tmp_path / name))
+    work.pop(0)()
+    assert result_of(told(host, "result", 0, name="checkpoint")) is None
+    work.pop()()
+    assert "of" in result_of(told(host, "result", 0, name="checkpoint"))
+
+
+@pytest.mark.parametrize("primary", [False, True])
+def test_an_export_counts_changes_anew_on_both_copies_and_is_written_by_one(
+    tmp_path: Path, primary: bool
+) -> None:
+    host = trained()
+    told(host, "route", epoch=4, backups={0: None} if primary else {})
+    export: dict[str, Any] = {"folder": str(tmp_path), "number": 0, "everything": False}
+    assert result_of(told(host, "export", 0, **export)) == 4
+    assert result_of(told(host, "export", 0, **export | {"number": 1})) == 0
+    assert bool(list(tmp_path.iterdir())) == primary
+    assert (result_of(told(host, "result", 0, name="export")) is not None) == primary
