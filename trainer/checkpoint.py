@@ -78,9 +78,10 @@ def checksum(path: Path) -> str:
 
 
 def begin(root: Path, step: int) -> Path:
-    """A new folder under a temporary name, for `write_shard`."""
+    """A new folder under a temporary name, for `write_shard`; what was left of others goes."""
+    for left in (*root.glob(".step-*"), *root.glob(".removed-*")):
+        shutil.rmtree(left)
     folder = root / f".step-{step:012}"
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
@@ -142,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{folder}: the manifest cannot be read: {error}") from None
     if manifest.version != 1:
-        raise CheckpointError(f"{folder}: of a newer release (format {manifest.version})")
+        raise CheckpointError(f"{folder}: of another release (format {manifest.version})")
     return manifest
 
 

@@ -225,7 +225,7 @@ def _rewrite(**changed: Any) -> Damage:
             id="no manifest",
         ),
         pytest.param(_rewrite(step="three"), "the manifest cannot be read", id="a wrong type"),
-        pytest.param(_rewrite(version=2), r"newer release \(format 2\)", id="a newer format"),
+        pytest.param(_rewrite(version=2), r"another release \(format 2\)", id="a newer format"),
         pytest.param(_rewrite(version=0), r"format 0", id="an older format"),
     ],
 )

@@ -28,8 +28,9 @@ from trainer.server.shard import Parts
 from trainer.train import main
 
 ROOT = Path(__file__).parents[2]
-TRAFFIC = Traffic(rows=16_384, files=2, hours=2, users=400, catalogue=300)
-BATCH = 256
+TRAFFIC = Traffic(rows=8_192, files=2, hours=2, users=400, catalogue=300)
+#: So small that a run takes a second or two, most of which is after its first checkpoint.
+BATCH = 8
 STEPS = TRAFFIC.rows // BATCH
 #: A counter of 8 MiB in every checkpoint: it takes its time.
 SLOW_TO_SAVE = "slots.item_id.admit_after=2"
@@ -102,13 +103,14 @@ def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_a_run_to_the_end(uninterrupted: tuple[Path, Ended]) -> None:
     output, run = uninterrupted
     assert run.code == 0, run.err
-    assert run.said("samples") == "16,384"
+    assert run.said("samples") == "8,192"
     assert run.said("model") == "lr, 12 slots, heads click"
     assert run.said("checkpoints, exports") == "1, 1"
     manifest, parts = newest(output)
     # --set train.batch is what it was trained with
     assert manifest.step == STEPS
     assert parts.rows > 1_000
+    assert "Traceback" not in run.err
     assert (output / "serving" / "current.json").is_file()
 
 
@@ -123,13 +125,13 @@ def test_the_page_and_the_table_have_the_numbers_of_the_terminal(
         for row in re.findall("<tr>(.*?)</tr>", page)
     ]
     shown = run.numbers("click")
-    assert shown[1] == "16,384"
+    assert shown[1] == "8,192"
     assert shown in cells
     for name in ("model", "loss", "samples", "samples/s", "keys", "newest sample"):
         assert [name, run.said(name)] in cells
 
     rows = [row for row in metrics(output) if row["slice"] == "all"]
-    assert [row["rows"] for row in rows] == [8_192, 8_192]
+    assert [row["rows"] for row in rows] == [4_096, 4_096]
     # the whole run, from its two windows of equal size
     loss = sum(row["log_loss"] for row in rows) / 2
     assert f"{loss:.4f}" in shown
@@ -165,16 +167,19 @@ def test_after_ctrl_c_the_same_command_goes_on(
     assert again.code == 0, again.err
     before = f"{manifest.step * BATCH:,} samples were learned before"
     assert f"resumed from step-{manifest.step:012}: {before}" in " ".join(again.err.split())
-    assert again.said("samples") == f"16,384 ({(STEPS - manifest.step) * BATCH:,} now)"
+    assert again.said("samples") == f"8,192 ({(STEPS - manifest.step) * BATCH:,} now)"
     output, whole = uninterrupted
     (mine, my_parts), (theirs, their_parts) = newest(tmp_path), newest(output)
     runs.assert_equal(my_parts, their_parts)
     assert mine.step == theirs.step
     assert mine.session["cursor"] == theirs.session["cursor"]
     assert again.numbers("click") == whole.numbers("click")
-    # summed up in another order
     for row, other in zip(metrics(tmp_path), metrics(output), strict=True):
-        assert row == pytest.approx(other, rel=1e-9)
+        # sums of floats, in another order
+        assert row == {
+            name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
+            for name, value in other.items()
+        }
 
 
 # -- what is wrong ---------------------------------------------------------------------------------
@@ -275,5 +280,5 @@ def test_the_headline_is_not_cut_off_on_a_narrow_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     assert main(arguments(folder, tmp_path, "train.batch=4096")) == 0
     out = capsys.readouterr().out
-    assert "16,384" in Ended(0, out, "").numbers("click")
+    assert "8,192" in Ended(0, out, "").numbers("click")
     assert "…" not in out

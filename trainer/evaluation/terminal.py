@@ -10,6 +10,9 @@ from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import ALL, Tally
 
 
+_WIDTH = 100
+
+
 def print_headline(tally: Tally, console: Console) -> None:
     """A row an action: of the whole run, and of the last window where there are several."""
     whole = [m for m in tally.whole() if m.slice == ALL]
@@ -29,7 +32,8 @@ def print_headline(tally: Tally, console: Console) -> None:
         table.add_row(Text(title, style="bold"))
         for metric in metrics:
             table.add_row(Text(f"  {metric.action}"), *_cells(metric.measures))
-    console.print(table, crop=False)
+    # too long for a narrow terminal is better than numbers that are cut off
+    console.print(table, crop=False, width=max(console.width, _WIDTH))
 
 
 def _cells(measures: Measures) -> list[str]:

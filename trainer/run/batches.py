@@ -15,6 +15,7 @@ from trainer.evaluation.tally import Layout
 from trainer.features.batch import Batch
 from trainer.features.encode import Chunk, Encoder
 from trainer.losses.targets import LossRules, targets
+from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
 from trainer.reading.ledger import ALL, Entry, Ticket
 from trainer.reading.tables import CHUNK_ROWS, SampleReader
@@ -88,7 +89,10 @@ class Batches:
     def _of_file(self, entry: Entry, index: int) -> Chunk:
         if self._chunk is None or self._chunk[:2] != (entry.path, index):
             table = self._reader.chunk(entry, index)
-            made = self._encoder.chunk(table, targets(table, self._job.rules))
+            try:
+                made = self._encoder.chunk(table, targets(table, self._job.rules))
+            except ValueError as error:
+                raise ReadError(f"{entry.path}: {error}") from None
             self._chunk = entry.path, index, made
         return self._chunk[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,8 +11,11 @@ from uuid import uuid4
 
 import ray
 
-from trainer.run.worker import worker_main
 from trainer.server.process import RayServer, ZmqServer
+
+#: Ray replaces 127.0.0.1 by an address that others can reach. (Apart from Linux it does not, and
+#: there is no 127.0.0.2.)
+_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 
 
 @ray.remote(num_cpus=1, max_restarts=0)
@@ -44,6 +48,9 @@ class _ServerActor:
 @ray.remote(num_cpus=1, max_restarts=0)
 class _WorkerActor:
     def work(self, job: bytes, number: int, control: str, transport: str) -> None:
+        # here: servers do without JAX, which takes seconds to import
+        from trainer.run.worker import worker_main
+
         worker_main(job, number, control, transport)
 
 
@@ -85,7 +92,7 @@ class Cluster:
         actor = (
             cast(Any, _ServerActor)
             .options(
-                name=name, namespace="trainer", max_concurrency=8, scheduling_strategy="SPREAD"
+                name=name, namespace="trainer", max_concurrency=64, scheduling_strategy="SPREAD"
             )
             .remote(number, self.transport, self._local)
         )
@@ -133,7 +140,6 @@ def _quietly_start(address: str | None, processes: int) -> None:
 
     # what its own log has is for its folder; here a person reads
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
@@ -141,7 +147,7 @@ def _quietly_start(address: str | None, processes: int) -> None:
             "address": "local",
             "num_cpus": processes,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
+            "_node_ip_address": _LOOPBACK,
             "object_store_memory": 200 << 20,
         }
     else:

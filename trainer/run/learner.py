@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 
 from trainer.evaluation.tally import Layout, Tally
@@ -18,17 +17,9 @@ from trainer.losses import objective
 from trainer.losses.targets import LossRules
 from trainer.models import bags
 from trainer.models.network import Network, embedded_slots, padded
+from trainer.run.messages import Outcome
 from trainer.server.client import Parameters
 from trainer.spec import ModelSpec
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch. `seconds`: reading, pull, compute, push."""
-
-    rows: int
-    keys: int
-    newest: int
-    seconds: tuple[float, float, float, float]
 
 
 @dataclass

@@ -12,7 +12,8 @@ from trainer.checkpoint import File, divided, write_shard
 from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
 from trainer.run.batches import Batches, Job, Task
-from trainer.run.learner import Learner, Outcome
+from trainer.run.learner import Learner
+from trainer.run.messages import Outcome
 from trainer.server import ring
 from trainer.server.client import LocalParameters
 from trainer.server.shard import Parts, Shard

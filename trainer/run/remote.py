@@ -31,20 +31,19 @@ from trainer.features.encode import SliceNames
 from trainer.run.batches import Job, Task
 from trainer.run.clocks import Clocks
 from trainer.run.cluster import Cluster, Process
-from trainer.run.learner import Outcome
-from trainer.run.worker import (
+from trainer.run.messages import (
     Abandon,
     Done,
     Failed,
     Name,
     Named,
+    Outcome,
     Ready,
     Route,
     Stop,
     Tell,
     Told,
     Work,
-    encode_job,
     pack,
     read_from_worker,
 )
@@ -144,6 +143,9 @@ class RemoteRunner:
     def start(self, shards: Sequence[Parts]) -> None:
         """All shards as in `shards` (of any number), or new; nothing is in flight afterwards."""
         self._generation += 1
+        # before they hear of a new epoch: else they would send what they have in hand under it
+        for number in list(self.workers):
+            self._send(number, Abandon(self._generation))
         self._work.clear()
         self._ready.clear()
         self._asked.clear()
@@ -177,8 +179,6 @@ class RemoteRunner:
         self._sequences = [0] * self.job.workers
         self._step = 0
         self._route()
-        for number in list(self.workers):
-            self._send(number, Abandon(self._generation))
         for number in range(self.job.workers):
             if number not in self.workers:
                 self._start_worker(number)
@@ -203,7 +203,7 @@ class RemoteRunner:
         self._identity.pop(number, None)
         self._ready.discard(number)
         self._asked.discard(number)
-        job = encode_job(self.job)
+        job = msgspec.msgpack.encode(self.job)
         self.workers[number] = self._cluster.start_worker(number, job, self._control_address)
 
     def _await_servers(self) -> None:

@@ -23,7 +23,7 @@ from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
 from trainer.run.batches import Job, Task
-from trainer.run.learner import Outcome
+from trainer.run.messages import Outcome
 from trainer.run.remote import LostShardError, RunError, ServerGoneError
 from trainer.server.shard import Parts
 from trainer.serving import files as serving
@@ -477,23 +477,31 @@ class Session:
 
     def _go_back(self, error: Exception) -> None:
         """All shards and the cursor to the last checkpoint, so that each sample counts once."""
-        self.progress.rollbacks += 1
-        # what is being written is of what is given up
-        self._saving = self._exporting = None
-        self._vain = self._vain + 1 if self._saved_step == self._back_at else 1
-        self._back_at = self._saved_step
-        if self._vain > _MOST_IN_VAIN:
-            raise RunError(f"{error}, for the {self._vain}th time since the last checkpoint")
+        while True:
+            self.progress.rollbacks += 1
+            # what is being written is of what is given up
+            self._saving = self._exporting = None
+            self._vain = self._vain + 1 if self._saved_step == self._back_at else 1
+            self._back_at = self._saved_step
+            if self._vain > _MOST_IN_VAIN:
+                raise RunError(f"{error}, for the {self._vain}th time since the last checkpoint")
+            rows = self.rows
+            try:
+                self._begin_from_the_last(error)
+            except (LostShardError, ServerGoneError) as another:
+                error = another
+                continue
+            self.ledger.discover(self.root)
+            self.progress.rows -= rows - self.rows
+            return
+
+    def _begin_from_the_last(self, error: Exception) -> None:
         found = [] if self._replaced else checkpoint.find(self._checkpoints)
-        rows = self.rows
         if found:
             self._say(f"{error}: no copy is left; going back to {found[-1].name}")
             self._resume(found[-1])
-            self._saved_step = self.step
         else:
             self._say(f"{error}: no copy is left, and no checkpoint; beginning anew")
             self._begin_anew()
             self.runner.start([])
-            self._saved_step = 0
-        self.ledger.discover(self.root)
-        self.progress.rows -= rows - self.rows
+        self._saved_step = self.step

@@ -11,97 +11,25 @@ import msgspec
 import zmq
 
 from trainer.features.encode import MOST_SLICES
-from trainer.run.batches import Batches, Job, Task
-from trainer.run.learner import Learner, Outcome
+from trainer.run.batches import Batches, Job
+from trainer.run.learner import Learner
+from trainer.run.messages import (
+    Abandon,
+    Done,
+    Failed,
+    FromWorker,
+    Name,
+    Named,
+    Ready,
+    Route,
+    Tell,
+    Told,
+    Work,
+    pack,
+    read_to_worker,
+)
 from trainer.server.channel import Channel, RayChannel, ZmqChannel
-from trainer.server.client import RemoteParameters, Routing
-
-
-class Work(msgspec.Struct, frozen=True, tag="work"):
-    """A worker's share of a task: one of so many `parts` (BSP), or all of it."""
-
-    task: Task
-    part: int
-    parts: int
-    sequence: int
-    step: int
-    generation: int
-
-
-class Route(msgspec.Struct, frozen=True, tag="route"):
-    """`addresses`: of the servers."""
-
-    routing: Routing
-    addresses: dict[int, str]
-
-
-class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """A rollback: what is being done is not wanted any more."""
-
-    generation: int
-
-
-class Named(msgspec.Struct, frozen=True, tag="named"):
-    """The answer to `Name`: all values of the column that have a number, in its order."""
-
-    column: str
-    names: list[str]
-
-
-class Tell(msgspec.Struct, frozen=True, tag="tell"):
-    """Asks for the metrics since the last time; there is nothing in flight."""
-
-    generation: int
-
-
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """There will be no more work."""
-
-
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """A worker that has nothing to do: it has started, or abandoned what it did."""
-
-    worker: int
-    pid: int
-    generation: int
-
-
-class Done(msgspec.Struct, frozen=True, tag="done"):
-    worker: int
-    generation: int
-    sequence: int
-    outcome: Outcome
-
-
-class Told(msgspec.Struct, frozen=True, tag="told"):
-    """The metrics that `Tell` asked for, encoded."""
-
-    worker: int
-    generation: int
-    tally: bytes
-
-
-class Name(msgspec.Struct, frozen=True, tag="name"):
-    """Asks for the number of a slice's value."""
-
-    worker: int
-    column: str
-    text: str
-
-
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """An error that no retry mends."""
-
-    worker: int
-    error: str
-
-
-ToWorker = Work | Route | Abandon | Named | Tell | Stop
-FromWorker = Ready | Done | Told | Name | Failed
-
-pack = msgspec.msgpack.Encoder().encode
-read_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
-read_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+from trainer.server.client import RemoteParameters
 
 
 class _Abandoned(Exception):  # noqa: N818  not an error: it leaves what is not wanted any more
@@ -208,7 +136,3 @@ def worker_main(job_bytes: bytes, number: int, control: str, transport: str) -> 
     """The body of a worker's actor."""
     job = msgspec.msgpack.decode(job_bytes, type=Job)
     Worker(job, number, control, transport).run()
-
-
-def encode_job(job: Job) -> bytes:
-    return msgspec.msgpack.encode(job)

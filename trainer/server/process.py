@@ -82,16 +82,19 @@ class RayServer:
         shard = wire.unpack_request(frames).shard
         with self._all:
             lock = self._locks[shard]
-        # a lock a shard: two servers that are each other's backup would else wait for each other
+        # A lock a shard, so that its backup gets pushes in their order; not one for all, as two
+        # servers that are each other's backup would wait for each other.
         with lock:
-            actions = self.host.receive(None, [memoryview(frame) for frame in frames])
+            with self._all:
+                actions = self.host.receive(None, [memoryview(frame) for frame in frames])
             answers: list[Any] = [a for a in actions if isinstance(a, Answer)]
             for forward in (a for a in actions if isinstance(a, Forward)):
                 backup = RayChannel()
                 backup.connect(forward.server, self._names[forward.server])
                 backup.send(forward.server, forward.frames)
                 for reply in backup.receive(_BACKUP_MS):
-                    answers += self.host.acknowledge(wire.unpack_reply(reply))
+                    with self._all:
+                        answers += self.host.acknowledge(wire.unpack_reply(reply))
         if not answers:
             raise ConnectionError("the backup of this shard is gone")
         return [bytes(frame) for frame in answers[-1].frames]
