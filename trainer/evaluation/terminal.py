@@ -9,7 +9,6 @@ from rich.text import Text
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import ALL, Tally
 
-
 _WIDTH = 100
 
 
@@ -33,7 +32,9 @@ def print_headline(tally: Tally, console: Console) -> None:
         for metric in metrics:
             table.add_row(Text(f"  {metric.action}"), *_cells(metric.measures))
     # too long for a narrow terminal is better than numbers that are cut off
-    console.print(table, crop=False, width=max(console.width, _WIDTH))
+    before, console.width = console.width, max(console.width, _WIDTH)
+    console.print(table)
+    console.width = before
 
 
 def _cells(measures: Measures) -> list[str]:
