@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,6 +142,32 @@ def assert_equal(one: Parts, other: Parts, *, rtol: float = 0.0, atol: float = 0
 # -- in this process -------------------------------------------------------------------------------
 
 
+class LateWriter:
+    """Writes when it is told to, in place of the thread that writes while a run goes on.
+
+    What is written has to be a copy then, as the run has learned more by that time.
+    """
+
+    def __init__(self) -> None:
+        self.at_once = False
+        self._held: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, make: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._held.append((future, make))
+        if self.at_once:
+            self.write()
+        return future
+
+    def write(self) -> None:
+        held, self._held = self._held, []
+        for future, make in held:
+            future.set_result(make())
+
+    def shutdown(self) -> None:
+        """There is no thread."""
+
+
 def session_of(
     config: TrainerConfig,
     *,
@@ -151,23 +178,37 @@ def session_of(
     """A run in this process that has not begun.
 
     `by_batches`: every batch takes a second, and nothing else any time, so what has a shorter
-    interval is done after each; and files are written when the next batch begins.
+    interval is done after each; and it is written when the next batch is learned.
     """
     job = job_of(config)
+    if not by_batches:
+        return Session(
+            config, lambda names: runner_of(config, job, names), stopping=stopping, watch=watch
+        )
+    writer = LateWriter()
 
-    def written_and_stopping() -> bool:
-        if by_batches:
-            # behind what the writer is to do already
-            local(session)._writer.submit(lambda: None).result()
-        return stopping()
+    def learned(running: Session) -> None:
+        writer.write()
+        writer.at_once = False
+        watch(running)
+
+    def ending() -> bool:
+        ends = stopping()
+        if ends or session.planner.rows_left == 0:
+            # what is put out at the end is waited for
+            writer.at_once = True
+            writer.write()
+        return ends
 
     session = Session(
         config,
         lambda names: runner_of(config, job, names),
-        stopping=written_and_stopping,
-        watch=watch,
-        clock=(lambda: float(session.progress.steps)) if by_batches else time.monotonic,
+        stopping=ending,
+        watch=learned,
+        clock=lambda: float(session.progress.steps),
     )
+    local(session).stop()
+    local(session)._writer = writer  # type: ignore[assignment]
     return session
 
 

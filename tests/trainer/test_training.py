@@ -236,19 +236,17 @@ def test_without_resume_it_begins_anew_and_goes_on_from_there(folder: Path, tmp_
     assert trained("output.resume=true", stop_after=1).session.step == 4
 
 
-def test_the_samples_can_be_evaluated_otherwise_from_a_checkpoint_on(
+def test_metrics_begin_anew_where_what_is_evaluated_has_changed(
     folder: Path, tmp_path: Path
 ) -> None:
-    """It is no other model; that the metrics cannot be added up has to be said, or be no harm."""
-    output = tmp_path / "run"
-    stopped_at(folder, output, 2)
-    config = runs.configured(
-        folder, output, "output.resume=true", "evaluation.by=[]", "evaluation.window=2h"
-    )
-    try:
-        assert runs.train_here(config, stop_after=1).session.step == 3
-    except CheckpointError as error:
-        assert "evaluation" in str(error)  # noqa: PT017
+    """The model goes on: it is no other one."""
+    stopped_at(folder, tmp_path, 2)
+    otherwise = ("output.resume=true", "evaluation.by=[]", "evaluation.window=2h")
+    run = runs.train_here(runs.configured(folder, tmp_path, *otherwise), stop_after=1)
+    assert (run.session.step, run.session.rows) == (3, 3 * runs.BATCH)
+    assert run.metric("rows") == runs.BATCH
+    whole = runs.train_here(runs.configured(folder, tmp_path / "whole"), stop_after=3)
+    runs.assert_equal(run.parts, whole.parts)
 
 
 # -- files that come -------------------------------------------------------------------------------
@@ -271,9 +269,12 @@ def test_files_that_appear_while_it_runs_are_learned(folder: Path, tmp_path: Pat
         there = coming.pop(0)
         path = root / there.relative_to(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for written in (f".{path.name}.inprogress.4", f"_{path.name}"):
-            shutil.copy(there, path.with_name(written))
-        path.with_name(f".{path.name}.inprogress.4").rename(path)
+        # of other files, to which it is written for good
+        path.with_name(f".{path.name}.inprogress.3").write_bytes(there.read_bytes()[:999])
+        shutil.copy(there, path.with_name(f"_{path.name}"))
+        written = path.with_name(f".{path.name}.inprogress.4")
+        shutil.copy(there, written)
+        written.rename(path)
 
     config = runs.configured(root, tmp_path / "followed", "samples.follow=true", "samples.poll=1ms")
     session = runs.session_of(
@@ -620,15 +621,15 @@ def test_keys_go_by_event_time_and_the_next_delta_says_so(tmp_path: Path) -> Non
     run = runs.train_here(config, by_batches=True)
     assert run.session.progress.expired == 1
     serving = tmp_path / "model" / "serving" / run.session.run_id
-    removed = {}
+    there, gone = {}, {}
     for number in range(5):
         part = pa.ipc.open_file(serving / f"part-{number:06d}-t0-0000.arrow").read_all()
-        gone = part.filter(part["values"].is_null())["key"].to_pylist()
-        there = part.filter(part["values"].is_valid())["key"].to_pylist()
-        removed[number] = gone
-        assert key("ad", "a") in there or number == 4
+        there[number] = set(part.filter(part["values"].is_valid())["key"].to_pylist())
+        gone[number] = part.filter(part["values"].is_null())["key"].to_pylist()
+    old, a, b = (key("ad", name) for name in ("old", "a", "b"))
     # in the second hour it is an hour old, in the third two
-    assert removed == {0: [], 1: [], 2: [key("ad", "old")], 3: [], 4: []}
+    assert gone == {0: [], 1: [], 2: [old], 3: [], 4: []}
+    assert there == {0: {old, a}, 1: {a}, 2: {a, b}, 3: {a, b}, 4: {old}}
     # it came again, and began anew
     assert number_of(run, "old") == pytest.approx(number_of(run, "b") / 2, rel=0.3)
     assert 0 < number_of(run, "old") < number_of(run, "a") / 2
