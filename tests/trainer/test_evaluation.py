@@ -259,7 +259,8 @@ def test_windows_are_of_event_time() -> None:
     tally = Tally(Layout(("click",), HOUR))
     times = np.array([HOUR, 0, HOUR - 1, -1, 3 * HOUR], np.int64)
     ones = np.ones((5, 1), np.float32)
-    tally.add(ones * [[1], [2], [3], [4], [5]], ones, ones, times, np.empty((5, 0), np.int32))
+    logits = np.arange(1, 6, dtype=np.float32).reshape(5, 1)
+    tally.add(logits, ones, ones, times, np.empty((5, 0), np.int32))
     assert tally.windows == [-HOUR, 0, HOUR, 3 * HOUR]
     assert [(m.window, m.measures.rows) for m in tally.metrics()] == [
         (-HOUR, 1),
