@@ -401,6 +401,12 @@ def _check_loss(config: TrainerConfig, wrong: Wrong) -> None:
             f"{loss!r} learns from rows that come before the end of the window: the pipeline needs"
             f" emission.first_emit_after, {other}",
         )
+    if loss == "fnw" and emission.first_emit_after != 0:
+        raise wrong(
+            "loss.type",
+            "'fnw' learns from first rows without any label: the pipeline needs"
+            f' emission.first_emit_after = "0s", {other}',
+        )
     if emission.emit_positives != "on_arrival":
         raise wrong(
             "loss.type",

@@ -161,7 +161,7 @@ def test_the_loss_is_that_of_the_policy(tmp_path: Path, joined: str, loss: str) 
 
 def test_a_loss_of_another_policy_whose_rows_are_there_is_taken(tmp_path: Path) -> None:
     assert config(tmp_path, ("loss.type=plain",), DEFER).loss_type == "plain"
-    assert config(tmp_path, ("loss.type=fnw",), ES_DFM).loss_type == "fnw"
+    assert config(tmp_path, ("loss.type=es_dfm",), DEFER).loss_type == "es_dfm"
 
 
 def test_an_exposure_that_is_asked_for_is_predicted(tmp_path: Path) -> None:
@@ -292,6 +292,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, override: str, expect
     ("joined", "loss", "expected"),
     [
         (WAIT, "fnw", "needs emission.first_emit_after, or set loss.type = 'plain'"),
+        (ES_DFM, "fnw", "needs emission.first_emit_after = \"0s\", or set loss.type = 'es_dfm'"),
         (WAIT, "es_dfm", "needs emission.first_emit_after, or set loss.type = 'plain'"),
         (WAIT, "defer", "needs emission.first_emit_after, or set loss.type = 'plain'"),
         (FAKE, "plain", "needs emission.final_emit = \"always\" (it has 'never'), or set loss.ty"),
