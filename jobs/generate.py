@@ -747,7 +747,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             task = bar.add_task("requests", total=traffic.requests)
             counts = generate(traffic, out, lambda n: bar.advance(task, n))
     except (ValueError, OSError) as error:
-        console.print(f"cannot generate: {error}", style="red", markup=False)
+        console.print(f"cannot generate: {error}", style="red", markup=False, soft_wrap=True)
         return 2
     for stream, sorts in counts.items():
         text = ", ".join(f"{sorts[what]:,} {what}" for what in ("good", "duplicate", "bad"))
