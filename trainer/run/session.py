@@ -182,6 +182,7 @@ class Session:
     ) -> None:
         self.config = config
         self.root, self.output = config.folder, Path(config.output.path)
+        self.output.mkdir(parents=True, exist_ok=True)
         self.names = SliceNames()
         self._replaced: list[Path] = []
         self._saving: _Saving | None = None
