@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.join import delay, measure, report
 from benchmarks.join.data import input_folder
 from benchmarks.join.spec import PLANS, Backend, Part, Spec
+from benchmarks.reporting import rich_table
 
 HERE = Path(__file__).resolve().parent
 #: From the first request to the last, and the window: 37.5 % of the input is pending at a time.
@@ -100,7 +101,7 @@ def main() -> int:
     console.print()
     tables = report.tables(raw)
     for table in tables:
-        console.print(report.rich_table(table))
+        console.print(rich_table(table))
     (arguments.out / "results.md").write_text(report.markdown(tables))
     console.print(f"{time.monotonic() - started:.0f} s; written to {arguments.out / 'results.md'}")
     return 0

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.table import Table as RichTable
-
 from benchmarks.join.flink_options import HEAP, MANAGED_MB
 from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, PLANS
+from benchmarks.reporting import Table, machine
 
 NAMES = {"ours": "this project", "interval": "SQL interval join", "over": "SQL OVER window"}
 BACKENDS = {"hashmap": "heap", "rocksdb": "RocksDB"}
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    note: str = ""
 
 
 def tables(raw: dict[str, Any]) -> list[Table]:
@@ -162,15 +149,6 @@ def _cpu(runs: list[dict[str, Any]]) -> Table:
     )
 
 
-def rich_table(table: Table) -> RichTable:
-    made = RichTable(title=table.title, caption=table.note or None, title_justify="left")
-    for i, name in enumerate(table.header):
-        made.add_column(name, justify="left" if i == 0 else "right")
-    for row in table.rows:
-        made.add_row(*row)
-    return made
-
-
 def markdown(made: list[Table]) -> str:
     parts = ["# The join against Flink SQL", _machine()]
     for table in made:
@@ -188,24 +166,9 @@ def markdown(made: list[Table]) -> str:
 
 
 def _machine() -> str:
-    """Facts that matter, and no names."""
-    model, memory = platform.machine(), 0.0
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemTotal"):
-            memory = int(line.split()[1]) / 1024**2
+    facts = machine()
     return (
         f"Written by `python -m benchmarks.join`; what is measured, and how, is in"
-        f" [../README.md](../README.md). {os.cpu_count()} cores ({model}), {memory:.0f} GB of"
-        f" memory, Python {platform.python_version()}, parallelism 1."
+        f" [../README.md](../README.md). {facts['cores']} cores ({facts['processor']}),"
+        f" {facts['memory_gb']} GB of memory, Python {facts['python']}, parallelism 1."
     )
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.reporting import machine, rich_table
 from benchmarks.trainer import child, moving, peer_input, plan, plots, report
 from benchmarks.trainer.data import FTRL, Traffic, folder_of
 from benchmarks.trainer.plan import Place
@@ -53,7 +54,7 @@ def main() -> int:
     started = time.monotonic()
     place, traffic = _place(arguments, console)
     raw |= {
-        "machine": report.machine(),
+        "machine": machine(),
         "rows": traffic.rows,
         "alpha": FTRL["alpha"],
         "quick": arguments.quick,
@@ -83,9 +84,9 @@ def main() -> int:
     drawn = plots.draw(raw, arguments.out)
     (arguments.out / "results.md").write_text(report.markdown(made, raw, drawn))
     for table in made:
-        console.print(report.rich_table(table))
+        console.print(rich_table(table))
     if raw["speed"]:
-        console.print(report.rich_table(report.summary(raw)))
+        console.print(rich_table(report.summary(raw)))
     console.print(
         f"{time.monotonic() - started:.0f} s; written to {arguments.out / 'results.md'}",
         markup=False,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from rich.table import Table as RichTable
-
+from benchmarks.reporting import Table
 from benchmarks.trainer.moving import VIRTUAL_NODES
 from benchmarks.trainer.plan import (
     NAMES,
@@ -29,14 +24,6 @@ from benchmarks.trainer.sizing import Assumed, Measured, Need, assumptions, need
 
 Raw = dict[str, Any]
 _MB = 1e6
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    note: str = ""
 
 
 def tables(raw: Raw) -> list[Table]:
@@ -367,15 +354,6 @@ def _titles(found: list[Need]) -> list[str]:
 # -- forms -----------------------------------------------------------------------------------------
 
 
-def rich_table(table: Table) -> RichTable:
-    made = RichTable(title=table.title, caption=table.note or None, title_justify="left")
-    for i, name in enumerate(table.header):
-        made.add_column(name, justify="left" if i == 0 else "right")
-    for row in table.rows:
-        made.add_row(*row)
-    return made
-
-
 def markdown(made: list[Table], raw: Raw, plots: Sequence[tuple[str, str]] = ()) -> str:
     """`plots`: a title, and the name of the file beside this one."""
     parts = ["# The trainer beside others", _about(raw)]
@@ -401,32 +379,6 @@ def _lined_up(table: Table) -> list[str]:
 
     rule = [("-" * (width + 1) + ":") if n else "-" * (width + 2) for n, width in enumerate(widths)]
     return [line(table.header), "|" + "|".join(rule) + "|", *(line(row) for row in table.rows)]
-
-
-def machine() -> Raw:
-    """Facts that matter, and no names."""
-    memory = 0.0
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemTotal"):
-            memory = int(line.split()[1]) / 1024**2
-    model = platform.machine()
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    return {
-        "cores": os.cpu_count(),
-        "processor": model,
-        "memory_gb": round(memory),
-        "python": platform.python_version(),
-    }
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _about(raw: Raw) -> str:
