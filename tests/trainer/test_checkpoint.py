@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.trainer import bits
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Manifest
 from trainer.server.ring import arcs_of, owners
 from trainer.server.shard import Parts, Push, Shard, TablePush
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
-from trainer.table.table import Rows
 
 NODES = 16
 #: `fm` with two heads has dense parameters.
@@ -108,26 +108,10 @@ def small(value: int) -> list[Parts]:
     return out
 
 
-def bits(rows: Rows) -> list[bytes]:
-    arrays: list[Any] = [rows.keys, rows.touched, rows.dirty, *rows.states]
-    return [array.tobytes() for array in arrays]
-
-
-def plain(parts: Parts) -> Any:
-    """Everything, bit by bit, but for the order of rows."""
-    rows = [r.sorted() for r in parts.tables]
-    return {
-        "rows": [bits(r) for r in rows],
-        "removed": [np.sort(keys).tobytes() for keys in parts.removed],
-        "sketches": [None if s is None else s.tobytes() for s in parts.sketches],
-        "dense": [a.tobytes() for a in parts.dense],
-        "marks": {w: (below, list(above)) for w, (below, above) in parts.marks.items()},
-        "step": parts.step,
-    }
-
-
 def read(folder: Path) -> list[Any]:
-    return [plain(p) for p in checkpoint.read_shards(folder, checkpoint.read_manifest(folder))]
+    return [
+        bits.of_parts(p) for p in checkpoint.read_shards(folder, checkpoint.read_manifest(folder))
+    ]
 
 
 # -- written, found, read --------------------------------------------------------------------------
@@ -138,7 +122,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, cut: list[Parts]) -> N
     assert folder.name == "step-000000001234"
     assert checkpoint.find(folder.parent) == [folder]
     assert checkpoint.read_manifest(folder) == manifest
-    assert read(folder) == [plain(parts) for parts in cut]
+    assert read(folder) == [bits.of_parts(parts) for parts in cut]
     assert [f.bytes for f in manifest.shards] == [
         (folder / f"shard-{n}.npz").stat().st_size for n in range(3)
     ]
@@ -158,7 +142,7 @@ def test_the_same_step_again_replaces_what_was_there(tmp_path: Path) -> None:
     folder, _ = save(tmp_path, 3, small(2), note="second")
     assert checkpoint.find(tmp_path) == [folder]
     assert checkpoint.read_manifest(folder).session["note"] == "second"
-    assert read(folder) == [plain(parts) for parts in small(2)]
+    assert read(folder) == [bits.of_parts(parts) for parts in small(2)]
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -318,7 +302,7 @@ def test_one_that_was_killed_leaves_what_is_whole(
     tmp_path: Path, before: list[int], work: Callable[[Path], None]
 ) -> None:
     """At every call: what is found can be read, and there is something if there was."""
-    whole = {value: [plain(parts) for parts in small(value)] for value in range(1, 5)}
+    whole = {value: [bits.of_parts(parts) for parts in small(value)] for value in range(1, 5)}
     for call in itertools.count():
         root = tmp_path / str(call)
         for step in before:
@@ -396,7 +380,7 @@ def test_there_and_back_is_the_same(cut: list[Parts]) -> None:
         numbers = range(count)
         made = checkpoint.divided(there, owners(numbers, NODES), numbers)
         there = list(made.values())
-    before, after = [plain(p) for p in cut], [plain(p) for p in there]
+    before, after = [bits.of_parts(p) for p in cut], [bits.of_parts(p) for p in there]
     for one, other in zip(before, after, strict=True):
         # these were put together
         one.pop("sketches")
@@ -405,7 +389,7 @@ def test_there_and_back_is_the_same(cut: list[Parts]) -> None:
 
 
 def test_the_parts_of_shards_are_left_as_they_are(cut: list[Parts]) -> None:
-    before = [plain(parts) for parts in cut]
+    before = [bits.of_parts(parts) for parts in cut]
     made = checkpoint.divided(cut, owners([0, 1], NODES), [0, 1])
     for parts in made.values():
         for sketch in parts.sketches:
@@ -413,7 +397,7 @@ def test_the_parts_of_shards_are_left_as_they_are(cut: list[Parts]) -> None:
                 sketch += 1
         parts.marks.clear()
         parts.step = 99
-    assert [plain(parts) for parts in cut] == before
+    assert [bits.of_parts(parts) for parts in cut] == before
 
 
 def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Parts]) -> None:
@@ -442,7 +426,7 @@ def test_training_goes_on_as_if_there_had_always_been_so_many_shards() -> None:
     made = checkpoint.divided(before, owners(numbers, NODES), numbers)
     whole = [shard.parts() for shard in trained(12, numbers).values()]
     for parts, expected in zip(made.values(), whole, strict=True):
-        one, other = plain(parts), plain(expected)
+        one, other = bits.of_parts(parts), bits.of_parts(expected)
         assert one["rows"] == other["rows"]
         assert one["removed"] == other["removed"]
         assert one["dense"] == other["dense"]

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tests.trainer import bits
 from trainer import checkpoint
 from trainer.server import wire
 from trainer.server.client import RemoteParameters, Routing
@@ -28,7 +29,6 @@ from trainer.server.host import Answer, Forward, Host
 from trainer.server.ring import ARCS, arcs_of, owners
 from trainer.server.shard import Marks, Shard, TablePush
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
-from trainer.table.table import Rows
 
 SEEDS = range(60)
 #: Some faults show in few runs.
@@ -435,21 +435,8 @@ class Cluster:
 # -- what there has to be --------------------------------------------------------------------------
 
 
-def bits(rows: Rows) -> list[bytes]:
-    arrays: list[Any] = [rows.keys, rows.touched, rows.dirty, *rows.states]
-    return [array.tobytes() for array in arrays]
-
-
 def content(shard: Shard) -> Any:
-    """Everything, bit by bit, but for the order in which rows came to be."""
-    parts = shard.parts()
-    rows = [r.sorted() for r in parts.tables]
-    return {
-        "rows": [bits(r) for r in rows],
-        "marks": sorted(parts.marks.items()),
-        "step": parts.step,
-        "pending": sorted(parts.pending),
-    }
+    return bits.of_parts(shard.parts())
 
 
 def times_pushed(shard: Shard) -> dict[int, float]:

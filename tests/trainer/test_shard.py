@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer import bits
 from trainer.server.ring import ARCS, arcs_of
 from trainer.server.shard import Marks, OutOfStepError, Push, Shard, TablePush
 from trainer.server.wire import parts_from_bytes, parts_to_bytes
@@ -83,33 +84,8 @@ def times_applied(shard: Shard, *keys: int) -> list[int]:
     return [int(found.get(key, 0)) for key in keys_of(*keys).tolist()]
 
 
-def plain(push: Push) -> Any:
-    tables = [
-        (t.keys.tobytes(), t.gradients.tobytes(), None if t.counts is None else t.counts.tobytes())
-        for t in push.tables
-    ]
-    dense = None if push.dense is None else push.dense.tobytes()
-    return push.worker, push.sequence, push.step, push.now, tables, dense
-
-
-def bits(rows: Rows) -> list[bytes]:
-    arrays: list[Any] = [rows.keys, rows.touched, rows.dirty, *rows.states]
-    return [array.tobytes() for array in arrays]
-
-
 def content(shard: Shard) -> Any:
-    """Everything, bit by bit, but for the order in which rows came to be."""
-    parts = shard.parts()
-    rows = [r.sorted() for r in parts.tables]
-    return {
-        "rows": [bits(r) for r in rows],
-        "removed": [np.sort(keys).tobytes() for keys in parts.removed],
-        "sketches": [None if s is None else s.tobytes() for s in parts.sketches],
-        "dense": [array.tobytes() for array in parts.dense],
-        "marks": parts.marks,
-        "step": parts.step,
-        "pending": {worker: plain(push) for worker, push in parts.pending.items()},
-    }
+    return bits.of_parts(shard.parts())
 
 
 def values_of(shard: Shard, step: int) -> list[bytes]:
