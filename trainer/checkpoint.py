@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from trainer.disk import sync
 from trainer.server.ring import Owners, arcs_of
 from trainer.server.shard import Parts
 from trainer.server.wire import read_parts, write_parts
@@ -117,15 +118,6 @@ def _remove(folder: Path) -> None:
     folder.rename(hidden)
     sync(folder.parent)
     shutil.rmtree(hidden)
-
-
-def sync(folder: Path) -> None:
-    """Flushes a folder: the names in it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def find(root: Path) -> list[Path]:

@@ -142,8 +142,8 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
             left = session.planner.rows_left
             p = session.progress
             lag = f"{left:,} behind" if config.samples.follow else ""
-            if config.samples.follow and p.newest:
-                lag += f", newest {_moment(p.newest)}"
+            if config.samples.follow and session.newest:
+                lag += f", newest {_moment(session.newest)}"
             bar.update(
                 task,
                 completed=p.rows,
@@ -165,16 +165,16 @@ def _report(session: Session, stats: object) -> None:
     from trainer.evaluation.terminal import print_headline
     from trainer.evaluation.write import write_metrics
 
-    labels = session.names.names
+    labels, facts = session.names.names, about(session, stats)
     path = write_metrics(session.tally, session.output, labels)
     page = session.output / PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(session.tally, about(session, stats), "Training", labels))
+    page.write_text(render(session.tally, facts, "Training", labels))
     out = Console(highlight=False)
     print_headline(session.tally, out)
     out.print()
-    width = max(len(name) for name, _ in about(session, stats))
-    for name, value in about(session, stats):
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
         out.print(f"  {name:{width}}  {value}", markup=False, soft_wrap=True)
     out.print(f"\n  metrics  {_shortest(path)}\n  page     {_shortest(page)}", soft_wrap=True)
 

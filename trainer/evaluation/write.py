@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.disk import replacing
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import Labels, Metric, Tally
 
@@ -42,12 +42,8 @@ def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> P
     """
     path = folder / METRICS
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(as_table(tally, labels), temporary, compression="zstd")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(as_table(tally, labels), file, compression="zstd")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,12 @@ class Occurrences:
     value: Floats
     slots: tuple[int, ...]
     starts: npt.NDArray[np.int64]
+
+    def by_slot(self) -> Iterator[tuple[int, Ints, Ints, Floats]]:
+        """Of each slot its number in the spec, and `index`, `row` and `value`."""
+        for n, slot in enumerate(self.slots):
+            at = slice(int(self.starts[n]), int(self.starts[n + 1]))
+            yield slot, self.index[at], self.row[at], self.value[at]
 
 
 @dataclass

@@ -66,9 +66,8 @@ def add_pooled(
 
     `out`: (rows, slots, embedding); `place`: the number in it of each slot of the spec.
     """
-    for n, slot in enumerate(bag.slots):
-        at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
-        _pooled(values, heads, bag.index[at], bag.row[at], bag.value[at], out, place[slot])
+    for slot, *occurrences in bag.by_slot():
+        _pooled(values, heads, *occurrences, out, place[slot])
 
 
 def sums(
@@ -103,9 +102,7 @@ def spread(
     heads = linear.shape[1]
     _spread_linear(linear, bag.index, bag.row, bag.value, out)
     if width > heads:
-        for n, slot in enumerate(bag.slots):
-            at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
-            occurrences = bag.index[at], bag.row[at], bag.value[at]
+        for slot, *occurrences in bag.by_slot():
             _spread_pooled(pooled, place[slot], *occurrences, out, heads)
     return out
 

@@ -14,7 +14,7 @@ from schemas.samples import samples as sample_layout
 from trainer.evaluation.tally import Layout
 from trainer.features.batch import Batch
 from trainer.features.encode import Chunk, Encoder
-from trainer.losses.targets import LossRules, targets
+from trainer.losses.targets import Bools, LossRules, targets
 from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
 from trainer.reading.ledger import ALL, Entry, Ticket
@@ -62,7 +62,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Batches:
-    """Makes batches. `number` gives the small integer of a slice's value, see `encode.Slices`."""
+    """Makes batches. `number` gives the number of a slice's value, see `encode.SliceNames`."""
 
     def __init__(self, job: Job, number: Callable[[str, str], int]) -> None:
         self._job = job
@@ -88,11 +88,7 @@ class Batches:
 
     def _of_file(self, entry: Entry, index: int) -> Chunk:
         if self._chunk is None or self._chunk[:2] != (entry.path, index):
-            table = self._reader.chunk(entry, index)
-            try:
-                made = self._encoder.chunk(table, targets(table, self._job.rules))
-            except ValueError as error:
-                raise ReadError(f"{entry.path}: {error}") from None
+            made = self._encoded(entry, self._reader.chunk(entry, index), None)
             self._chunk = entry.path, index, made
         return self._chunk[2]
 
@@ -107,5 +103,10 @@ class Batches:
             exposure=job.exposure,
             anew=job.leaves_out,
         )
-        rows = made.rows.select(self._columns)
-        return self._encoder.chunk(rows, targets(rows, job.rules, made.changed))
+        return self._encoded(task.entry, made.rows.select(self._columns), made.changed)
+
+    def _encoded(self, entry: Entry, rows: pa.Table, changed: Bools | None) -> Chunk:
+        try:
+            return self._encoder.chunk(rows, targets(rows, self._job.rules, changed))
+        except ValueError as error:
+            raise ReadError(f"{entry.path}: {error}") from None

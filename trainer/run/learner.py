@@ -118,11 +118,9 @@ class Learner:
         shape = (batch.rows, followed)
         present, unseen = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
         for bag, of_table in zip(batch.tables, known, strict=True):
-            for n, slot in enumerate(bag.slots):
-                if slot >= followed:
-                    continue
-                at = slice(int(bag.starts[n]), int(bag.starts[n + 1]))
-                bags.mark(bag.index[at], bag.row[at], of_table, present, unseen, slot)
+            for slot, index, row, _ in bag.by_slot():
+                if slot < followed:
+                    bags.mark(index, row, of_table, present, unseen, slot)
         return present, unseen
 
 

@@ -17,7 +17,7 @@ from trainer.run.messages import Outcome
 from trainer.server import ring
 from trainer.server.client import LocalParameters
 from trainer.server.shard import Parts, Shard
-from trainer.serving.files import PartInfo, write_part
+from trainer.serving.files import PartInfo, write_tables
 
 _T = TypeVar("_T")
 
@@ -44,9 +44,7 @@ class LocalRunner:
         self._learner.take_tally()
         if shards:
             parts = divided(shards, ring.owners([0], 1), [0])[0]
-            self._shard.load(parts)
-            self._shard.marks.clear()
-            self._shard.step = 0
+            self._shard.load(parts.unmarked())
 
     def run(
         self,
@@ -79,15 +77,9 @@ class LocalRunner:
         self, folder: Path, number: int, *, everything: bool
     ) -> tuple[Callable[[], Sequence[PartInfo] | None], Any]:
         changed = [table.changed(everything=everything) for table in self._shard.tables]
-
-        def write() -> list[PartInfo]:
-            return [
-                write_part(folder, number, 0, spec.name, *rows)
-                for spec, rows in zip(self.job.spec.tables, changed, strict=True)
-            ]
-
+        names = [table.name for table in self.job.spec.tables]
         dense = None if self._shard.dense is None else self._shard.dense.values
-        return self._written(write), dense
+        return self._written(lambda: write_tables(folder, number, 0, names, changed)), dense
 
     def _written(self, write: Callable[[], Sequence[_T]]) -> Callable[[], Sequence[_T] | None]:
         """In a thread; training goes on."""

@@ -35,6 +35,7 @@ from trainer.run.messages import (
     Abandon,
     Done,
     Failed,
+    FromWorker,
     Name,
     Named,
     Outcome,
@@ -96,7 +97,7 @@ class RemoteRunner:
     ) -> None:
         self.job = job
         self.clocks = Clocks(job.consistency, job.workers, staleness, most_in_flight)
-        #: What happened, for a person: (seconds since the start, text).
+        #: What happened, for a person.
         self.events: list[str] = []
         #: Seconds from the end of a server to the next answer of its shards, each.
         self.recoveries: list[float] = []
@@ -135,8 +136,10 @@ class RemoteRunner:
         self._told_at: dict[int, float] = {}
         #: How often a worker has ended since it last finished a batch.
         self._vain: dict[int, int] = {}
+        #: When a server ended, as long as nothing was finished since.
+        self._died_at: float | None = None
         self._ids = 0
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[FromWorker] = deque()
 
     # -- processes and shards ----------------------------------------------------------------------
 
@@ -169,10 +172,8 @@ class RemoteRunner:
         for shard in numbers:
             frames = []
             if shard in made:
-                # under a new epoch nothing of before can come, so marks and steps begin anew
-                made[shard].marks.clear()
-                made[shard].step = 0
-                frames = [wire.parts_to_bytes(made[shard])]
+                # under a new epoch nothing of before can come
+                frames = [wire.parts_to_bytes(made[shard].unmarked())]
             for at in (self._primaries[shard], self._backups[shard]):
                 if at is not None:
                     self._create(at, shard, frames)
@@ -344,9 +345,9 @@ class RemoteRunner:
                 self._send_to(identity, self._named(message))
             elif isinstance(message, Ready) and self._identity.get(message.worker) != identity:
                 self._greet(identity, message)
-                self._inbox.append(data)
+                self._inbox.append(message)
             else:
-                self._inbox.append(data)
+                self._inbox.append(message)
 
     def _named(self, message: Name) -> Named:
         self._names.number(message.column, message.text)
@@ -360,8 +361,7 @@ class RemoteRunner:
             self._send(message.worker, Abandon(self._generation))
         self._send(message.worker, self._routing())
 
-    def _hear(self, data: bytes, done: Callable[[Outcome], None]) -> None:
-        message = read_from_worker(data)
+    def _hear(self, message: FromWorker, done: Callable[[Outcome], None]) -> None:
         if isinstance(message, Failed):
             raise RunError(f"worker {message.worker}: {message.error}")
         if isinstance(message, Ready):
@@ -396,8 +396,6 @@ class RemoteRunner:
         self._control.send_multipart([identity, pack(message)])
 
     # -- when one dies -----------------------------------------------------------------------------
-
-    _died_at: float | None = None
 
     def _look_for_ends(self) -> None:
         self._take_up()
@@ -471,8 +469,10 @@ class RemoteRunner:
     @property
     def wants_pause(self) -> bool:
         """Whether a server is up that shards without a backup wait for."""
+        if self.mended:
+            return False
         used = {*self._primaries.values(), *self._backups.values()}
-        return not self.mended and any(server not in used for server in self.servers)
+        return any(server not in used for server in self.servers)
 
     def _note(self, text: str) -> None:
         self.events.append(text)

@@ -128,8 +128,6 @@ class Progress:
     rows: int = 0
     steps: int = 0
     keys: int = 0
-    newest: int = 0
-    corrections: int = 0
     expired: int = 0
     rollbacks: int = 0
     checkpoints: int = 0
@@ -144,7 +142,6 @@ class Progress:
         self.rows += outcome.rows
         self.steps += 1
         self.keys += outcome.keys
-        self.newest = max(self.newest, outcome.newest)
         self.seconds = [a + b for a, b in zip(self.seconds, outcome.seconds, strict=True)]
         if self._first is None:
             self._first = now, self.rows
@@ -188,6 +185,8 @@ class Session:
         self._saving: _Saving | None = None
         self._exporting: _Exporting | None = None
         self._look_at = 0.0
+        #: Whether there are metrics that the runner has not been asked for.
+        self._untold = False
         self.runner = make_runner(self.names)
         self.runner.say = say
         self.progress = Progress()
@@ -251,7 +250,9 @@ class Session:
     def _work(self) -> None:
         self.runner.run(self._next_task, self._done, self._pause)
         self._end_writing()
-        self.tally.merge(self.runner.take_tally())
+        if self._untold:
+            self._untold = False
+            self.tally.merge(self.runner.take_tally())
         now = self._clock()
         self._expire()
         self._resize()
@@ -293,6 +294,7 @@ class Session:
         return None
 
     def _done(self, outcome: Outcome) -> None:
+        self._untold = True
         self.step += 1
         self.rows += outcome.rows
         self.newest = max(self.newest, outcome.newest)

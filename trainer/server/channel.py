@@ -33,6 +33,15 @@ class Channel(Protocol):
         """Nothing is sent or received after it."""
 
 
+def unbounded(context: zmq.Context[Any], kind: int) -> zmq.Socket[bytes]:
+    """A socket that keeps what it cannot send yet, and forgets it when it is closed."""
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    return socket
+
+
 class ZmqChannel:
     """A DEALER socket to the ROUTER of each server. Addresses are ZeroMQ's."""
 
@@ -44,10 +53,7 @@ class ZmqChannel:
     def connect(self, server: int, address: Any) -> None:
         if server in self._sockets:
             return
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
+        socket = unbounded(self._context, zmq.DEALER)
         socket.connect(address)
         self._sockets[server] = socket
         self._poller.register(socket, zmq.POLLIN)

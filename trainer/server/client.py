@@ -127,8 +127,8 @@ def divide(owners: Owners, shards: Sequence[int], keys: Keys) -> _Division:
 class RemoteParameters:
     """Shards on servers.
 
-    `listen(block_ms)` looks for news while an answer is waited for: it may call `reroute`, or
-    raise to leave. `news` is the socket that it reads, so that waiting ends when there is some.
+    `listen` looks for news while an answer is waited for: it may call `reroute`, or raise to
+    leave. `news` is the socket that it reads, so that waiting ends when there is some.
     """
 
     def __init__(
@@ -190,6 +190,7 @@ class RemoteParameters:
     ) -> None:
         # every shard gets one, be it empty: so every shard has every mark, and knows every step
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
+        counted = tuple(c is not None for c in counts)
         for shard in self._routing.shards:
             tables = []
             for d, g, c in zip(self._divisions, gradients, counts, strict=True):
@@ -198,7 +199,6 @@ class RemoteParameters:
                     TablePush(d.keys[d.bounds[shard]], g[at], None if c is None else c[at])
                 )
             vector = dense if shard == self._routing.dense else None
-            counted = tuple(c is not None for c in counts)
             marks = (self._worker, sequence, step, now)
             head = wire.PushRequest(0, 0, shard, *marks, counted, vector is not None)
             messages[shard] = head, wire.push_frames(tables, vector)

@@ -17,7 +17,7 @@ from trainer.checkpoint import write_shard
 from trainer.server.ring import ARCS
 from trainer.server.shard import Shard
 from trainer.server.wire import parts_from_bytes, parts_to_bytes
-from trainer.serving.files import write_part
+from trainer.serving.files import write_tables
 from trainer.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -98,21 +98,15 @@ def _export(
     """What changed since the last export (or all); written while training goes on."""
     copy = host.copies[shard]
     changed = [table.changed(everything=everything) for table in copy.shard.tables]
+    names = [table.spec.name for table in copy.shard.tables]
     dense = [] if copy.shard.dense is None else [copy.shard.dense.values.tobytes()]
     if copy.primary:
         name = f"export {shard}"
-        host.run_later(name, lambda: _write_export(host, Path(folder), number, shard, changed))
+        host.run_later(
+            name,
+            lambda: msgspec.to_builtins(write_tables(Path(folder), number, shard, names, changed)),
+        )
     return sum(len(keys) for keys, _, _ in changed), dense
-
-
-def _write_export(
-    host: Host, folder: Path, number: int, shard: int, changed: Sequence[Any]
-) -> list[Any]:
-    assert host.spec is not None
-    return [
-        msgspec.to_builtins(write_part(folder, number, shard, table.name, *rows))
-        for table, rows in zip(host.spec.tables, changed, strict=True)
-    ]
 
 
 def _result(host: Host, shard: int, frames: Sequence[Any], *, name: str) -> Result:

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from trainer.server import wire
-from trainer.server.channel import RayChannel, ZmqChannel, received, send
+from trainer.server.channel import RayChannel, ZmqChannel, received, send, unbounded
 from trainer.server.host import Answer, Forward, Host
 
 _POLL_MS = 1_000
@@ -27,10 +27,7 @@ class ZmqServer:
     def __init__(self, server: int, interface: str) -> None:
         self.host = Host(server, _in_thread)
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket = unbounded(self._context, zmq.ROUTER)
         port = self._socket.bind_to_random_port(f"tcp://{interface}")
         self.address = f"tcp://{interface}:{port}"
         self._backups = ZmqChannel(self._context)
@@ -48,7 +45,6 @@ class ZmqServer:
             for origin, *frames in received(self._socket):
                 if bytes(frames[0]) == b"peers":
                     self.connect(wire.told(frames[1]))
-                    send(self._socket, [bytes(origin), *wire.pack(wire.Reply(0, -1, 0))])
                 else:
                     self._do(self.host.receive(bytes(origin), frames))
 

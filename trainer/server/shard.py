@@ -16,7 +16,7 @@ read before, whatever of its pushes had arrived.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,10 @@ class Parts:
     def rows(self) -> int:
         return sum(len(rows) for rows in self.tables)
 
+    def unmarked(self) -> Parts:
+        """For a run that counts its pushes and steps anew: none of before can come."""
+        return replace(self, marks={}, step=0)
+
 
 class Shard:
     """`contributions`: how many workers' pushes make a step (BSP); None: each is applied at once.
@@ -120,8 +124,7 @@ class Shard:
 
     def push(self, push: Push) -> bool:
         """Takes a push; False where it was taken before."""
-        if self._contributions is not None and push.step > self.step:
-            self._finish_step(push.step)
+        self.settle(push.step)
         marks = self.marks.setdefault(push.worker, Marks())
         if marks.has(push.sequence):
             return False
@@ -136,17 +139,15 @@ class Shard:
 
     def pull(self, step: int, keys: Sequence[Keys], *, dense: bool = False) -> Pulled:
         """The values as of the beginning of a step (BSP), or now."""
-        if self._contributions is not None:
-            if step < self.step:
-                raise OutOfStepError(f"a pull for step {step}; this is {self.step}")
-            if step > self.step:
-                self._finish_step(step)
+        if self._contributions is not None and step < self.step:
+            raise OutOfStepError(f"a pull for step {step}; this is {self.step}")
+        self.settle(step)
         pulled = [table.pull(k) for table, k in zip(self.tables, keys, strict=True)]
         vector = self.dense.values if dense and self.dense is not None else None
         return Pulled(pulled, vector)
 
     def settle(self, step: int) -> None:
-        """BSP: a command that comes between steps says that all before `step` are complete."""
+        """BSP: something of `step` has come, so all steps before it are complete."""
         if self._contributions is not None and step > self.step:
             self._finish_step(step)
 
@@ -178,7 +179,7 @@ class Shard:
             removed=[table.removed.copy() for table in self.tables],
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
             dense=[] if self.dense is None else self.dense.arrays(),
-            marks={w: (m.below, sorted(m.above)) for w, m in self.marks.items()},
+            marks=self._marks_apart(),
             step=self.step,
             pending=dict(self._pending),
         )
@@ -194,8 +195,7 @@ class Shard:
                 table.sketch = sketch.copy()
         if self.dense is not None and parts.dense:
             self.dense = Dense.of(self.spec, parts.dense)
-        self.marks = {w: Marks(below, set(above)) for w, (below, above) in parts.marks.items()}
-        self.step = parts.step
+        self._take_over(parts)
         self._pending = dict(parts.pending)
 
     def take_out(self, arcs: npt.NDArray[np.bool_]) -> Parts:
@@ -211,7 +211,7 @@ class Shard:
             removed=removed,
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
             dense=[],
-            marks={w: (m.below, sorted(m.above)) for w, m in self.marks.items()},
+            marks=self._marks_apart(),
             step=self.step,
             pending={},
         )
@@ -225,6 +225,13 @@ class Shard:
             table.removed = np.concatenate([table.removed, removed])
             if table.sketch is not None and sketch is not None:
                 table.sketch = merged(table.sketch, sketch)
+        self._take_over(parts)
+
+    def _marks_apart(self) -> dict[int, tuple[int, list[int]]]:
+        return {w: (m.below, sorted(m.above)) for w, m in self.marks.items()}
+
+    def _take_over(self, parts: Parts) -> None:
+        """Which pushes were taken, and the step."""
         self.marks = {w: Marks(below, set(above)) for w, (below, above) in parts.marks.items()}
         self.step = parts.step
 

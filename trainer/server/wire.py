@@ -19,7 +19,6 @@ from trainer.server.shard import Parts, Pulled, Push, TablePush
 from trainer.spec import ModelSpec
 from trainer.table.table import Keys, Rows
 
-Frame = bytes | memoryview
 Frames = list[Any]
 
 

@@ -14,10 +14,8 @@ while the trainer waits.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from trainer.disk import replace, replacing
 from trainer.spec import ModelSpec
 
 Floats = npt.NDArray[np.float32]
@@ -172,6 +171,20 @@ def write_part(
     return PartInfo(table_name, shard, len(keys), len(removed), file)
 
 
+def write_tables(
+    folder: Path,
+    number: int,
+    shard: int,
+    tables: Iterable[str],
+    changed: Iterable[tuple[Keys, Floats, Keys]],
+) -> list[PartInfo]:
+    """What a shard has of each table, by `write_part`: keys, values, removed keys."""
+    return [
+        write_part(folder, number, shard, name, *rows)
+        for name, rows in zip(tables, changed, strict=True)
+    ]
+
+
 def write_dense(folder: Path, number: int, dense: Floats) -> FileInfo:
     """Write the dense parameters, (parameters,), for export `number`. Raises as `write_part`."""
     if dense.ndim != 1:
@@ -201,11 +214,11 @@ def publish(root: Path, manifest: Manifest) -> None:
         raise GapError(manifest.run_id, before)
     for file in _files(manifest):
         _must_be_whole(folder, file)
-    _replace(path, data)
+    replace(path, data)
     current = read_current(root)
     if current and current.run_id == manifest.run_id and current.number > manifest.number:
         return
-    _replace(root / CURRENT, msgspec.json.encode(Current(manifest.run_id, manifest.number)))
+    replace(root / CURRENT, msgspec.json.encode(Current(manifest.run_id, manifest.number)))
 
 
 def read_current(root: Path) -> Current | None:
@@ -606,35 +619,11 @@ def _write_arrow(folder: Path, number: int, name: str, table: Any) -> FileInfo:
     if (folder / _manifest_name(number)).exists():
         raise ExportExistsError(f"export {number} in {folder} is published")
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / name) as file:
+    with replacing(folder / name) as file:
         hashing = _Hashing(file)
         with pa.PythonFile(hashing, mode="w") as sink, pa.ipc.new_file(sink, table.schema) as to:
             to.write_table(table, max_chunksize=_ROWS_A_BATCH)
     return FileInfo(name, hashing.bytes, hashing.hash.hexdigest())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete and on the disk."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with _replacing(path) as file:
-        file.write(data)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _files(manifest: Manifest) -> list[FileInfo]:
