@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(output)
     config = BUNDLED
     if not arguments.bundled:
-        code = generate.main(["--out", str(output / "in"), "--requests", str(arguments.requests)])
+        code = generate.write(output / "in", requests=arguments.requests)
         if code:
             return code
         config = output / "in" / "pipeline.toml"

@@ -737,7 +737,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--disorder-ms", type=int, default=2_000, help="out-of-orderness, at most")
     options = vars(parser.parse_args(argv))
     out: Path = options.pop("out")
+    code = write(out, **options)
+    if code == 0:
+        Console(stderr=True).print(
+            f"now: python -m jobs.join_samples --config {out / 'pipeline.toml'}", markup=False
+        )
+    return code
 
+
+def write(out: Path, **options: Any) -> int:
+    """`generate` for a person: `options` are those of `Traffic`. Exit codes as those of `main`."""
     console = Console(stderr=True)
     try:
         traffic = Traffic(**options)
@@ -752,9 +761,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream, sorts in counts.items():
         text = ", ".join(f"{sorts[what]:,} {what}" for what in ("good", "duplicate", "bad"))
         console.print(f"{stream}: {text}", markup=False)
-    console.print(
-        f"now: python -m jobs.join_samples --config {out / 'pipeline.toml'}", markup=False
-    )
     return 0
 
 

@@ -75,6 +75,11 @@ def train(config: TrainerConfig) -> int:
     from trainer.run.remote import RunError
 
     job = job_of(config)
+    if config.train.servers:
+        console.print(
+            f"train: starting {config.train.workers} workers and {config.train.servers} servers"
+            " on Ray; that takes some seconds"
+        )
     with _interrupts() as interrupted, _shown(config) as watch:
         session = Session(
             config,

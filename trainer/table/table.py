@@ -121,11 +121,10 @@ class Table:
         #: Keys that went since the last export.
         self.removed: Keys = np.empty(0, np.uint64)
         self.sketch = admission.empty() if spec.admit_after > 1 else None
-        self._seed = seed
         columns = np.cumsum([0, *(segment.width for segment in spec.segments)])
-        self._first = [int(column) for column in columns]
+        self._first = [int(column) for column in columns[:-1]]
         self._kernels = [
-            kernel(s, c, seed) for s, c in zip(spec.segments, self._first, strict=False)
+            kernel(s, c, seed) for s, c in zip(spec.segments, self._first, strict=True)
         ]
         self._allocate(capacity)
 
@@ -157,20 +156,25 @@ class Table:
         positions = self._find(keys)
         # a push of the same keys comes next, as a rule: it need not look for them again
         self._found = keys, positions
-        out = np.zeros((len(keys), self.spec.width), np.float32)
+        out = self._values(positions)
         known = positions >= 0
-        for k, state, first in zip(self._kernels, self._states, self._first, strict=False):
-            k.read(state, positions, out, first)
         if self.spec.admit_after <= 1 and not known.all():
             self._read_start(keys, np.flatnonzero(~known), out)
         return out, known.view(np.uint8)
+
+    def _values(self, positions: Positions) -> Floats:
+        """(positions, width); zeros where there is no row."""
+        out = np.zeros((len(positions), self.spec.width), np.float32)
+        for k, state, first in zip(self._kernels, self._states, self._first, strict=True):
+            k.read(state, positions, out, first)
+        return out
 
     def _read_start(self, keys: Keys, missing: Positions, out: Floats) -> None:
         if all(segment.scale == 0 for segment in self.spec.segments):
             return
         rows = np.arange(len(missing))
         started = np.zeros((len(missing), self.spec.width), np.float32)
-        for k, first in zip(self._kernels, self._first, strict=False):
+        for k, first in zip(self._kernels, self._first, strict=True):
             state = np.zeros((len(missing), k.floats), np.float32)
             k.start(state, rows, keys[missing])
             k.read(state, rows, started, first)
@@ -195,11 +199,10 @@ class Table:
                 assert counts is not None
                 seen = admission.count(self.sketch, keys[missing], counts[missing])
                 admitted = missing[seen >= self.spec.admit_after]
-                with_new = self._add(keys, positions, admitted)
-                _touch(with_new[admitted], self._touched, self._dirty, np.uint32(now))
-                positions = with_new
+                positions = self._add(keys, positions, admitted)
+                _touch(positions[admitted], self._touched, self._dirty, np.uint32(now))
                 positions[admitted] = -1
-        for k, state, first in zip(self._kernels, self._states, self._first, strict=False):
+        for k, state, first in zip(self._kernels, self._states, self._first, strict=True):
             k.update(state, positions, gradients, first)
         _touch(positions, self._touched, self._dirty, np.uint32(now))
 
@@ -308,10 +311,7 @@ class Table:
         """
         used = np.flatnonzero(self._places)
         at = used if everything else used[self._dirty[used] == 1]
-        keys = self._places[at]
-        values = np.zeros((len(keys), self.spec.width), np.float32)
-        for k, state, first in zip(self._kernels, self._states, self._first, strict=False):
-            k.read(state, at, values, first)
+        keys, values = self._places[at], self._values(at)
         self._dirty[used] = 0
         removed, self.removed = np.unique(self.removed), np.empty(0, np.uint64)
         if everything:
