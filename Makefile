@@ -29,7 +29,7 @@ help: ## this list
 
 .PHONY: demo
 demo: setup-jobs setup-trainer ## generate traffic, join it into samples, train on them (ARGS="--requests N" or --bundled)
-	@$(RUN) $(PY) -m jobs.demo $(ARGS)
+	@$(RUN) $(PY) -m tools.demo $(ARGS)
 	@[ ! -f out/demo/trainer.toml ] || $(TRAINER_PY) -m trainer.train --config out/demo/trainer.toml
 
 # Two sets, each in its environment. One of them may select nothing (pytest's exit code 5), as with
@@ -71,22 +71,22 @@ kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other 
 	@$(RUN) $(PY) examples/kuairand/check.py --input "$(DATA)" \
 		--config out/kuairand/pipeline.toml --output out/kuairand/out \
 		$(if $(KEY),--key $(KEY))
-	@$(RUN) $(PY) -m jobs.summary out/kuairand/out
+	@$(RUN) $(PY) -m tools.summary out/kuairand/out
 
 .PHONY: audit
 audit: setup-jobs ## is every record of a run accounted for? CONFIG=pipeline.toml (ARGS="--show 50")
 	@[ -n "$(CONFIG)" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(PY) -m jobs.audit --config "$(CONFIG)" $(ARGS)
+	@$(PY) -m tools.audit --config "$(CONFIG)" $(ARGS)
 
 .PHONY: correct
 correct: setup-jobs ## corrections from late actions, beside the samples: CONFIG=pipeline.toml
 	@[ -n "$(CONFIG)" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(PY) -m jobs.correct_samples --config $(CONFIG) $(ARGS)
+	@$(PY) -m tools.correct_samples --config $(CONFIG) $(ARGS)
 
 .PHONY: policies
 policies: setup-jobs ## emission policies side by side on a generated day (minutes; ARGS="--requests 1000")
 	@rm -rf out/policies
-	@$(RUN) $(PY) -m jobs.compare_policies --out out/policies $(ARGS)
+	@$(RUN) $(PY) -m tools.compare_policies --out out/policies $(ARGS)
 
 .PHONY: bench
 bench: setup ## speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
@@ -95,7 +95,7 @@ bench: setup ## speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 .PHONY: advise
 advise: setup-advise ## how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
 	@[ -n "$(CONFIG)" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(RUN) $(PY) -m jobs.advise_window --config "$(CONFIG)" $(ARGS)
+	@$(RUN) $(PY) -m tools.advise_window --config "$(CONFIG)" $(ARGS)
 
 # --- set-up --------------------------------------------------------------------------
 

@@ -24,10 +24,10 @@ if __package__ in (None, ""):  # as a script, which is how `flink run -py` start
 
 from rich.console import Console
 
-from jobs import environment
-from jobs.command_line import add_pipeline
-from jobs.config import ConfigError, KafkaSource, Pipeline, load
-from jobs.failures import explain as explain_failure
+from jobs.pipeline import environment
+from jobs.pipeline.command_line import add_pipeline
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
+from jobs.pipeline.failures import explain as explain_failure
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -69,11 +69,11 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     if not environment.submitted():
         environment.prepare_process(log_folder)
     if not arguments.explain:
-        from jobs import preflight
+        from jobs.pipeline import preflight
 
         preflight.check(pipeline)
     # pyflink reads the environment when it is imported, so not before
-    from jobs import graph
+    from jobs.pipeline import graph
 
     log = _log(log_folder)
     try:

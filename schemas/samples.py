@@ -7,11 +7,17 @@ the sink is declared with.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pyarrow as pa
 
 from schemas.actions import ActionKind
 from schemas.features import FeatureSchema
+
+#: Whether a sample gets a further row when its request settles (docs/join-semantics.md 14).
+FinalEmit = Literal["always", "if_changed", "never"]
+#: Whether a negative was on screen, as far as that is known (docs/join-semantics.md 9).
+NegativeKind = Literal["exposed", "unexposed"]
 
 _NAMES: tuple[tuple[str, pa.DataType], ...] = (
     ("sample_id", pa.int64()),

@@ -1,7 +1,7 @@
 """Runs timelines through the join core without Flink: keyed state, timers, watermarks as Flink's.
 
-Rows go through `udfs.sample_rows`, as those that are written do, and are read back from what it
-packs. Timers fire when the watermark reaches them, in the order of their times (then of
+Rows go through `udfs.core.sample_rows`, as those that are written do, and are read back from what
+it packs. Timers fire when the watermark reaches them, in the order of their times (then of
 registration, as Flink promises no order among keys); state and timers must be empty at the end.
 """
 
@@ -32,12 +32,12 @@ from tests.timeline import (
     context_features,
     item_features,
 )
-from udfs import join_core as core
-from udfs import sampling, wire
-from udfs.labels import without_action
-from udfs.matching import JoinRules
-from udfs.sample_rows import SampleWriter
-from udfs.state_codec import pack_action, pack_request, unpack_action, unpack_request
+from udfs.core import join_core as core
+from udfs.core import sampling, wire
+from udfs.core.labels import without_action
+from udfs.core.matching import JoinRules
+from udfs.core.sample_rows import SampleWriter
+from udfs.core.state_codec import pack_action, pack_request, unpack_action, unpack_request
 
 FOREVER = 2**63 - 1
 #: Minus infinity; below it, differences do not matter.
@@ -199,7 +199,7 @@ class CoreRunner:
             self._advance(watermark)
 
     def _limit(self) -> int | None:
-        """Rules 10 and 11, as `udfs.join_function` has them."""
+        """Rules 10 and 11, as `udfs.operators.join` has them."""
         limit = core.FOREVER
         if self.watermark == FOREVER:
             if self.progress is None:

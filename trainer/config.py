@@ -2,7 +2,7 @@
 
 `load` gives a checked `TrainerConfig`, or raises `ConfigError` with one line that names the key,
 the file, and what was expected. What features and actions there are, and which rows a sample has,
-is in the pipeline's file (`schemas.declaration`); nothing of it is said twice.
+is in the pipeline's file (`configuration.declaration`); nothing of it is said twice.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from urllib.request import url2pathname
 
 import msgspec
 
-from schemas import declaration
+from configuration import declaration
+from configuration.declaration import Declaration, Policy
+from configuration.reading import ConfigError as ConfigError
+from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
 from schemas.actions import ActionKind
-from schemas.configuration import ConfigError as ConfigError
-from schemas.configuration import Duration, Section, Wrong, beside, read, wrong_in
-from schemas.declaration import Declaration, Policy
 from schemas.features import FeatureType
 from trainer.spec import (
     LOG_BUCKETS,

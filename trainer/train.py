@@ -31,7 +31,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from schemas.configuration import ConfigError, add_arguments
+from configuration.reading import ConfigError, add_arguments
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
 from trainer.reading.files import ReadError

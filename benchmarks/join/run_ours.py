@@ -18,9 +18,9 @@ from benchmarks.join.data import feature_names, number_folder
 from benchmarks.join.flink_options import flink_options
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
 from benchmarks.join.sql_plans import CLICK_AFTER_MS, CLICK_POSITION
-from jobs import environment
-from jobs.config import FilesSource, Pipeline, load
-from jobs.files import plan
+from jobs.pipeline import environment
+from jobs.pipeline.config import FilesSource, Pipeline, load
+from jobs.pipeline.file_plan import plan
 from schemas import samples
 from schemas.events import ActionEvent, Origin, RequestBody, RequestEvent
 
@@ -35,7 +35,7 @@ def run(spec: Spec) -> float:
     config.write_text(pipeline_toml(spec))
     pipeline = load(config)
     environment.prepare_process(scratch / "logs")
-    from jobs import graph
+    from jobs.pipeline import graph
 
     env, tables = environment.stream_environment(pipeline)
     if spec.part == "whole" and spec.goal == "speed":
@@ -75,7 +75,7 @@ def pipeline_toml(spec: Spec) -> str:
 
 def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any) -> Any:
     """The join and the explosion, into a blackhole (or a log, to see what comes out)."""
-    from jobs import graph, sinks
+    from jobs.pipeline import graph, sinks
 
     alone = spec.part == "alone"
     events = _made(spec, tables) if alone else _read_and_wait(pipeline, env, tables)
@@ -94,8 +94,8 @@ def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any
 
 def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
     """The files' events, from a list of chunks that Flink goes on watching: no end of input."""
-    from jobs import sources
-    from udfs.decode_function import ReadFiles
+    from jobs.pipeline import sources
+    from udfs.operators.decode import ReadFiles
 
     features, actions = pipeline.sources.features, pipeline.sources.actions
     assert isinstance(features, FilesSource)
@@ -117,7 +117,7 @@ def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
 
 def _made(spec: Spec, tables: Any) -> Any:
     """Packed events of the join alone; without an end unless it is for speed, as in SQL."""
-    from jobs import sources
+    from jobs.pipeline import sources
 
     batches = -(-(spec.requests + CLICK_AFTER_MS // spec.step_ms + 1) // BATCH)
     if spec.goal == "speed":

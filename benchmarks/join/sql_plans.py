@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from benchmarks.join.data import feature_names, number_folder
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
-from jobs.config import OutputSection
-from jobs.sinks import table
+from jobs.pipeline.config import OutputSection
+from jobs.pipeline.sinks import table
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.samples import samples, sql_columns

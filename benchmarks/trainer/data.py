@@ -1,7 +1,7 @@
 """Samples as the joining job writes them, from a seed, without the job.
 
 A folder has ``pipeline.toml``, ``trainer.toml`` and ``out/samples/dt=…/hr=…/part-….parquet``, with
-all columns of `schemas.samples`. What is in them (a compact form of what ``jobs.generate`` makes):
+all columns of `schemas.samples`. What is in them (a compact form of what ``tools.generate`` makes):
 
 * Requests of ``ITEMS`` impressions; users and items by Zipf-Mandelbrot popularity,
   p(k) ~ 1 / (k + 10).

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from kafka import KafkaProducer
 
-from jobs.audit import audit
-from jobs.auditing.report import Report
-from jobs.config import load
+from jobs.pipeline.config import load
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests.e2e.test_kafka import (
@@ -22,6 +20,8 @@ from tests.e2e.test_kafka import (
 )
 from tests.flink import running
 from tests.timeline import Action, Request
+from tools.audit.command import audit
+from tools.audit.report import Report
 
 TOPICS = ("audit-features", "audit-actions")
 #: Past every deadline, in every partition: lets time pass, and is still held itself.

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.summary import Summary, summarise
 from services.java import find_java_home
+from tools.summary.command import Summary, summarise
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kuairand"
@@ -101,7 +101,7 @@ def check(source: Path, events: Path, output: Path, key: str) -> subprocess.Comp
 def accounted(events: Path, output: Path, key: str) -> None:
     """Every record is somewhere."""
     done = run(
-        *("-m", "jobs.audit", "--config", events / "pipeline.toml"),
+        *("-m", "tools.audit", "--config", events / "pipeline.toml"),
         *("--set", f"output.path={output}", "--set", f"join.key={key}"),
     )
     assert done.returncode == 0, done.stdout

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.advice import read_events, read_samples
-from jobs.advice.delays import DelayEstimate
-from jobs.config import load
-from jobs.generate import ACTIONS, Traffic, generate
+from jobs.pipeline.config import load
 from tests.flink.running import join
+from tools.advise_window import read_events, read_samples
+from tools.advise_window.delays import DelayEstimate
+from tools.generate.command import ACTIONS, Traffic, generate
 
 SHORT = ("actions.purchase.window=15min", "join.late_horizon=30min")
 SAMPLED = ("join.policy=es_dfm", "emission.first_emit_after=30s", "sampling.rate=0.2")

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import generate
-from jobs.audit import CLOSES, DOES_NOT, audit, main
-from jobs.auditing.report import Finding, Report
-from jobs.config import Pipeline, load
+from jobs.pipeline.config import Pipeline, load
 from tests import by_hand
 from tests.flink import running
+from tools.audit.command import CLOSES, DOES_NOT, audit, main
+from tools.audit.report import Finding, Report
+from tools.generate import command as generate
 
 POLICIES = {
     "wait": [],

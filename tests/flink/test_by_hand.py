@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.config import load
+from jobs.pipeline.config import load
 from schemas import samples
 from tests import by_hand
 from tests.flink import running

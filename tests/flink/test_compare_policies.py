@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import compare_policies
+from tools.compare_policies import command as compare_policies
 
 
 def test_two_policies_over_a_small_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from jobs import environment
-from jobs.config import load
+from jobs.pipeline import environment
+from jobs.pipeline.config import load
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -31,8 +31,8 @@ def run(folder: Path) -> None:
     from pyflink.common import Row
     from pyflink.datastream import ProcessFunction
 
-    from jobs import graph, sinks, sources
-    from udfs import side_outputs
+    from jobs.pipeline import graph, sinks, sources
+    from udfs.operators import side_outputs
 
     class Say(ProcessFunction):
         def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:

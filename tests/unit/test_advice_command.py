@@ -1,4 +1,4 @@
-"""`python -m jobs.advise_window` from end to end, over event files: the terminal and the page."""
+"""`python -m tools.advise_window` from end to end, over event files: the terminal and the page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.advise_window import ANSWERED, WRONG, main
-from jobs.generate import ACTIONS, Traffic, generate
-from jobs.summary import WIDTH
+from tools.advise_window.command import ANSWERED, WRONG, main
+from tools.generate.command import ACTIONS, Traffic, generate
+from tools.summary.command import WIDTH
 
 
 @pytest.fixture(scope="module")

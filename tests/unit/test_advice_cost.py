@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.advice.answers import config_duration
-from jobs.advice.cost import Overheads, PolicyCost, grid, policies, waiting
-from jobs.advice.delays import DelayEstimate
-from jobs.advice.observations import observe
-from jobs.config import load
+from jobs.pipeline.config import load
 from tests.unit.test_advice_reading import CONFIG
+from tools.advise_window.answers import config_duration
+from tools.advise_window.cost import Overheads, PolicyCost, grid, policies, waiting
+from tools.advise_window.delays import DelayEstimate
+from tools.advise_window.observations import observe
 
 SECOND = 1_000.0
 NEVER = 10_000  # impressions without an action

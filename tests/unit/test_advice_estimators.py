@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jobs.advice.delays import AllAlikeError, DelayEstimate, TooFewActionsError
-from jobs.advice.observations import Floats, KindObservations, observe
-from jobs.advice.survival import kaplan_meier
-from jobs.advice.tail import fit_all
+from tools.advise_window.delays import AllAlikeError, DelayEstimate, TooFewActionsError
+from tools.advise_window.observations import Floats, KindObservations, observe
+from tools.advise_window.survival import kaplan_meier
+from tools.advise_window.tail import fit_all
 
 MINUTE = 60_000.0
 DAY = 1_440 * MINUTE

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.advice import read_events, read_samples
-from jobs.advice.observations import KindObservations
-from jobs.config import ConfigError, Pipeline, load
-from jobs.generate import ACTIONS, Traffic, generate
+from jobs.pipeline.config import ConfigError, Pipeline, load
 from schemas.features import FeatureSchema
 from schemas.samples import LATE_ACTIONS, REJECTED, samples
+from tools.advise_window import read_events, read_samples
+from tools.advise_window.observations import KindObservations
+from tools.generate.command import ACTIONS, Traffic, generate
 
 HOUR = 3_600_000
 

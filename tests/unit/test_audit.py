@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.audit import CLOSES, DOES_NOT, WRONG, audit, main
-from jobs.auditing.actions import label_of
-from jobs.auditing.report import Report
-from jobs.auditing.samples import differs
-from jobs.auditing.source import Reached, Record
-from jobs.config import Pipeline, load
+from jobs.pipeline.config import Pipeline, load
 from schemas import samples
 from schemas.actions import Label
 from schemas.events import ActionEvent, Origin
 from schemas.sample_id import sample_id
-from udfs.sampling import Sampling
+from tools.audit.actions import label_of
+from tools.audit.command import CLOSES, DOES_NOT, WRONG, audit, main
+from tools.audit.report import Report
+from tools.audit.samples import differs
+from tools.audit.source import Reached, Record
+from udfs.core.sampling import Sampling
 
 T = 1_700_038_800_000  # 2023-11-15 09:00 UTC
 PARTITION = "dt=2023-11-15/hr=09"

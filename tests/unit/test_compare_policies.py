@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.compare_policies import (
+from jobs.pipeline.config import ConfigError
+from tools.compare_policies.command import (
     BEGIN,
     END,
     CompareError,
@@ -25,8 +26,7 @@ from jobs.compare_policies import (
     print_tables,
     put_between_markers,
 )
-from jobs.config import ConfigError
-from jobs.generate import Traffic, pipeline
+from tools.generate.command import Traffic, pipeline
 
 MINUTE = 60_000
 PLAIN = Timing(skew=0, lateness=0, bound=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import ConfigError, FilesSource, KafkaSource, load
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, load
 
 GOOD = """
 [actions.click]

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from jobs.correct_samples import FILE, Report, main, print_report
+from corrections.apply import Corrections, corrected, corrections, latest
 from schemas.actions import ActionKind
 from schemas.actions import Label as Aggregate
-from schemas.corrections import Corrections, corrected, corrections, latest
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.sample_id import sample_id
 from schemas.samples import LATE_ACTIONS, samples
 from tests import core_runner
 from tests.timeline import Action, Event, Key, Outcome, Request, Rules, Timeline, Watermark
+from tools.correct_samples.command import FILE, Report, main, print_report
 
 T = 1_700_038_800_000  # 2023-11-15 09:00 UTC
 CLICK = ActionKind("click", 10_000, "any")

@@ -14,7 +14,7 @@ from schemas.actions import ActionKind
 from schemas.decoding import MAX_UNDECLARED, ActionDecoder, BadRecord, RequestDecoder
 from schemas.events import Origin
 from schemas.features import Feature, FeatureSchema, FeatureType
-from udfs.state_codec import unpack_body
+from udfs.core.state_codec import unpack_body
 
 HERE = Origin("topic", 0, 7)
 TIME = 1_700_000_000_000

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import load
+from jobs.pipeline.config import load
 from tests import core_runner, oracle
 from tests.core_runner import CoreRunner
 from tests.strategies import any_rules, build, policies_for, preset, random_timelines

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import ConfigError
-from jobs.files import plan
+from jobs.pipeline.config import ConfigError
+from jobs.pipeline.file_plan import plan
 
 
 def line(time: int) -> str:

@@ -13,9 +13,9 @@ from xxhash import xxh3_64_intdigest
 from schemas.actions import ActionKind
 from schemas.events import ActionEvent, Origin
 from schemas.sample_id import sample_id, sample_ids
-from udfs import labels
-from udfs.partitions import partition
-from udfs.state_codec import (
+from udfs.core import labels
+from udfs.core.partitions import partition
+from udfs.core.state_codec import (
     VERSION,
     StateVersionError,
     StoredRequest,

@@ -17,11 +17,11 @@ from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.sample_id import sample_ids
 from tests import core_runner, oracle
 from tests.timeline import Outcome, Request, Rules, Sampling, SamplingRule, parse
-from udfs import sampling
-from udfs.emission import Emitted
-from udfs.labels import KindLabels
-from udfs.sample_rows import SampleWriter
-from udfs.state_codec import VERSION, StoredRequest
+from udfs.core import sampling
+from udfs.core.emission import Emitted
+from udfs.core.labels import KindLabels
+from udfs.core.sample_rows import SampleWriter
+from udfs.core.state_codec import VERSION, StoredRequest
 
 #: What p has to be above; the seeds are fixed, so a test does not fail now and then.
 UNLIKELY = 1e-4

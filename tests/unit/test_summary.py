@@ -13,7 +13,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from jobs.summary import (
+from schemas.actions import ActionKind
+from schemas.features import FeatureSchema
+from schemas.samples import LATE_ACTIONS, REJECTED, samples
+from tools.summary.command import (
     WIDTH,
     KindSummary,
     Summary,
@@ -23,9 +26,6 @@ from jobs.summary import (
     readable_ms,
     summarise,
 )
-from schemas.actions import ActionKind
-from schemas.features import FeatureSchema
-from schemas.samples import LATE_ACTIONS, REJECTED, samples
 
 HOUR_9 = 1_700_038_800_000  # 2023-11-15 09:00 UTC
 AT_9 = "dt=2023-11-15/hr=09"

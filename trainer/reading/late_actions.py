@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from corrections.apply import Fate, NegativeRate, corrections, latest
 from schemas.actions import ActionKind
-from schemas.corrections import Fate, NegativeRate, corrections, latest
 from schemas.samples import LATE_ACTIONS
 from trainer.reading.files import check_columns, open_parquet
 from trainer.reading.ledger import Entry
@@ -35,7 +35,7 @@ class CorrectionRows:
     `rows`: in the layout of the samples, kind "correction", one for each sample with a label, or a
     delay, that this file makes another. `changed`, (rows, kinds): where the action had not happened
     by all that was known before this file, and has now. `fates`: late actions by (kind, fate), to
-    be summed up over files: then they are those of `schemas.corrections` for all of them. A number
+    be summed up over files: then they are those of `corrections.apply` for all of them. A number
     is negative where this file changes what became of an action of an earlier one.
     """
 
@@ -58,7 +58,7 @@ def correction_rows(
     """The corrections of the late file `entry`, where `before` are the entries before it.
 
     `layout`: columns of the samples (`schemas.samples.samples`). `exposure`, `anew` and
-    `negative_rate` as for `schemas.corrections.corrections`. Raises ReadError for a file that
+    `negative_rate` as for `corrections.apply.corrections`. Raises ReadError for a file that
     cannot be read, ValueError as `corrections` does.
     """
     here = [e for e in before if e.partition == entry.partition]

@@ -27,7 +27,7 @@ class Job(msgspec.Struct, frozen=True):
     """What every process of a run knows.
 
     `root` has `samples/` and `late_actions/`, whose features and kinds of action are `features`
-    and `kinds`. `exposure` and `leaves_out`: what corrections are made by (`schemas.corrections`).
+    and `kinds`. `exposure` and `leaves_out`: what corrections are made by (`corrections.apply`).
     `slow`: seconds that each batch of a worker takes longer, for experiments. `channel`:
     "module:name:argument" of a function that every worker wraps its channel with, for tests of
     faults: it is given the channel, the worker's number and the argument.

@@ -1,4 +1,4 @@
-// One packed request in (udfs/wire.py: SampleRows, pickled msgpack), a row for each impression out.
+// One packed request in (udfs/core/wire.py: SampleRows, pickled msgpack), a row for each impression out.
 //
 // Strings stay the bytes that they were when the record was decoded: they go into the rows as
 // slices, and nothing is copied for an impression but references.
@@ -32,7 +32,7 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
 
     private transient Packed in;
 
-    /** references[0]: what the columns are, a word each, as udfs.wire.sample_layout says it. */
+    /** references[0]: what the columns are, a word each, as udfs.core.wire.sample_layout says it. */
     public ExplodeSamples(
             Object[] references,
             StreamTask task,

@@ -1,0 +1,1 @@
+"""How configuration files are read, and what a pipeline and a trainer both declare in them."""

@@ -1,0 +1,1 @@
+"""What late actions change in samples that were already written."""

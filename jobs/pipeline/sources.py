@@ -1,0 +1,255 @@
+"""Where the events come from: one keyed stream of packed events, and rejected records.
+
+The watermark of files is made from what the one reader read, that of Kafka in the source, per
+partition (see docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pyflink.common import Types
+from pyflink.datastream import DataStream
+from pyflink.datastream.data_stream import KeyedStream
+from pyflink.java_gateway import get_gateway
+
+from jobs.pipeline.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
+from jobs.pipeline.file_plan import plan
+from schemas.events import BEACON_KEY, Stream
+from udfs.core.decode_settings import DecodeSettings, StreamSettings
+from udfs.operators import jvm as jvm_operators
+from udfs.operators import side_outputs
+from udfs.operators.decode import DecodeRecords, ReadFiles
+
+#: Longer than any stream, and small enough to be taken from a time without an overflow.
+_WITHOUT_END_MS = 2**62
+
+
+@dataclass(frozen=True)
+class Events:
+    """The streams that the join takes. `keyed`: packed events by join key."""
+
+    keyed: Any
+    rejected: Any
+
+
+def read(pipeline: Pipeline, env: Any, tables: Any) -> Events:
+    """The sources of a pipeline. Raises ConfigError when there is nothing to read."""
+    sources = pipeline.sources
+    settings = decode_settings(pipeline, beacon_keys(env))
+    if isinstance(sources.features, FilesSource) and isinstance(sources.actions, FilesSource):
+        return _files(sources.features, sources.actions, settings, tables)
+    assert isinstance(sources.features, KafkaSource)
+    assert isinstance(sources.actions, KafkaSource)
+    streams: tuple[tuple[Stream, KafkaSource], ...] = (
+        ("features", sources.features),
+        ("actions", sources.actions),
+    )
+    return _union([_kafka(name, source, settings, tables) for name, source in streams])
+
+
+def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
+    def of(source: FilesSource | KafkaSource) -> StreamSettings:
+        return StreamSettings(
+            int(source.out_of_orderness),
+            source.max_record_bytes,
+            not_after=source.not_after if isinstance(source, FilesSource) else None,
+            max_future_ms=int(source.max_future) if isinstance(source, KafkaSource) else None,
+        )
+
+    return DecodeSettings(
+        pipeline.schema,
+        pipeline.kinds,
+        pipeline.join.key,
+        pipeline.join.unknown_actions == "reject",
+        {"features": of(pipeline.sources.features), "actions": of(pipeline.sources.actions)},
+        beacon_keys,
+    )
+
+
+def beacon_keys(env: Any) -> tuple[str, ...]:
+    """One key for each subtask of the join, by Flink's own assignment of keys."""
+    jvm = get_gateway().jvm
+    assign = jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignKeyToParallelOperator
+    parallelism = env.get_parallelism()
+    found: dict[int, str] = {}
+    for i in itertools.count():
+        key = jvm.org.apache.flink.types.Row.withPositions(1)
+        name = f"{BEACON_KEY}{i}"
+        key.setField(0, name)
+        found.setdefault(assign(key, env.get_max_parallelism(), parallelism), name)
+        if len(found) == parallelism:
+            break
+    return tuple(found[subtask] for subtask in sorted(found))
+
+
+def keyed_type() -> Any:
+    """Key, packed event."""
+    return Types.ROW_NAMED(["key", "event"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY()])
+
+
+def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
+    """By the first field, on the JVM: `DataStream.key_by` would call Python for every record.
+
+    Without `repartition` the stream must come from a keyed one, with its records where they were.
+    """
+    jvm = get_gateway().jvm
+    key_type = Types.ROW([Types.STRING()]).get_java_type_info()
+    selector = jvm.KeyByKeySelector()
+    if repartition:
+        by_key = stream._j_data_stream.keyBy(selector, key_type)
+    else:
+        utils = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils
+        by_key = utils.reinterpretAsKeyedStream(stream._j_data_stream, selector, key_type)
+    return KeyedStream(by_key, Types.PICKLED_BYTE_ARRAY(), stream)
+
+
+def clocked_type() -> Any:
+    """Key, packed event, and the time (epoch ms) that a watermark may follow."""
+    return Types.ROW_NAMED(
+        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
+    )
+
+
+def keyed_in_order(clocked: DataStream) -> KeyedStream:
+    """The rows of one ordered reader, keyed, with a watermark after each that moves the clock."""
+    events = jvm_operators.transform(
+        clocked,
+        "FollowTime",
+        keyed_type().get_java_type_info(),
+        uid="follow-time",
+        parallelism=1,
+    )
+    return keyed(events)
+
+
+def held_while_silent(
+    events: KeyedStream, silence: LabelSilenceSection, actions: Source
+) -> KeyedStream:
+    """The same events; their watermark waits for the action stream (rule 10)."""
+    max_hold = _WITHOUT_END_MS if silence.max_hold is None else int(silence.max_hold)
+    held = jvm_operators.transform(
+        events,
+        "HoldTime",
+        keyed_type().get_java_type_info(),
+        str(int(silence.after)),
+        str(int(actions.out_of_orderness)),
+        str(max_hold),
+        BEACON_KEY,
+        uid="hold-time",
+    )
+    return keyed(held, repartition=False)
+
+
+def _files(
+    features: FilesSource, actions: FilesSource, settings: DecodeSettings, tables: Any
+) -> Events:
+    chunks = plan(features.path, actions.path)
+    manifest = Path(tempfile.mkdtemp(prefix="sample-stitch-")) / "chunks.txt"
+    manifest.write_bytes(b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in chunks))
+    tables.execute_sql(
+        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ('connector' = 'filesystem', "
+        f"'path' = '{manifest.as_uri()}', 'format' = 'raw')"
+    )
+    decoded = (
+        tables.to_data_stream(tables.sql_query("SELECT v FROM chunks"))
+        .process(ReadFiles(settings), clocked_type())
+        .name("read files")
+        .uid("read-files")
+        .set_parallelism(1)
+    )
+    return Events(keyed_in_order(decoded), decoded.get_side_output(side_outputs.rejected()))
+
+
+def _kafka(
+    stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any
+) -> tuple[Any, Any]:
+    name = f"{stream}_records"
+    options = {
+        "connector": "kafka",
+        "topic": source.topic,
+        "properties.bootstrap.servers": source.bootstrap_servers,
+        "format": "raw",
+        **_start(source),
+        **_end(source),
+    }
+    if source.group_id is not None:
+        options["properties.group.id"] = source.group_id
+    if source.end == "never":
+        options["scan.watermark.idle-timeout"] = f"{int(source.idle_timeout)} ms"
+    if source.max_drift is not None:
+        # both streams in one group: neither reads far ahead of the other
+        options["scan.watermark.alignment.group"] = "sample-stitch"
+        options["scan.watermark.alignment.max-drift"] = f"{int(source.max_drift)} ms"
+    options |= {f"properties.{key}": value for key, value in source.properties.items()}
+    with_options = ", ".join(f"'{k}' = '{_quoted(v)}'" for k, v in options.items())
+    tables.execute_sql(
+        f"""CREATE TEMPORARY TABLE {name} (
+            v BYTES,
+            topic STRING METADATA VIRTUAL,
+            part INT METADATA FROM 'partition' VIRTUAL,
+            off BIGINT METADATA FROM 'offset' VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            WATERMARK FOR ts AS ts - {_interval(int(source.out_of_orderness) + 1)}
+        ) WITH ({with_options})"""
+    )
+    records = tables.to_data_stream(
+        tables.sql_query(
+            f"""SELECT DECODE(v, 'ISO-8859-1'), topic, part, off,
+                CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', t) AS BIGINT) * 60000
+                + EXTRACT(SECOND FROM t) * 1000 + EXTRACT(MILLISECOND FROM t)
+            FROM (SELECT *, CAST(ts AS TIMESTAMP(3)) AS t FROM {name})"""
+        )
+    )
+    decoded = (
+        records.process(DecodeRecords(settings, stream), keyed_type())
+        .name(f"decode {stream}")
+        .uid(f"decode-{stream}")
+    )
+    return (
+        decoded,
+        decoded.get_side_output(side_outputs.rejected()),
+    )
+
+
+def _union(streams: list[tuple[Any, Any]]) -> Events:
+    (events, rejected), (more_events, more_rejected) = streams
+    return Events(keyed(events.union(more_events)), rejected.union(more_rejected))
+
+
+def _start(source: KafkaSource) -> dict[str, str]:
+    if isinstance(source.start, int):
+        return {
+            "scan.startup.mode": "timestamp",
+            "scan.startup.timestamp-millis": str(source.start),
+        }
+    modes = {
+        "earliest": "earliest-offset",
+        "latest": "latest-offset",
+        "committed": "group-offsets",
+    }
+    return {"scan.startup.mode": modes[source.start]}
+
+
+def _end(source: KafkaSource) -> dict[str, str]:
+    if isinstance(source.end, int):
+        return {"scan.bounded.mode": "timestamp", "scan.bounded.timestamp-millis": str(source.end)}
+    return {"scan.bounded.mode": "latest-offset"} if source.end == "latest" else {}
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _interval(ms: int) -> str:
+    """As SQL writes it; up to 99 days."""
+    seconds, ms = divmod(ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"INTERVAL '{days} {hours:02}:{minutes:02}:{seconds:02}.{ms:03}' DAY TO SECOND(3)"

@@ -1,0 +1,167 @@
+"""The answers for one pipeline: a window a kind, one for all, and what each wait would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobs.pipeline.config import Pipeline
+from tools.advise_window.cost import (
+    Overheads,
+    PolicyCost,
+    Waiting,
+    first_waits,
+    grid,
+    policies,
+    waiting,
+)
+from tools.advise_window.delays import Advice, AllAlikeError, DelayEstimate, NoEstimateError
+from tools.advise_window.observations import Observed
+
+
+@dataclass(frozen=True)
+class KindAnswer:
+    """One kind: its delays, the window for the target, and what is configured now.
+
+    `now` is the cost of the configured window, `waits` of others (both among them, ascending).
+    `naive_ms`: the target's quantile of the delays that were seen.
+    """
+
+    estimate: DelayEstimate
+    advice: Advice
+    naive_ms: float
+    now: Waiting
+    waits: tuple[Waiting, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.estimate.kind
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All that there is to show.
+
+    `refused`: by kind, why nothing can be said. `longest`: the advice for the pipeline, that of the
+    kind `longest_kind`; None where a kind that matters has none. `costs` is about the advised
+    windows, and the configured one where there is no advice; `costs_now` about the configured ones.
+    Both leave out an exposure kind, which labels nothing.
+    """
+
+    target: float
+    observed: Observed
+    overheads: Overheads
+    kinds: tuple[KindAnswer, ...]
+    refused: Mapping[str, str]
+    longest: Advice | None
+    longest_kind: str | None
+    configured_ms: float
+    costs: tuple[PolicyCost, ...]
+    costs_now: tuple[PolicyCost, ...]
+    next_steps: tuple[str, ...]
+
+
+def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
+    """Everything, from what was read; `target` is a completeness between 0 and 1."""
+    overheads = Overheads.of(pipeline)
+    kinds: list[KindAnswer] = []
+    refused: dict[str, str] = {}
+    few: list[str] = []
+    for observations in observed.kinds:
+        try:
+            estimate = DelayEstimate(observations)
+        except NoEstimateError as error:
+            refused[observations.kind] = str(error)
+            # one that comes at once is there within any window
+            if not isinstance(error, AllAlikeError):
+                few.append(observations.kind)
+            continue
+        kinds.append(_kind_answer(estimate, target, overheads))
+    answered = [k for k in kinds if k.advice.basis != "cannot tell"]
+    longest = max(answered, key=lambda k: k.advice.window_ms, default=None)
+    if few or len(answered) < len(kinds):
+        longest = None
+    configured = {k.name: float(k.window_ms) for k in pipeline.kinds}
+    windows = configured | {k.kind: k.advice.window_ms for k in answered}
+    exposure = pipeline.rules.exposure
+    labels = [k.estimate for k in kinds if k.kind != exposure]
+    of_labels = {e.kind: windows[e.kind] for e in labels}
+    now = {e.kind: configured[e.kind] for e in labels}
+    costs: list[PolicyCost] = []
+    costs_now: list[PolicyCost] = []
+    if labels:
+        own = pipeline.rules.first_emit_after
+        firsts = first_waits(labels, now, None if own is None else float(own))
+        costs_now = policies(labels, now, overheads, firsts)
+        costs = policies(
+            labels, of_labels, overheads, [d for d in firsts if d < max(of_labels.values())]
+        )
+    return Answers(
+        target=target,
+        observed=observed,
+        overheads=overheads,
+        kinds=tuple(kinds),
+        refused=refused,
+        longest=None if longest is None else longest.advice,
+        longest_kind=None if longest is None else longest.kind,
+        configured_ms=max(configured.values()),
+        costs=tuple(costs),
+        costs_now=tuple(costs_now),
+        next_steps=tuple(_next_steps(pipeline, kinds, few, observed)),
+    )
+
+
+def _kind_answer(estimate: DelayEstimate, target: float, overheads: Overheads) -> KindAnswer:
+    advice = estimate.window(target)
+    configured = float(estimate.configured_ms)
+    marks = [configured]
+    if advice.basis != "cannot tell":
+        marks.append(advice.window_ms)
+    waits = waiting(estimate, grid(estimate, marks), overheads)
+    return KindAnswer(
+        estimate=estimate,
+        advice=advice,
+        naive_ms=estimate.seen_quantile(target),
+        now=next(w for w in waits if w.wait_ms == configured),
+        waits=tuple(waits),
+    )
+
+
+def _next_steps(
+    pipeline: Pipeline,
+    kinds: list[KindAnswer],
+    few: list[str],
+    observed: Observed,
+) -> list[str]:
+    """What a person can do about what the data do not tell."""
+    unsure = [k for k in kinds if k.advice.basis == "cannot tell"]
+    steps = []
+    horizon = pipeline.rules.late_horizon
+    if any(k.estimate.reach >= horizon for k in unsure) and observed.followed_to_horizon:
+        steps.append(
+            "follow longer: raise join.late_horizon and join again, or read the raw logs with"
+            " --from events"
+        )
+    elif unsure:
+        steps.append("give more hours of logs: the follow-up is as short as they are")
+    if few:
+        steps.append("give more data for the kinds that were hardly seen: " + ", ".join(few))
+    return steps
+
+
+def config_duration(ms: float) -> str:
+    """At least this long, in two digits, as a configuration has it: "42s", "4h", "230min"."""
+    units = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1))
+    # in the largest unit of which it is ten or more, so that rounding up adds a tenth at most
+    size = next((size for _, size in units if ms >= 10 * size), 1)
+    rounded = _two_digits_up(ms / size) * size
+    unit, size = next((unit, size) for unit, size in units if rounded % size == 0)
+    return f"{rounded // size}{unit}"
+
+
+def _two_digits_up(value: float) -> int:
+    """The least whole number of two significant digits that is not below."""
+    step = 1
+    while value > 99 * step:
+        step *= 10
+    return int(-(-value // step) * step)

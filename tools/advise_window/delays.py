@@ -1,0 +1,273 @@
+"""Completeness: of the impressions that will ever act, the share that has acted after a wait.
+
+Up to the reach t of the data it is K(w) / K(t) * F(t): the Kaplan-Meier curve K gives the shape,
+and the fitted family F says one thing only, how many of the actors come within the reach. Beyond
+the reach it is F(w). Bands are pointwise, by the delta method on the logit, with the covariance of
+both parts; they span all families that are as plausible as the best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy import special, stats
+
+from tools.advise_window.observations import Floats, KindObservations
+from tools.advise_window.survival import KaplanMeier, kaplan_meier
+from tools.advise_window.tail import Fit, clear_of_zero, fit_all
+
+#: Fewer actions than this say nothing about a tail.
+MIN_ACTIONS = 50
+#: A family is plausible up to this much above the least AIC (Burnham & Anderson 2002, 2.6).
+AIC_MARGIN = 4.0
+#: An interval whose ends are further apart than this factor is no advice.
+MAX_SPREAD = 2.0
+#: The last octave of the reach has fewer of the actions than this: the curve has levelled off.
+LEVEL_SHARE = 0.005
+#: How far a family may be from the curve that was observed (a Kolmogorov distance).
+MAX_DISTANCE = 0.03
+#: Windows are looked for up to this many times the reach.
+LOOK_AHEAD = 1_000.0
+
+Basis = Literal["observed", "extrapolated", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Completeness at some waits: the estimate and its interval, arrays of one length."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The shortest window (ms) that reaches a target completeness, with its interval.
+
+    `high` is infinite where the data set no limit. "cannot tell" comes with the reason `why`; the
+    figures are then no advice.
+    """
+
+    target: float
+    window_ms: float
+    low: float
+    high: float
+    basis: Basis
+    why: str = ""
+
+
+class NoEstimateError(Exception):
+    """There is nothing to estimate from; the message says why."""
+
+
+class TooFewActionsError(NoEstimateError):
+    """Not enough actions were seen to say anything."""
+
+
+class AllAlikeError(NoEstimateError):
+    """All delays are one: a log may give actions the time of their request."""
+
+
+class DelayEstimate:
+    """The delays of one kind. Raises TooFewActionsError or AllAlikeError."""
+
+    def __init__(self, observations: KindObservations, confidence: float = 0.95) -> None:
+        self.kind = observations.kind
+        self.configured_ms = observations.window_ms
+        self.reach = observations.reach
+        self.impressions = observations.impressions
+        within = observations.until(self.reach)
+        if len(within.delays) < MIN_ACTIONS:
+            raise TooFewActionsError(
+                f"{len(within.delays)} actions were seen, and {MIN_ACTIONS} are needed"
+            )
+        if within.delays.min() == within.delays.max():
+            raise AllAlikeError(
+                f"all {len(within.delays):,} actions came {within.delays[0]:.0f} ms after their"
+                " request: the log does not say when"
+            )
+        self.actions = len(within.delays)
+        self._z = float(stats.norm.ppf((1 + confidence) / 2))
+        self._seen = np.sort(observations.delays)
+        self._km: KaplanMeier = kaplan_meier(within)
+        self._delays, _ = clear_of_zero(within)
+        self._raw_delays = within.delays
+        self.fits = fit_all(within)
+
+    # -- the reach ---------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> Fit:
+        return self.fits[0]
+
+    @cached_property
+    def plausible(self) -> list[Fit]:
+        """The families that the data do not tell apart, the best first."""
+        return [fit for fit in self.fits if fit.aic <= self.best.aic + AIC_MARGIN]
+
+    @property
+    def within_reach(self) -> float:
+        """The share of those that ever act that acts within the reach, by the best family."""
+        return float(self.best.acted(np.array([self.reach]))[0])
+
+    @cached_property
+    def levelled(self) -> bool:
+        """Whether hardly anything came in the last octave of the reach."""
+        half, whole = self._acted(np.array([self.reach / 2, self.reach])).tolist()
+        return bool(whole - half < LEVEL_SHARE * whole)
+
+    @cached_property
+    def distance(self) -> float:
+        """The greatest distance of the best family from what was observed, up to the reach."""
+        observed = self._km.acted / self._km.acted[-1]
+        model = self.best.acted(np.maximum(self._km.times, self._delays.min())) / self.within_reach
+        before = np.concatenate([[0.0], observed[:-1]])
+        return float(np.maximum(np.abs(observed - model), np.abs(before - model)).max())
+
+    @property
+    def fits_well(self) -> bool:
+        noise = 1.63 / math.sqrt(self.actions)  # the 1 % point of Kolmogorov's distribution
+        return self.distance <= max(MAX_DISTANCE, noise)
+
+    @property
+    def ever_act(self) -> float:
+        """The share of impressions that ever act (1 - the cure fraction)."""
+        return min(1.0, float(self._km.acted[-1]) / self.within_reach)
+
+    def _acted(self, waits: Floats) -> Floats:
+        """The Kaplan-Meier curve."""
+        steps = np.concatenate([[0.0], self._km.acted])
+        return np.asarray(steps[self._km.at(waits) + 1], dtype=np.float64)
+
+    # -- completeness ------------------------------------------------------------------------------
+
+    def completeness(self, waits: Floats) -> Band:
+        """At each wait (ms, > 0)."""
+        bands = [self._band(fit, waits) for fit in self.plausible]
+        return Band(
+            bands[0].value,
+            np.min([band.low for band in bands], axis=0),
+            np.max([band.high for band in bands], axis=0),
+        )
+
+    def share(self, waits: Floats) -> Floats:
+        """The estimate alone, without its interval: at each wait (ms, > 0)."""
+        return self._value(self.best, waits)
+
+    def seen_quantile(self, share: float) -> float:
+        """Of the delays that were seen (ms), as if there were no others: the naive answer."""
+        return float(np.quantile(self._seen, share))
+
+    def share_of_seen(self, waits: Floats) -> Floats:
+        """Of the delays that were seen, the share up to each wait: the naive curve."""
+        return np.asarray(
+            np.searchsorted(self._seen, waits, side="right") / len(self._seen), dtype=np.float64
+        )
+
+    def _band(self, fit: Fit, waits: Floats) -> Band:
+        value = self._value(fit, waits)
+        beyond = fit.gradient(np.maximum(waits, self.reach))
+        variance = np.where(
+            waits <= self.reach,
+            self._variance_inside(fit, np.minimum(waits, self.reach)),
+            np.einsum("wi,ij,wj->w", beyond, fit.covariance, beyond),
+        )
+        # closer to 1 the logit would make much of the rounding in the variance
+        sure = np.clip(value, 1e-6, 1 - 1e-6)
+        error = self._z * np.sqrt(np.maximum(variance, 0.0)) / (1 - sure)
+        logit = special.logit(sure)
+        low, high = special.expit(logit - error), special.expit(logit + error)
+        nothing = value <= 0
+        return Band(value, np.where(nothing, 0.0, low), np.where(nothing, 0.0, high))
+
+    def _value(self, fit: Fit, waits: Floats) -> Floats:
+        scale = float(fit.acted(np.array([self.reach]))[0])
+        shape = self._acted(np.minimum(waits, self.reach)) / self._km.acted[-1]
+        beyond = fit.acted(np.maximum(waits, self.reach))
+        return np.where(waits <= self.reach, shape * scale, beyond)
+
+    def _variance_inside(self, fit: Fit, waits: Floats) -> Floats:
+        """Of log(K(w) / K(t) * F(t)): Greenwood's for the ratio, the family's, and twice their
+        covariance, through the influence that each action has on either.
+        """
+        km = self._km
+        last = len(km.times) - 1
+        at = km.at(waits)
+        acted = np.where(at >= 0, km.acted[at], 1.0)  # where nothing has acted no band is drawn
+        greenwood = np.where(at >= 0, km.greenwood[at], 0.0)
+        a, b = acted, km.acted[last]
+        ratio = (
+            ((1 - a) / a) ** 2 * greenwood
+            + ((1 - b) / b) ** 2 * km.greenwood[last]
+            - 2 * (1 - a) * (1 - b) / (a * b) * greenwood
+        )
+        scale = fit.scores @ fit.inverse @ fit.gradient(np.array([self.reach]))[0]
+        shared = self._shared_influence(scale)
+        at_w = np.where(at >= 0, shared[at], 0.0) / a
+        covariance = at_w - shared[last] / b
+        return np.asarray(ratio + scale @ scale + 2 * covariance, dtype=np.float64)
+
+    def _shared_influence(self, other: Floats) -> Floats:
+        """At each step the sum over the actions of their influence on K, times `other` (n,).
+
+        An action at d moves K(w) by (1 - K(w)) (1{d <= w} / Y(d) - L(min(d, w))), with Y the number
+        at risk and L the sum of events / Y^2 up to a time (Reid, "Influence functions for censored
+        data", Annals of Statistics 1981).
+        """
+        km = self._km
+        step = np.searchsorted(km.times, self._raw_delays)
+        by_step = np.bincount(step, other, minlength=len(km.times))
+        hazard = np.cumsum(km.events / km.at_risk**2)
+        upto = np.cumsum(by_step / km.at_risk) - np.cumsum(by_step * hazard)
+        after = hazard * (by_step.sum() - np.cumsum(by_step))
+        return np.asarray((1 - km.acted) * (upto - after), dtype=np.float64)
+
+    # -- windows -----------------------------------------------------------------------------------
+
+    def window(self, target: float) -> Advice:
+        """The shortest window whose completeness is at least `target` (0 < target < 1)."""
+        value = self._shortest(target)
+        waits = np.geomspace(self._delays.min(), self.reach * LOOK_AHEAD, 2_000)
+        band = self.completeness(waits)
+        # the earliest wait at which the band allows for the target, and at which it promises it
+        low = min(value, _first_above(waits, band.high, target))
+        high = max(value, _first_above(waits, band.low, target))
+        why = self._doubt(low, high)
+        basis: Basis = "observed" if high <= self.reach else "extrapolated"
+        return Advice(target, value, low, high, "cannot tell" if why else basis, why)
+
+    def _shortest(self, target: float) -> float:
+        if target > self.within_reach:
+            return self.best.wait(target)
+        needed = target / self.within_reach * self._km.acted[-1]
+        at = int(np.searchsorted(self._km.acted, needed * (1 - 1e-12)))
+        return float(max(self._km.times[min(at, len(self._km.times) - 1)], self._delays.min()))
+
+    def _doubt(self, low: float, high: float) -> str:
+        if self.best.loose:
+            return "the delays do not thin out within the reach of the data"
+        if not self.fits_well and not self.levelled:
+            return (
+                f"no family of delays is like the data (off by {self.distance:.0%}), and they have"
+                " not levelled off within their reach"
+            )
+        if high > low * MAX_SPREAD:
+            return f"its interval is wider than a factor of {MAX_SPREAD:g}"
+        return ""
+
+
+def _first_above(waits: Floats, curve: Floats, level: float) -> float:
+    """Where a curve that should not fall first reaches a level, interpolated; infinite: never."""
+    curve = np.maximum.accumulate(curve)
+    if curve[-1] < level:
+        return float("inf")
+    at = int(np.argmax(curve >= level))
+    if at == 0:
+        return float(waits[0])
+    share = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
+    return float(np.exp(np.log(waits[at - 1]) * (1 - share) + np.log(waits[at]) * share))

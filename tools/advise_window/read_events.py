@@ -1,0 +1,163 @@
+"""Delays from the raw event files, as far as the logs reach: no window and no horizon cuts them.
+
+Actions are given to impressions as the join does (docs/join-semantics.md 1, 2), but without an
+upper bound in time. Only what this needs is decoded: a record that the job would reject for its
+features is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
+from jobs.pipeline.file_plan import find
+from schemas.actions import NEEDS_VALUE
+from schemas.events import LATEST_TIME, Stream
+from tools.advise_window.observations import Floats, Ints, Observed, next_showing, observe
+
+_Id = Annotated[str, msgspec.Meta(min_length=1)]
+_Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
+
+
+class _Item(msgspec.Struct):
+    item_id: _Id
+
+
+class _Request(msgspec.Struct):
+    request_id: _Id
+    user_id: _Id
+    event_time: _Time
+    items: Annotated[list[_Item], msgspec.Meta(min_length=1)]
+
+
+class _Action(msgspec.Struct):
+    user_id: _Id
+    item_id: _Id
+    action: _Id
+    event_time: _Time
+    request_id: str | None = None
+    value: float | None = None
+
+
+_Record = TypeVar("_Record", _Request, _Action)
+
+
+def read(pipeline: Pipeline) -> Observed:
+    """The observations of every configured kind.
+
+    Raises ConfigError when the sources are no files, or when they hold nothing that can be used.
+    """
+    features, actions = pipeline.sources.features, pipeline.sources.actions
+    if not isinstance(features, FilesSource) or not isinstance(actions, FilesSource):
+        raise ConfigError(
+            "--from events reads files, and these sources are Kafka topics: dump them to .jsonl"
+            " files, or leave the option out to read the samples"
+        )
+    rules = pipeline.rules
+    by_request = rules.key == "request_id"
+    shown, times = _impressions(features, by_request=by_request)
+    need_value = {k.name for k in rules.kinds if k.label in NEEDS_VALUE}
+    acted, kinds, action_times = _actions(actions, need_value, by_request=by_request)
+    if not shown or not acted:
+        missing = "features" if not shown else "actions"
+        raise ConfigError(f"sources.{missing}.path: no usable record in {missing}")
+    codes = pa.array(shown + acted).dictionary_encode().indices.to_numpy().astype(np.int64)
+    shown_codes, acted_codes = codes[: len(shown)], codes[len(shown) :]
+    causes = _causes(shown_codes, times, acted_codes, action_times, rules.skew)
+
+    stated = pipeline.end_of_input.complete_until
+    # those of the last moments may not have come yet
+    until = action_times.max() - int(actions.out_of_orderness) if stated is None else stated
+    follow = np.minimum(until - times, next_showing(shown_codes, times) - times - rules.skew)
+    weights = np.ones(len(times))
+    of_kind = np.array(kinds)
+    observed = []
+    for kind in rules.kinds:
+        taken = (of_kind == kind.name) & (causes >= 0)
+        delays = _first(causes[taken], action_times[taken], times)
+        observed.append(observe(kind.name, kind.window_ms, delays, follow, weights))
+    origin = f"event files {features.path} and {actions.path}"
+    return Observed(origin, int(until), tuple(observed), followed_to_horizon=False)
+
+
+def _impressions(source: FilesSource, *, by_request: bool) -> tuple[list[str], Floats]:
+    """For each impression what an action must name, and the time of its request.
+
+    Of an item that a request shows several times the lowest position comes last (see `_causes`).
+    """
+    shown: list[str] = []
+    times: list[int] = []
+    requests: set[str] = set()
+    for request in _records(source, "features", msgspec.json.Decoder(_Request)):
+        if request.request_id in requests:
+            continue
+        requests.add(request.request_id)
+        key = request.request_id if by_request else request.user_id
+        shown += [f"{key}\x00{item.item_id}" for item in reversed(request.items)]
+        times += [request.event_time] * len(request.items)
+    return shown, np.array(times, dtype=np.float64)
+
+
+def _actions(
+    source: FilesSource, need_value: set[str], *, by_request: bool
+) -> tuple[list[str], list[str], Floats]:
+    """For each action what it names, its kind, and its time."""
+    named: list[str] = []
+    kinds: list[str] = []
+    times: list[int] = []
+    for action in _records(source, "actions", msgspec.json.Decoder(_Action)):
+        key = action.request_id if by_request else action.user_id
+        # as the job rejects it: a few of the wrong kind are enough to spoil a rare kind's delays
+        valid = action.value is not None or action.action not in need_value
+        if key and valid:
+            named.append(f"{key}\x00{action.item_id}")
+            kinds.append(action.action)
+            times.append(action.event_time)
+    return named, kinds, np.array(times, dtype=np.float64)
+
+
+def _records(
+    source: FilesSource, stream: Stream, decoder: msgspec.json.Decoder[_Record]
+) -> Iterator[_Record]:
+    latest = LATEST_TIME if source.not_after is None else source.not_after
+    for path in find(stream, source.path):
+        with Path(path).open("rb") as file:
+            for line in file:
+                try:
+                    record = decoder.decode(line)
+                except (msgspec.MsgspecError, ValueError, RecursionError):
+                    continue
+                if record.event_time <= latest:
+                    yield record
+
+
+def _causes(shown: Ints, shown_times: Floats, acted: Ints, action_times: Floats, skew: int) -> Ints:
+    """For each action the impression it belongs to, -1 for none.
+
+    That is the latest showing at or before its time (and the skew); among positions of one request
+    the last one of the list.
+    """
+    n = len(shown)
+    codes = np.concatenate([shown, acted])
+    times = np.concatenate([shown_times, action_times + skew])
+    # at one time impressions come before actions; lexsort is stable
+    order = np.lexsort((np.arange(len(codes)) >= n, times, codes))
+    latest = np.maximum.accumulate(np.where(order < n, np.arange(len(codes)), -1))
+    cause = np.where(latest >= 0, order[latest], -1)
+    found = np.full(len(codes), -1, dtype=np.int64)
+    found[order] = np.where((cause >= 0) & (codes[cause] == codes[order]), cause, -1)
+    return found[n:]
+
+
+def _first(causes: Ints, action_times: Floats, times: Floats) -> Floats:
+    """The delay of the first action of each impression, NaN without one."""
+    delays = np.full(len(times), np.nan)
+    order = np.argsort(-action_times, kind="stable")  # the earliest is written last, and stays
+    delays[causes[order]] = action_times[order] - times[causes[order]]
+    return delays

@@ -1,0 +1,206 @@
+"""Delays from what the joining job wrote: `samples/` and `late_actions/` (docs/sample-format.md).
+
+A row names the actions within the window; `late_actions/` names those up to the late horizon H. So
+an impression is followed for H, or until the actions end, or for as long as its row vouches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from jobs.pipeline.config import ConfigError, Pipeline
+from tools.advise_window.observations import (
+    Floats,
+    Ints,
+    KindObservations,
+    Observed,
+    next_showing,
+    observe,
+)
+from udfs.core.matching import JoinRules
+
+#: Rejected actions that were good enough to move time.
+_TIMED = ("orphan_action", "duplicate_action")
+
+
+@dataclass(frozen=True)
+class _Late:
+    """The first late action of a kind for each sample (n,)."""
+
+    sample_ids: Ints
+    request_times: Floats
+    delays: Floats
+
+
+def read(pipeline: Pipeline) -> Observed:
+    """The observations of every configured kind.
+
+    Raises ConfigError where there is nothing to read.
+    """
+    if "://" in pipeline.output.path:
+        raise ConfigError(f"output.path: {pipeline.output.path} is not a local folder; mount it")
+    output = Path(pipeline.output.path)
+    rules = pipeline.rules
+    names = ["sample_id", "event_time", "observed_ms", "sampling_rate", "revision", "kind"]
+    if rules.key == "user_id":
+        names += ["user_id", "item_id"]
+    wanted = [f"{part}_{k.name}{end}" for k in rules.kinds for part, end in _OF_KIND]
+    samples = _table(output / "samples", [*names, *wanted])
+    if samples is None or not len(samples):
+        raise ConfigError(
+            f"{output / 'samples'}: there are no samples yet; run"
+            " `python -m jobs.join_samples` first, or use --from events"
+        )
+    samples = _last_versions(samples)
+    late = _table(output / "late_actions", ["sample_id", "request_time", "action", "delay_ms"])
+    until = _end(pipeline, output, samples, late)
+
+    times = _floats(samples["event_time"])
+    follow = np.minimum(rules.late_horizon, until - times)
+    observed = _floats(samples["observed_ms"], missing=0.0)
+    is_final = pc.equal(samples["kind"], "final").to_numpy()
+    # a row whose labels were not vouched for to the end: silence, or the end of the input
+    cut = is_final & (observed < rules.longest_window)
+    follow = np.where(cut, np.minimum(follow, observed), follow)
+    if rules.key == "user_id":
+        pairs = pc.binary_join_element_wise(samples["user_id"], samples["item_id"], "\x00")
+        codes = pairs.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        follow = np.minimum(follow, next_showing(codes, times) - times - rules.skew)
+
+    notes: list[str] = []
+    kinds = tuple(
+        _kind(samples, late, times, follow, until, rules, number, notes)
+        for number in range(len(rules.kinds))
+    )
+    return Observed(
+        origin=f"samples and late actions in {output}",
+        until=int(until),
+        kinds=kinds,
+        followed_to_horizon=True,
+        notes=tuple(notes),
+    )
+
+
+_OF_KIND = (("delay", "_ms"), ("mature", ""))
+
+
+def _kind(
+    samples: pa.Table,
+    late: pa.Table | None,
+    times: Floats,
+    follow: Floats,
+    until: float,
+    rules: JoinRules,
+    number: int,
+    notes: list[str],
+) -> KindObservations:
+    kind = rules.kinds[number]
+    ids = samples["sample_id"].to_numpy()
+    delays = _floats(samples[f"delay_{kind.name}_ms"], missing=np.nan)
+    rates = _floats(samples["sampling_rate"])
+    weights = 1.0 / rates
+    # rows of before the kind was configured say nothing of it
+    known = samples[f"mature_{kind.name}"].is_valid().to_numpy()
+    joined = delays[~np.isnan(delays)]
+    if len(joined) and joined.max() > kind.window_ms:
+        notes.append(
+            f"{kind.name}: some samples were made with a longer window than is configured now;"
+            " take the configuration they were made with"
+        )
+    found = _late_of(late, kind.name)
+    order = np.argsort(ids)
+    at = order[np.minimum(np.searchsorted(ids, found.sample_ids, sorter=order), len(ids) - 1)]
+    has_row = ids[at] == found.sample_ids
+    rows = at[has_row]
+    delays[rows] = np.fmin(delays[rows], found.delays[has_row])
+    # every late action is there, whether or not its sample was sampled out: each stands for itself
+    weights = np.where(np.isnan(delays), weights, 1.0)
+    more = ~has_row & (found.request_times >= times.min())
+    return observe(
+        kind.name,
+        kind.window_ms,
+        np.concatenate([delays[known], found.delays[more]]),
+        np.concatenate(
+            [
+                follow[known],
+                np.minimum(rules.late_horizon, until - found.request_times[more]),
+            ]
+        ),
+        np.concatenate([weights[known], np.ones(int(more.sum()))]),
+    )
+
+
+def _late_of(late: pa.Table | None, kind: str) -> _Late:
+    if late is None:
+        return _Late(np.empty(0, np.int64), np.empty(0), np.empty(0))
+    of_kind = late.filter(pc.equal(late["action"], kind))
+    ids, delays = of_kind["sample_id"].to_numpy(), _floats(of_kind["delay_ms"])
+    order = np.lexsort((delays, ids))
+    first = order[np.flatnonzero(np.diff(ids[order], prepend=ids[order][:1] - 1))]
+    return _Late(ids[first], _floats(of_kind["request_time"])[first], delays[first])
+
+
+def _last_versions(samples: pa.Table) -> pa.Table:
+    """One row a sample, the one with the greatest revision (join-semantics 14)."""
+    ids, revisions = samples["sample_id"].to_numpy(), samples["revision"].to_numpy()
+    order = np.lexsort((revisions, ids))
+    last = order[np.append(np.diff(ids[order]) != 0, True)]
+    return samples if len(last) == len(ids) else samples.take(np.sort(last))
+
+
+def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | None) -> float:
+    """Until when the action stream is known to be complete, epoch ms."""
+    stated = pipeline.end_of_input.complete_until
+    if stated is not None:
+        return float(stated)
+    ends = []
+    times = _floats(samples["event_time"])
+    for kind in pipeline.kinds:
+        action_times = times + _floats(samples[f"delay_{kind.name}_ms"], missing=-np.inf)
+        ends.append(float(action_times.max()))
+    if late is not None and len(late):
+        ends.append(float((_floats(late["request_time"]) + _floats(late["delay_ms"])).max()))
+    rejected = _table(output / "rejected", ["stream", "reason", "record_time"])
+    if rejected is not None:
+        timed = pc.and_(
+            pc.equal(rejected["stream"], "actions"),
+            pc.is_in(rejected["reason"], value_set=pa.array(_TIMED)),
+        )
+        latest = pc.max(rejected.filter(timed)["record_time"]).as_py()
+        ends += [] if latest is None else [float(latest)]
+    end = max(ends)
+    if not np.isfinite(end):
+        raise ConfigError(f"{output}: no action of any kind was joined or late: nothing to learn")
+    # those of the last moments may not have come yet
+    return end - int(pipeline.sources.actions.out_of_orderness)
+
+
+def _table(folder: Path, columns: list[str]) -> pa.Table | None:
+    """These columns of all files (null where a file does not have one); None without files."""
+    if not folder.is_dir():
+        return None
+    dataset: Any = ds.dataset(folder, format="parquet")
+    schemas = list(dict.fromkeys(f.physical_schema for f in dataset.get_fragments()))
+    if not schemas:
+        return None
+    schema = pa.unify_schemas(schemas)
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise ConfigError(
+            f"{folder}: the files have no column {missing[0]!r};"
+            " is this the configuration that they were made with?"
+        )
+    return dataset.replace_schema(schema).to_table(columns=columns)
+
+
+def _floats(column: pa.ChunkedArray, missing: float | None = None) -> Floats:
+    column = column.cast(pa.float64())
+    values = column if missing is None else pc.fill_null(column, missing)
+    return np.array(values.to_numpy(), dtype=np.float64)

@@ -1,0 +1,5 @@
+import sys
+
+from tools.audit.command import main
+
+sys.exit(main())

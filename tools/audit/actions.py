@@ -1,0 +1,257 @@
+"""Which sample can hold an action, and which actions are accounted for elsewhere?
+
+Worked out from event times alone, as docs/join-semantics.md has it when all come within the bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from jobs.pipeline.config import Pipeline
+from schemas import samples
+from schemas.actions import Label
+from schemas.events import ActionEvent
+from schemas.sample_id import sample_id
+from tools.audit.output import Output, hour_of
+from tools.audit.progress import Progress
+from tools.audit.records import Action, Request, Source, remembered_ms
+from tools.audit.report import Report, place
+
+Value = float | None
+
+#: Number of the kind, number of the impression.
+Cell = tuple[int, int]
+
+WITHOUT: dict[Label, Value] = {"any": 0.0, "count": 0.0, "sum": 0.0, "max": None, "last": None}
+
+
+def label_of(label: Label, actions: Sequence[ActionEvent]) -> Value:
+    """Rule 7: one kind's label of an impression that has these actions."""
+    if not actions:
+        return WITHOUT[label]
+    if label == "any":
+        return 1.0
+    if label == "count":
+        return float(len(actions))
+    values = [(a.event_time, a.value) for a in actions if a.value is not None]
+    if label == "sum":
+        return math.fsum(value for _, value in values)
+    return max(value for _, value in values) if label == "max" else max(values)[1]
+
+
+class Requests:
+    """The accepted requests by join key."""
+
+    def __init__(self, pipeline: Pipeline, source: Source) -> None:
+        self._by_user = pipeline.join.key == "user_id"
+        self._skew = int(pipeline.join.clock_skew)
+        self._windows = {kind.name: kind.window_ms for kind in pipeline.kinds}
+        by_key: dict[str, list[Request]] = defaultdict(list)
+        for request in source.accepted:
+            if not request.missing:
+                by_key[request.user_id if self._by_user else request.request_id].append(request)
+        self._by_key = dict(by_key)
+        for requests in self._by_key.values():
+            requests.sort(key=lambda r: (r.event_time, r.request_id))
+
+    def key(self, action: ActionEvent) -> str:
+        return action.user_id if self._by_user else (action.request_id or "")
+
+    def that_match(self, action: ActionEvent) -> list[Request]:
+        """Rule 1, the first in the rank of rule 2 first."""
+        requests = self._by_key.get(self.key(action), [])
+        first = bisect_left(
+            requests, action.event_time - self._windows[action.action], key=_time_of
+        )
+        end = bisect_right(requests, action.event_time + self._skew, key=_time_of)
+        return [r for r in reversed(requests[first:end]) if action.item_id in r.items]
+
+    def named(self, key: str, request_id: str, time: int) -> Request | None:
+        found = (r for r in self._by_key.get(key, ()) if r.request_id == request_id)
+        return next((r for r in found if r.event_time == time), None)
+
+
+def _time_of(request: Request) -> int:
+    return request.event_time
+
+
+def take_late(
+    pipeline: Pipeline, source: Source, requests: Requests, output: Output, report: Report
+) -> None:
+    """Finds the action of every row of `late_actions/`; a row takes one that is still open."""
+    by_user = pipeline.join.key == "user_id"
+    windows = {kind.name: kind.window_ms for kind in pipeline.kinds}
+    waiting: dict[tuple[object, ...], list[Action]] = defaultdict(list)
+    for action in source.actions:
+        if action.open:
+            waiting[_content(action.event, requests)].append(action)
+    account = report.account("rows in late_actions/")
+    for file, row in output.rows("late_actions", samples.LATE_ACTIONS):
+        account.came_in += 1
+        key = row["user_id"] if by_user else row["request_id"]
+        names = ("item_id", "action", "value", "event_time", "event_id")
+        actions = waiting.get((key, *(row[name] for name in names)))
+        request = requests.named(key, row["request_id"], row["request_time"])
+        why = None
+        if not actions:
+            why = "no action of the source is still open for it"
+        elif request is None:
+            why = "no accepted request has its request_id and time"
+        elif row["position"] != _position(request, row["item_id"]):
+            why = "its request does not show the item there"
+        elif row["sample_id"] != sample_id(request.request_id, row["item_id"], row["position"]):
+            why = "its sample_id is another"
+        elif request.user_id != row["user_id"]:
+            why = f"its request is of user {request.user_id!r}"
+        elif row["delay_ms"] != row["event_time"] - row["request_time"]:
+            why = "its delay_ms is not the time from the request to the action"
+        elif row["reason"] != (
+            "after_settle"
+            if row["delay_ms"] <= windows.get(row["action"], -1)
+            else "outside_window"
+        ):
+            why = f"its reason is {row['reason']!r}, its delay says otherwise"
+        elif file.hour != hour_of(row["request_time"]):
+            why = "lies in the partition of another hour"
+        if actions:
+            action = actions.pop(0)
+            action.reason, action.late_of = f"late: {row['reason']}", row["request_time"]
+        if why is None:
+            account.went["of an action in the source"] += 1
+        else:
+            name = row["event_id"] or f"{row['action']} {row['item_id']} at {row['event_time']}"
+            report.find("late row", str(name), file.name, why)
+
+
+def _position(request: Request, item_id: str) -> int:
+    return request.items.index(item_id) if item_id in request.items else -1
+
+
+def _content(action: ActionEvent, requests: Requests) -> tuple[object, ...]:
+    """What a row of late_actions/ says of its action; the user in it is the request's."""
+    a = action
+    return (requests.key(a), a.item_id, a.action, a.value, a.event_time, a.event_id)
+
+
+def _identity(action: ActionEvent) -> tuple[object, ...]:
+    """Rule 6: what makes two records the same action."""
+    if action.event_id is not None:
+        return ("event", action.event_id)
+    a = action
+    return ("tuple", a.user_id, a.item_id, a.request_id, a.action, a.event_time)
+
+
+class Assignment:
+    """Every open action with the sample that holds it: `cells` by kind and impression.
+
+    `elsewhere`: the cells that might hold an action of another cell (`key = "user_id"`, when a
+    later request came after an earlier one had settled). `went` counts where actions are.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, source: Source, requests: Requests, progress: Progress
+    ) -> None:
+        self._kinds = {kind.name: k for k, kind in enumerate(pipeline.kinds)}
+        self._source = source
+        self._requests = requests
+        self._progress = progress
+        self._remembered = remembered_ms(pipeline)
+        self.cells: dict[Cell, list[Action]] = defaultdict(list)
+        self.elsewhere: dict[Cell, list[tuple[Action, Cell]]] = defaultdict(list)
+        self.went: Counter[str] = Counter()
+
+    def assign(self, report: Report) -> None:
+        """Gives every open action to a cell, or names it."""
+        copies = self._copies(report)
+        for action in self._source.actions:
+            if action.reason is not None:
+                late = action.late_of is not None
+                self.went[action.reason if late else f"rejected: {action.reason}"] += 1
+            elif id(action) not in copies:
+                self._give(action, report)
+
+    def _give(self, action: Action, report: Report) -> None:
+        event = action.event
+        matching = self._requests.that_match(event)
+        if matching:
+            cells = [self._cell(request, event) for request in matching]
+            self.cells[cells[0]].append(action)
+            for cell in cells[1:]:
+                self.elsewhere[cell].append((action, cells[0]))
+        elif self._progress.decided(event.event_time, event.origin):
+            report.find(
+                "action",
+                name_of(event),
+                place(event.origin),
+                "neither in late_actions/ nor in rejected/, and no sample can hold it",
+            )
+        else:
+            self.went["pending"] += 1
+
+    def _cell(self, request: Request, event: ActionEvent) -> Cell:
+        return self._kinds[event.action], request.first + request.items.index(event.item_id)
+
+    def _copies(self, report: Report) -> set[int]:
+        """Rule 6: an action counts once, as long as it is remembered; copies that are neither
+        rejected nor pending are named, and left out.
+        """
+        by_identity: dict[tuple[object, ...], list[Action]] = defaultdict(list)
+        for action in self._source.actions:
+            key = (self._requests.key(action.event), *_identity(action.event))
+            by_identity[key].append(action)
+        out: set[int] = set()
+        for twins in by_identity.values():
+            if len(twins) == 1 and twins[0].reason != "duplicate_action":
+                continue
+            if all(action.reason == "duplicate_action" for action in twins):
+                for action in twins:
+                    why = "rejected as duplicate_action, but it is not counted anywhere else"
+                    report.find("action", name_of(action.event), place(action.event.origin), why)
+                continue
+            counted: list[tuple[int, Action]] = []
+            for action in sorted(twins, key=_first_counts):
+                if not action.open and action.late_of is None:
+                    continue
+                at = self._counted_at(action)
+                twin = next((c for t, c in counted if abs(t - at) <= self._remembered), None)
+                if twin is None:
+                    counted.append((at, action))
+                    continue
+                out.add(id(action))
+                self._name_copy(action, twin, report)
+        return out
+
+    def _counted_at(self, action: Action) -> int:
+        """The time of the request that counts it."""
+        if action.late_of is not None:
+            return action.late_of
+        matching = self._requests.that_match(action.event)
+        return matching[0].event_time if matching else action.event.event_time
+
+    def _name_copy(self, action: Action, twin: Action, report: Report) -> None:
+        event = action.event
+        matching = self._requests.that_match(event)
+        held = not self._progress.decided(event.event_time, event.origin) or any(
+            not self._progress.settled(request) for request in matching
+        )
+        if held and self._progress.watermark is not None:
+            self.went["pending"] += 1
+            return
+        why = f"a copy of {place(twin.event.origin)}, and not in rejected/"
+        report.find("action", name_of(event), place(event.origin), why)
+
+
+def _first_counts(action: Action) -> tuple[object, ...]:
+    """What is written down as late counts for certain; then rule 6's order."""
+    event = action.event
+    value = (event.value is not None, event.value or 0.0)
+    late = action.late_of is None
+    return (late, event.event_time, event.action, event.item_id, value)
+
+
+def name_of(action: ActionEvent) -> str:
+    """Its event id, or what it says."""
+    return action.event_id or f"{action.action} of {action.item_id} by {action.user_id}"

@@ -1,0 +1,240 @@
+"""Is every record of the sources decoded, or rejected, and that once?"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from jobs.pipeline.config import Pipeline
+from schemas import samples
+from schemas.events import STREAMS, ActionEvent, Origin, RequestEvent, Stream
+from tools.audit.impressions import Impressions
+from tools.audit.output import Output, hour_of
+from tools.audit.report import Report, place
+from tools.audit.source import Decoder, Reached, Record, records
+
+#: What the join rejects; all other reasons are the decoder's.
+JOIN_REASONS: dict[str, Stream] = {
+    "late_request": "features",
+    "duplicate_request": "features",
+    "orphan_action": "actions",
+    "duplicate_action": "actions",
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """A good request. `reason`: the join's, if it was rejected; then nothing else is kept of it.
+
+    `first`: the number of its first impression. `missing`: it is unaccounted for.
+    """
+
+    request_id: str
+    user_id: str
+    event_time: int
+    origin: Origin
+    reason: str | None
+    items: list[str]
+    first: int
+    missing: bool = False
+
+
+@dataclass(slots=True)
+class Action:
+    """A good action. `reason`: of `rejected/` or `late_actions/`, when it is there.
+
+    `late_of`: the time of the request that named it late.
+    """
+
+    event: ActionEvent
+    reason: str | None
+    late_of: int | None = None
+
+    @property
+    def open(self) -> bool:
+        """It is nowhere in the output as a record of its own: a sample has to hold it."""
+        return self.reason is None
+
+
+@dataclass
+class Source:
+    """All that the sources say. `accepted` are the requests that were not rejected, in the order in
+    which `impressions` has them. `unseen`: bad records that are not in `rejected/`, with the reason
+    why they are bad.
+    """
+
+    impressions: Impressions
+    accepted: list[Request] = field(default_factory=list)
+    rejected: list[Request] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    reached: dict[Stream, Reached] = field(default_factory=dict)
+    unseen: list[tuple[Stream, Origin, str]] = field(default_factory=list)
+    read: Counter[Stream] = field(default_factory=Counter)
+    bad: dict[Stream, Counter[str]] = field(default_factory=dict)
+
+
+class Rejected:
+    """The rows of `rejected/`, by origin; each is taken once by the record that it is of."""
+
+    def __init__(self, output: Output, report: Report) -> None:
+        self._rows: dict[tuple[str, str, int | None, int], tuple[str, bytes, str]] = {}
+        self._report = report
+        self._account = report.account("rows in rejected/")
+        for file, row in output.rows("rejected", samples.REJECTED):
+            self._account.came_in += 1
+            key = (row["stream"], row["origin"], row["partition"], row["offset"])
+            where = place(Origin(row["origin"], row["partition"], row["offset"]))
+            if key in self._rows:
+                report.find("rejected row", where, file.name, "the record is rejected twice")
+            elif file.hour != hour_of(row["record_time"]):
+                report.find(
+                    "rejected row", where, file.name, "lies in the partition of another hour"
+                )
+            else:
+                self._rows[key] = (row["reason"], row["raw"], file.name)
+
+    def take(self, stream: Stream, record: Record, bad: str | None, *, ignored: bool) -> str | None:
+        """The reason for which it was rejected, if it was; `bad`: what the decoder says."""
+        row = self._rows.pop((stream, *_key(record.origin)), None)
+        if row is None:
+            return None
+        reason, raw, file = row
+        why = None
+        if raw != record.raw:
+            why = "its raw bytes are not those of the record"
+        elif ignored:
+            why = f"rejected as {reason}, but the action is to be ignored"
+        elif bad is not None and reason != bad:
+            why = f"rejected as {reason}, but the record is {bad}"
+        elif bad is None and JOIN_REASONS.get(reason) != stream:
+            why = f"rejected as {reason}, but the record is good"
+        if why is not None:
+            self._report.find("rejected row", place(record.origin), file, why)
+        else:
+            self._account.went["of a record in the source"] += 1
+        return reason
+
+    def finish(self) -> None:
+        """What is left was never in the source."""
+        for (_, name, partition, offset), (reason, _, file) in self._rows.items():
+            where = place(Origin(name, partition, offset))
+            why = f"rejected as {reason}, but there is no such record in the source"
+            self._report.find("rejected row", where, file, why)
+        self._rows.clear()
+
+
+def _key(origin: Origin) -> tuple[str, int | None, int]:
+    return origin.name, origin.partition, origin.offset
+
+
+def read_source(
+    pipeline: Pipeline, rejected: Rejected, report: Report, progress: Callable[[Stream, int], None]
+) -> Source:
+    """Read and decode everything. `progress` is told how many records more were read.
+
+    Raises ConfigError for sources that cannot be read.
+    """
+    decoder = Decoder(pipeline)
+    source = Source(Impressions(pipeline.schema))
+    for stream in STREAMS:
+        settings = getattr(pipeline.sources, stream)
+        reached = source.reached[stream] = Reached(int(settings.out_of_orderness))
+        bad = source.bad[stream] = Counter()
+        for record in _told(records(stream, settings, report.notes), stream, progress):
+            source.read[stream] += 1
+            reached.read(record)
+            event = decoder.decode(stream, record)
+            if isinstance(event, str):
+                if rejected.take(stream, record, event, ignored=False) is None:
+                    source.unseen.append((stream, record.origin, event))
+                else:
+                    bad[f"rejected: {event}"] += 1
+                continue
+            reason = rejected.take(stream, record, None, ignored=event is None)
+            if event is None:
+                bad["ignored"] += 1
+                continue
+            reached.good(event.event_time, record)
+            if isinstance(event, RequestEvent):
+                _add_request(source, event, reason)
+            else:
+                # its bytes are no longer needed
+                source.actions.append(Action(msgspec.structs.replace(event, raw=b""), reason))
+    source.impressions.seal()
+    rejected.finish()
+    return source
+
+
+def _told(
+    found: Iterator[Record], stream: Stream, progress: Callable[[Stream, int], None]
+) -> Iterator[Record]:
+    for n, record in enumerate(found, 1):
+        if n % 1_000 == 0:
+            progress(stream, 1_000)
+        yield record
+
+
+def _add_request(source: Source, event: RequestEvent, reason: str | None) -> None:
+    if reason is not None:
+        user = msgspec.msgpack.decode(event.body)[0]
+        source.rejected.append(
+            Request(event.request_id, user, event.event_time, event.origin, reason, [], -1)
+        )
+        return
+    first = source.impressions.count
+    body = source.impressions.add(event.request_id, event.body)
+    source.accepted.append(
+        Request(
+            event.request_id, body.user_id, event.event_time, event.origin, None, body.items, first
+        )
+    )
+
+
+def request_twins(source: Source, pipeline: Pipeline, report: Report) -> None:
+    """Rule 6: a second request with an id that is remembered is a duplicate, and no other is."""
+    by_user = pipeline.join.key == "user_id"
+    remembered = remembered_ms(pipeline)
+    by_name: dict[tuple[str, str], list[Request]] = defaultdict(list)
+    for request in source.accepted:
+        by_name[_name(request, by_user=by_user)].append(request)
+    for twins in by_name.values():
+        if len(twins) < 2:
+            continue
+        # a copy is accepted only when the tombstone of the one before it has gone
+        kept: list[Request] = []
+        for request in twins:
+            if any(abs(k.event_time - request.event_time) <= remembered for k in kept):
+                request.missing = True
+                report.find(
+                    "request",
+                    request.request_id,
+                    place(request.origin),
+                    f"a copy of {place(kept[-1].origin)}, and not in rejected/",
+                )
+            else:
+                kept.append(request)
+    for request in source.rejected:
+        if request.reason == "duplicate_request" and not by_name[_name(request, by_user=by_user)]:
+            report.find(
+                "request",
+                request.request_id,
+                place(request.origin),
+                "rejected as duplicate_request, but no request with its id was accepted",
+            )
+
+
+def _name(request: Request, *, by_user: bool) -> tuple[str, str]:
+    """A request id belongs to its join key."""
+    return (request.user_id if by_user else "", request.request_id)
+
+
+def remembered_ms(pipeline: Pipeline) -> int:
+    """By how much (ms) a request must be later to be accepted under the id of another one, whose
+    tombstone goes at t + W + 2 S + L + H: H + S, for it settles at t + W + S + L itself.
+    """
+    horizon = pipeline.join.late_horizon
+    longest = max(kind.window_ms for kind in pipeline.kinds)
+    return (2 * longest if horizon is None else int(horizon)) + int(pipeline.join.clock_skew)

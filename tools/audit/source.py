@@ -1,0 +1,194 @@
+"""The sources, read again for an audit: every record with its origin, decoded as the job does.
+
+`schemas.decoding` is what the audit shares with the job; the reading is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
+from jobs.pipeline.file_plan import find
+from jobs.pipeline.kafka_consumer import connect, has_java_security
+from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.events import ActionEvent, Origin, RequestEvent, Stream
+
+_TIMEOUT_MS = 10_000
+#: Without a record for so long a topic is taken to be unreachable (there are still some to come).
+_SILENT_S = 60
+
+
+class Record(NamedTuple):
+    """A record as it was read; `time` is Kafka's timestamp (epoch ms), None for files."""
+
+    raw: bytes
+    origin: Origin
+    time: int | None
+
+
+class Decoder:
+    """Decodes the records of both streams under a pipeline's configuration."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        def bounds(source: Source) -> dict[str, Any]:
+            if isinstance(source, FilesSource):
+                own: dict[str, Any] = {"not_after": source.not_after}
+            else:
+                own = {"max_future_ms": int(source.max_future)}
+            return {"max_record_bytes": source.max_record_bytes, **own}
+
+        self._requests = RequestDecoder(pipeline.schema, **bounds(pipeline.sources.features))
+        self._actions = ActionDecoder(
+            pipeline.kinds,
+            key_is_request_id=pipeline.join.key == "request_id",
+            reject_unknown=pipeline.join.unknown_actions == "reject",
+            **bounds(pipeline.sources.actions),
+        )
+
+    def decode(self, stream: Stream, record: Record) -> RequestEvent | ActionEvent | str | None:
+        """The event; or the reason why it is bad; or None for an action that is ignored."""
+        decoder = self._requests if stream == "features" else self._actions
+        try:
+            return decoder.decode(record.raw, record.origin, record.time)
+        except BadRecord as bad:
+            return bad.reason
+
+
+@dataclass
+class Reached:
+    """How far a stream has come, as rule 11 counts it, and what must have been read at what time.
+
+    `latest`: the greatest time of a good record, in the steps in which the job announces it.
+    `_rises`: by Kafka partition, each (offset, timestamp) that was greater than all before it.
+    """
+
+    out_of_orderness: int
+    latest: int | None = None
+    _rises: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def good(self, event_time: int, record: Record) -> None:
+        time = event_time
+        if record.time is not None:
+            # the steps of the job's progress beacons
+            time = record.time - record.time % max(1, min(self.out_of_orderness, 1000))
+        self.latest = time if self.latest is None else max(self.latest, time)
+
+    def read(self, record: Record) -> None:
+        if record.time is None or record.origin.partition is None:
+            return
+        rises = self._rises.setdefault(record.origin.partition, [])
+        if not rises or record.time > rises[-1][1]:
+            rises.append((record.origin.offset, record.time))
+
+    def read_up_to(self, watermark: int) -> dict[int, int]:
+        """By partition, the last offset that a job had read for certain when its watermark was
+        there. Partitions that hold nothing up (they were idle) are not in it.
+        """
+        found: dict[int, int] = {}
+        for partition, rises in self._rises.items():
+            beyond = (o for o, time in rises if time > watermark + self.out_of_orderness)
+            last = next(beyond, None)
+            if last is not None:
+                found[partition] = last
+        return found
+
+
+def records(stream: Stream, source: Source, notes: list[str]) -> Iterator[Record]:
+    """All records of a source: of files in the order of their paths, of Kafka partition by
+    partition in order, from the configured start to the end as it is now.
+
+    Raises ConfigError when it cannot be read.
+    """
+    if isinstance(source, FilesSource):
+        return _of_files(stream, source)
+    return _of_kafka(stream, source, notes)
+
+
+def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
+    for path in find(stream, source.path):
+        offset = 0
+        with path.open("rb") as file:
+            for line in file:
+                raw = line[:-1] if line.endswith(b"\n") else line
+                if raw and not raw.isspace():
+                    yield Record(raw, Origin(str(path), None, offset), None)
+                offset += len(line)
+
+
+def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:
+    from kafka import TopicPartition
+    from kafka.errors import KafkaError
+
+    where = f"sources.{stream}"
+    if source.start in ("latest", "committed"):
+        raise ConfigError(
+            f"{where}.start: {source.start!r} does not say where the job began;"
+            f" add --set {where}.start=<epoch ms>"
+        )
+    if has_java_security(source):
+        raise ConfigError(f"{where}.properties: an audit cannot read with SASL or SSL yet")
+    consumer = connect(
+        stream,
+        source,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=source.properties.get("isolation.level", "read_uncommitted"),
+    )
+    try:
+        numbers = sorted(consumer.partitions_for_topic(source.topic) or ())
+        partitions = [TopicPartition(source.topic, number) for number in numbers]
+        consumer.assign(partitions)
+        first, last = _span(consumer, partitions, source)
+        gone = sum(o > 0 for o in consumer.beginning_offsets(partitions).values())
+        if gone and source.start == "earliest":
+            notes.append(
+                f"{where}: {gone} partitions of {source.topic} no longer begin at offset 0: what"
+                " the job made of records that are deleted is surplus here."
+            )
+        for partition in partitions:
+            yield from _of_partition(consumer, partition, first[partition], last[partition], where)
+    except KafkaError as error:
+        raise ConfigError(f"{where}: the broker refuses: {error}") from None
+    finally:
+        consumer.close()
+
+
+def _span(
+    consumer: Any, partitions: list[Any], source: KafkaSource
+) -> tuple[dict[Any, int], dict[Any, int]]:
+    """The first offset, and the one after the last, of every partition."""
+    last = consumer.end_offsets(partitions)
+    first = consumer.beginning_offsets(partitions)
+
+    def at(time: int) -> dict[Any, int]:
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, time))
+        return {p: last[p] if found[p] is None else found[p].offset for p in partitions}
+
+    if isinstance(source.start, int):
+        first = at(source.start)
+    if isinstance(source.end, int):
+        last = at(source.end)
+    return first, last
+
+
+def _of_partition(
+    consumer: Any, partition: Any, start: int, end: int, where: str
+) -> Iterator[Record]:
+    if start >= end:
+        return
+    consumer.assign([partition])
+    consumer.seek(partition, start)
+    silent_polls = 0
+    # by position, for the last offsets of a topic may be markers of transactions, and no records
+    while consumer.position(partition) < end:
+        fetched = consumer.poll(timeout_ms=1_000, max_records=2_000).get(partition, ())
+        silent_polls = 0 if fetched else silent_polls + 1
+        if silent_polls > _SILENT_S:
+            raise ConfigError(f"{where}: {partition.topic}[{partition.partition}] gives no records")
+        for message in fetched:
+            if message.offset >= end:
+                return
+            origin = Origin(partition.topic, partition.partition, message.offset)
+            yield Record(message.value or b"", origin, message.timestamp)

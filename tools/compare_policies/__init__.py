@@ -1,0 +1,1 @@
+"""The emission policies side by side on a generated day."""

@@ -1,0 +1,1 @@
+"""Late actions, applied to samples."""

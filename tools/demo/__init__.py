@@ -1,0 +1,1 @@
+"""The whole path once: traffic, join, summary, training."""

@@ -1,0 +1,5 @@
+import sys
+
+from tools.demo.command import main
+
+sys.exit(main())

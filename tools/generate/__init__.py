@@ -1,0 +1,1 @@
+"""Realistic traffic with its truth, to try the system on."""

@@ -1,0 +1,5 @@
+import sys
+
+from tools.generate.command import main
+
+sys.exit(main())

@@ -1,0 +1,5 @@
+import sys
+
+from tools.summary.command import main
+
+sys.exit(main())

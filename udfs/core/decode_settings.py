@@ -1,0 +1,49 @@
+"""How records are decoded: what the operators are told. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from schemas.actions import ActionKind
+from schemas.events import Stream
+from schemas.features import FeatureSchema
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How one stream is decoded, and how far out of order it may be (ms)."""
+
+    out_of_orderness: int
+    max_record_bytes: int
+    not_after: int | None = None
+    max_future_ms: int | None = None
+
+    @property
+    def granularity(self) -> int:
+        """In what steps (ms) time is announced: fine against the bound, not every millisecond."""
+        return max(1, min(self.out_of_orderness, 1000))
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What both streams are decoded by."""
+
+    schema: FeatureSchema
+    kinds: tuple[ActionKind, ...]
+    key: Literal["request_id", "user_id"]
+    reject_unknown: bool
+    streams: dict[Stream, StreamSettings]
+    #: One key for each subtask of the join, so that all of them learn how far the streams are.
+    beacon_keys: tuple[str, ...]
+
+
+class Chunk(msgspec.Struct, array_like=True, frozen=True):
+    """Whole lines of a file: the bytes from `start` up to `end`."""
+
+    stream: Stream
+    path: str
+    start: int
+    end: int

@@ -1,0 +1,1 @@
+"""The Flink operators around the core. They do what it decides."""

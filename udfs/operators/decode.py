@@ -1,0 +1,203 @@
+"""The Flink functions that read and decode: records in, keyed events out, bad records to the side.
+
+Two sources, one output: `ReadFiles` reads chunks of local files itself (so the bytes never pass
+through the JVM, and the order of reading is fixed), `DecodeRecords` takes what the Kafka connector
+read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pyflink.common import Row
+from pyflink.datastream import OutputTag, ProcessFunction
+
+from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
+from udfs.core.decode_settings import Chunk, DecodeSettings
+from udfs.core.partitions import partition
+from udfs.operators import side_outputs
+
+
+class _Decoding:
+    """Decoders, counters and the packing of both streams, for one subtask."""
+
+    def __init__(self, settings: DecodeSettings, runtime_context: Any) -> None:
+        self._by_user = settings.key == "user_id"
+        self._pack = msgspec.msgpack.Encoder().encode
+        features, actions = settings.streams["features"], settings.streams["actions"]
+        self._requests = RequestDecoder(
+            settings.schema,
+            max_record_bytes=features.max_record_bytes,
+            not_after=features.not_after,
+            max_future_ms=features.max_future_ms,
+        )
+        self._actions = ActionDecoder(
+            settings.kinds,
+            key_is_request_id=not self._by_user,
+            reject_unknown=settings.reject_unknown,
+            max_record_bytes=actions.max_record_bytes,
+            not_after=actions.not_after,
+            max_future_ms=actions.max_future_ms,
+        )
+        self._rejected = side_outputs.rejected()
+        self._beacon_keys = settings.beacon_keys
+        metrics = runtime_context.get_metrics_group()
+        self._read = {s: metrics.counter(f"{s}_read") for s in STREAMS}
+        self._rejects = metrics.add_group("rejected")
+        self._by_reason: dict[str, Any] = {}
+        self._undeclared = metrics.counter("undeclared_feature_values")
+        self._ignored = metrics.counter("actions_ignored")
+        self._counted = (0, 0)
+
+    def decode(
+        self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None
+    ) -> tuple[str, bytes, int] | Row | None:
+        """Key, packed event and event time; or a rejected row; or None for an ignored action."""
+        try:
+            if stream == "features":
+                request = self._requests.decode(raw, origin, record_time)
+                key = unpack_front(request.body).user_id if self._by_user else request.request_id
+                return key, self._pack(request), request.event_time
+            action = self._actions.decode(raw, origin, record_time)
+            if action is None:
+                return None
+            key = action.user_id if self._by_user else (action.request_id or "")
+            return key, self._pack(action), action.event_time
+        except BadRecord as bad:
+            self._count_rejected(bad.reason)
+            time = record_time if record_time is not None else bad.event_time
+            if bad.reason == "future_clock" and record_time is None:
+                time = None  # its clock is what is wrong
+            return Row(
+                stream,
+                bad.reason,
+                bad.message,
+                origin.name,
+                origin.partition,
+                origin.offset,
+                time,
+                raw.decode("latin-1"),
+                *partition(time),
+            )
+
+    def beacons(self, stream: Stream, time: int) -> list[tuple[str, bytes]]:
+        """Key and packed `Progress`, for every subtask of the join. They go where the events go, so
+        none can be overtaken by the end of the input.
+        """
+        packed = self._pack(Progress(stream, time))
+        return [(key, packed) for key in self._beacon_keys]
+
+    def side(self, row: Row) -> tuple[OutputTag, Row]:
+        return self._rejected, row
+
+    def count(self, stream: Stream, records: int) -> None:
+        self._read[stream].inc(records)
+        undeclared, ignored = self._requests.undeclared, self._actions.ignored
+        if (undeclared, ignored) != self._counted:
+            self._undeclared.inc(undeclared - self._counted[0])
+            self._ignored.inc(ignored - self._counted[1])
+            self._counted = (undeclared, ignored)
+
+    def _count_rejected(self, reason: str) -> None:
+        if reason not in self._by_reason:
+            self._by_reason[reason] = self._rejects.counter(reason)
+        self._by_reason[reason].inc()
+
+
+class ReadFiles(ProcessFunction):
+    """The one ordered reader of files: chunks in, (key, event, watermark time) out.
+
+    Being the only one and in a fixed order, it makes the outcome a function of the files alone. The
+    third field is the lesser of what both streams reached, less their bounds, in steps of their
+    granularity; 0 until both have shown something.
+    """
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def open(self, runtime_context: Any) -> None:
+        self._decoding = _Decoding(self._settings, runtime_context)
+        self._chunk = msgspec.json.Decoder(Chunk)
+        # Not in Flink's state: after a restart time stands still until both streams have shown
+        # something again, which delays a watermark and never makes one too early.
+        self._reached: dict[Stream, int] = {}
+
+    def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
+        chunk = self._chunk.decode(value[0])
+        with Path(chunk.path).open("rb") as file:
+            file.seek(chunk.start)
+            data = file.read(chunk.end - chunk.start)
+        stream, decode, reached = chunk.stream, self._decoding.decode, self._reached
+        offset, records = chunk.start, 0
+        latest = announced = reached.get(stream, -1)
+        granularity = self._settings.streams[stream].granularity
+        clock = self._clock()
+        for line in data.split(b"\n"):
+            at, offset = offset, offset + len(line) + 1
+            if not line or line.isspace():
+                continue
+            records += 1
+            out = decode(stream, line, Origin(chunk.path, None, at), None)
+            if out.__class__ is tuple:
+                key, event, time = out
+                if time > latest:
+                    latest = reached[stream] = time
+                    clock = self._clock()
+                yield Row(key, event, clock)
+                if latest - announced >= granularity:
+                    announced = latest
+                    for key, event in self._decoding.beacons(stream, latest):
+                        yield Row(key, event, clock)
+            elif out is not None:
+                yield self._decoding.side(out)
+        self._decoding.count(stream, records)
+        if latest > announced:
+            for key, event in self._decoding.beacons(stream, latest):
+                yield Row(key, event, clock)
+
+    def _clock(self) -> int:
+        if len(self._reached) < len(STREAMS):
+            return 0
+        times = []
+        for stream, time in self._reached.items():
+            settings = self._settings.streams[stream]
+            times.append(time - time % settings.granularity - settings.out_of_orderness)
+        return max(0, min(times))
+
+
+class DecodeRecords(ProcessFunction):
+    """Decodes one stream of a Kafka topic.
+
+    In: record (latin-1), topic, partition, offset, record timestamp (ms). Out: (key, event). The
+    watermark is the source's, by the record's timestamp, and so are the beacons.
+    """
+
+    def __init__(self, settings: DecodeSettings, stream: Stream) -> None:
+        self._settings = settings
+        self._stream = stream
+
+    def open(self, runtime_context: Any) -> None:
+        self._decoding = _Decoding(self._settings, runtime_context)
+        self._granularity = self._settings.streams[self._stream].granularity
+        self._announced = -1
+
+    def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
+        text, topic, part, offset, record_time = value[0], value[1], value[2], value[3], value[4]
+        raw = b"" if text is None else text.encode("latin-1")
+        out = self._decoding.decode(self._stream, raw, Origin(topic, part, offset), record_time)
+        self._decoding.count(self._stream, 1)
+        step = record_time - record_time % self._granularity
+        if out.__class__ is Row:
+            yield self._decoding.side(out)
+            return
+        if out is not None:
+            yield Row(out[0], out[1])
+        # an action that is ignored tells the time as well
+        if step > self._announced:
+            self._announced = step
+            for key, event in self._decoding.beacons(self._stream, step):
+                yield Row(key, event)

@@ -1,0 +1,54 @@
+"""Operators written in Java, without a build: their sources lie in `udfs/jvm/`.
+
+Flink compiles the code that SQL becomes on the task managers, with the compiler it brings along
+(Janino). These few sources go the same way, as text in the job graph; so there is no jar of ours to
+build, to ship or to keep in step. What an operator does here would cost a Python call, or a
+conversion of every field, for each record.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyflink.common import Configuration
+from pyflink.datastream import DataStream
+from pyflink.java_gateway import get_gateway
+
+_SOURCES = Path(__file__).resolve().parents[1] / "jvm"
+
+
+def transform(
+    stream: DataStream,
+    operator: str,
+    output_type: Any,
+    *references: str,
+    uid: str,
+    parallelism: int | None = None,
+) -> DataStream:
+    """`stream` through the operator class `udfs/jvm/<operator>.java`.
+
+    `output_type` is a Java TypeInformation; `references` go to the operator's constructor.
+    """
+    gateway = get_gateway()
+    flink = gateway.jvm.org.apache.flink
+    array = gateway.new_array(gateway.jvm.Object, len(references))
+    for i, reference in enumerate(references):
+        array[i] = reference
+    generated = flink.table.runtime.generated.GeneratedOperator(
+        operator,
+        "".join((_SOURCES / f"{name}.java").read_text() for name in (operator, "Packed")),
+        array,
+        Configuration()._j_configuration,
+    )
+    env = stream._j_data_stream.getExecutionEnvironment()
+    transformation = flink.streaming.api.transformations.OneInputTransformation(
+        stream._j_data_stream.getTransformation(),
+        uid.replace("-", " "),
+        flink.table.runtime.operators.CodeGenOperatorFactory(generated),
+        output_type,
+        parallelism or env.getParallelism(),
+    )
+    transformation.setUid(uid)
+    env.addOperator(transformation)
+    return DataStream(flink.streaming.api.datastream.DataStream(env, transformation))
