@@ -1,5 +1,5 @@
 # Everything runs from here; `make` alone lists what there is. Needed on the machine:
-# Python 3.11, make, git. The rest is set up on the first use.
+# Python 3.10, 3.11 or 3.12, make, git. The rest is set up on the first use.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -11,13 +11,13 @@ RUN = PATH="$(CURDIR)/.venv/bin:$$PATH" JAVA_HOME="$$(.venv/bin/python -m servic
 PY = .venv/bin/python
 TRAINER_PY = .venv-trainer/bin/python
 
-# python3.11, or a python3 that is one. Tried, not looked up: version managers put
+# The first of these that is a Python 3.10, 3.11 or 3.12. Tried, not looked up: version managers put
 # names on PATH that fail when called.
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 BOOTSTRAP = @if [ -z "$(PYTHON)" ]; then \
-	echo "setup: Python 3.11 was not found (tried python3.11, python3, python)." >&2; \
+	echo "setup: no Python 3.10, 3.11 or 3.12 was found (tried python3.11, python3.12, python3.10, python3, python)." >&2; \
 	echo "setup: install it, or run: make PYTHON=/path/to/python3.11 $(or $(MAKECMDGOALS),$@)" >&2; exit 1; fi; \
 	PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m services.bootstrap
 
@@ -139,7 +139,8 @@ TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.p
 .PHONY: types
 types: setup ## mypy, strict
 	$(PY) -m mypy
-	$(TRAINER_PY) -m mypy --cache-dir .mypy_cache/trainer $(TRAINER_TYPES)
+	@# NumPy's own types, of the version that Python 3.11 gets, need 3.11.
+	@$(TRAINER_PY) -m mypy --python-version 3.11 --cache-dir .mypy_cache/trainer $(TRAINER_TYPES)
 
 .PHONY: imports
 imports: setup ## which package may import which
@@ -169,7 +170,7 @@ cluster-down: setup ## stop it
 lock: setup lock-python lock-jars ## resolve all locks anew (needs the network)
 
 UV_COMPILE = cd requirements && ../.uv/bin/uv pip compile --quiet --universal \
-	--python-version 3.11 --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header $(ARGS)
+	--python-version 3.10 --fork-strategy requires-python --generate-hashes --no-emit-index-url --no-header $(ARGS)
 
 .PHONY: lock-python
 lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versions)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
+import tomli
 
 _UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)")
@@ -62,12 +62,12 @@ def read(path: Path, into: type[_File], overrides: Sequence[str] = ()) -> _File:
     Raises ConfigError.
     """
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomli.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     layout = _layout(into)
     origins: dict[str, str] = {}
@@ -146,8 +146,8 @@ def _override(
     if not equals or not all(parts):
         raise ConfigError(f"--set {override}: expected a.b=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomli.loads(f"value = {text}")["value"]
+    except tomli.TOMLDecodeError:
         value = text
     table = document
     for part in parts[:-1]:

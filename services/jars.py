@@ -17,12 +17,13 @@ import os
 import shutil
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 POM_FREE = Path(__file__).resolve().parents[1] / "pom-free"
 REPOSITORY_VARIABLE = "SAMPLE_STITCH_MAVEN_REPOSITORY"
@@ -86,7 +87,7 @@ Download = Callable[[Coordinate, Path], Path]
 
 def read_requested(pom_free: Path = POM_FREE) -> dict[str, dict[str, Any]]:
     """Return ``jars.toml``: per set its ``jars`` (coordinate, why) and ``exclude``."""
-    return tomllib.loads((pom_free / "jars.toml").read_text(encoding="utf-8"))
+    return tomli.loads((pom_free / "jars.toml").read_text(encoding="utf-8"))
 
 
 def read_lock(pom_free: Path = POM_FREE) -> dict[str, list[LockedJar]]:
@@ -98,7 +99,7 @@ def read_lock(pom_free: Path = POM_FREE) -> dict[str, list[LockedJar]]:
     path = pom_free / "jars.lock.toml"
     if not path.exists():
         raise JarError(f"{path} is missing; `make lock` writes it")
-    sets = tomllib.loads(path.read_text(encoding="utf-8"))
+    sets = tomli.loads(path.read_text(encoding="utf-8"))
     return {
         name: [LockedJar(Coordinate.parse(text), digest) for text, digest in jars.items()]
         for name, jars in sets.items()
@@ -292,7 +293,10 @@ def _fetch_one(jar: LockedJar, folder: Path, scratch: Path, download: Download) 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def _stamp_of(jars: Sequence[LockedJar]) -> str:

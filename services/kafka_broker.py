@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from services import process
 from services.jars import JarError, jar_paths
@@ -189,7 +188,7 @@ class KafkaBroker:
         finally:
             admin.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> KafkaBroker:
         self.start()
         return self
 

@@ -8,11 +8,12 @@ the standard library: what is tested against these files should not also read th
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+import tomli
 
 from tests.timeline import Action, Event, Rules, Timeline, Watermark
 from tests.timeline import Request as RequestEvent
@@ -77,7 +78,7 @@ def load(name: str) -> ByHand:
     of a feature: null. `sample_id` is there only where the file has it.
     """
     folder = FOLDER / name
-    config = tomllib.loads((folder / "pipeline.toml").read_text())
+    config = tomli.loads((folder / "pipeline.toml").read_text())
     defaults: dict[str, Any] = dict.fromkeys(config["features"])
     for kind, spec in config["actions"].items():
         defaults[f"label_{kind}"] = _NO_ACTION[spec["label"]]

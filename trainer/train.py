@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 # one process of several on a machine: no pool of threads for small matrices in each
@@ -161,7 +161,7 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
 
 
 def _moment(epoch_ms: int) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(epoch_ms / 1e3, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _report(session: Session, stats: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Literal
 
 Plan = Literal["ours", "interval", "over"]
 Backend = Literal["hashmap", "rocksdb"]
@@ -52,5 +52,5 @@ class Spec:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Spec:
         return cls(**json.loads(text))

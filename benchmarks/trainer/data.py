@@ -20,7 +20,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def tables(folder: Path) -> Iterator[pa.Table]:
 
 
 def _place(traffic: Traffic, n: int) -> str:
-    moment = datetime.fromtimestamp((START_MS + _hour_of(traffic, n) * HOUR_MS) / 1e3, UTC)
+    moment = datetime.fromtimestamp((START_MS + _hour_of(traffic, n) * HOUR_MS) / 1e3, timezone.utc)
     return f"dt={moment:%Y-%m-%d}/hr={moment:%H}/part-{n:03}.parquet"
 
 

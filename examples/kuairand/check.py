@@ -16,16 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.csv as pcsv
 import pyarrow.dataset as ds
+import tomli
 
 #: By kind: the column that says whether it happened, that of its delay (ms), that of its value.
 KINDS: dict[str, tuple[str, str | None, str | None]] = {
@@ -64,7 +64,7 @@ class Rules:
     @classmethod
     def read(cls, path: Path, key: str | None) -> Rules:
         """Raises ValueError for a configuration that this check does not know to judge."""
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomli.loads(path.read_text(encoding="utf-8"))
         join, end, kinds = config["join"], config.get("end_of_input", {}), config["actions"]
         if duration(join.get("clock_skew", "0s")) != 0:
             raise ValueError(f"{path}: join.clock_skew: only 0 can be checked")
@@ -210,7 +210,7 @@ def sample(
 
 def partition(time: int) -> str:
     """Where a row of that time (epoch ms) lies."""
-    return datetime.fromtimestamp(time // 1000, UTC).strftime("dt=%Y-%m-%d/hr=%H")
+    return datetime.fromtimestamp(time // 1000, timezone.utc).strftime("dt=%Y-%m-%d/hr=%H")
 
 
 # -- what came out ---------------------------------------------------------------------------------

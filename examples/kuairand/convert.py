@@ -29,7 +29,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def write(folder: Path, events: Iterable[Event]) -> tuple[int, int]:
 
 
 def _day(event: Event) -> str:
-    return datetime.fromtimestamp(event.event_time / 1000, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(event.event_time / 1000, timezone.utc).strftime("%Y-%m-%d")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

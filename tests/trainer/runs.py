@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +332,7 @@ class Joined:
         return self._write("late_actions", hour, name, table)
 
     def _write(self, stream: str, hour: int, name: str, table: pa.Table) -> Path:
-        moment = datetime.fromtimestamp(START_MS / 1e3 + hour * 3600, UTC)
+        moment = datetime.fromtimestamp(START_MS / 1e3 + hour * 3600, timezone.utc)
         folder = self.root / "out" / stream / f"dt={moment:%Y-%m-%d}" / f"hr={moment:%H}"
         folder.mkdir(parents=True, exist_ok=True)
         # the trainer is to see it when it is whole

@@ -502,7 +502,8 @@ def by_sample(rows: list[Row]) -> dict[tuple[str, str, int, int, str], list[Row]
     """In the order in which they were made. An id may be used again, under one time, too."""
     samples = defaultdict(list)
     for row in rows:
-        samples[(*row.sample, row.item_id)].append(row)
+        name = (*row.sample, row.item_id)
+        samples[name].append(row)
     return samples
 
 

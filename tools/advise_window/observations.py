@@ -8,7 +8,7 @@ impression without an action is *censored*, not negative, and the delays that ar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,9 @@ class Observed:
 
     @property
     def until_text(self) -> str:
-        return datetime.fromtimestamp(self.until / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return datetime.fromtimestamp(self.until / 1000, timezone.utc).strftime(
+            "%Y-%m-%d %H:%M UTC"
+        )
 
 
 def observe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -87,7 +87,9 @@ def hour_of(time_ms: int | None) -> int:
 def _hour(name: PurePosixPath) -> int | None:
     parts = dict(part.split("=", 1) for part in name.parts if "=" in part)
     try:
-        moment = datetime.fromisoformat(f"{parts['dt']}T{parts['hr']}:00").replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(f"{parts['dt']}T{parts['hr']}:00").replace(
+            tzinfo=timezone.utc
+        )
     except (KeyError, ValueError):
         return None
     return int(moment.timestamp()) // 3600

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import timezone
 from html import escape
 from typing import Any, NamedTuple
 
@@ -236,11 +236,11 @@ def _time_axis(axes: Axes, starts: Sequence[int], window_ms: int) -> None:
     axes.set_xlabel("start of the window, UTC")
     if len(starts) <= 3:
         axes.xaxis.set_major_locator(FixedLocator(at.tolist()))
-        axes.xaxis.set_major_formatter(_dates.DateFormatter("%d %b %H:%M", tz=UTC))
+        axes.xaxis.set_major_formatter(_dates.DateFormatter("%d %b %H:%M", tz=timezone.utc))
         return
-    locator = _dates.AutoDateLocator(tz=UTC, minticks=3, maxticks=7)
+    locator = _dates.AutoDateLocator(tz=timezone.utc, minticks=3, maxticks=7)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(_dates.ConciseDateFormatter(locator, tz=UTC))
+    axes.xaxis.set_major_formatter(_dates.ConciseDateFormatter(locator, tz=timezone.utc))
 
 
 def _with_gaps(one: Series, window_ms: int) -> tuple[Doubles, Doubles]:

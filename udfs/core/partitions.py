@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import lru_cache
 
 _HOUR_MS = 3_600_000
@@ -10,7 +10,7 @@ _HOUR_MS = 3_600_000
 
 @lru_cache(maxsize=4096)
 def _of_hour(hour: int) -> tuple[str, str]:
-    moment = datetime.fromtimestamp(hour * 3600, UTC)
+    moment = datetime.fromtimestamp(hour * 3600, timezone.utc)
     return moment.strftime("%Y-%m-%d"), moment.strftime("%H")
 
 
