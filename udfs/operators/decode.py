@@ -20,6 +20,7 @@ from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from udfs.core.decode_settings import Chunk, DecodeSettings
 from udfs.core.partitions import partition
 from udfs.operators import side_outputs
+from udfs.operators.counts import Counts
 
 
 class _Decoding:
@@ -45,12 +46,10 @@ class _Decoding:
         )
         self._rejected = side_outputs.rejected()
         self._beacon_keys = settings.beacon_keys
-        metrics = runtime_context.get_metrics_group()
-        self._read = {s: metrics.counter(f"{s}_read") for s in STREAMS}
-        self._rejects = metrics.add_group("rejected")
-        self._by_reason: dict[str, Any] = {}
-        self._undeclared = metrics.counter("undeclared_feature_values")
-        self._ignored = metrics.counter("actions_ignored")
+        self._counts = counts = Counts(runtime_context)
+        self._read = {s: counts.counter(f"{s}_read") for s in STREAMS}
+        self._undeclared = counts.counter("undeclared_feature_values")
+        self._ignored = counts.counter("actions_ignored")
         self._counted = (0, 0)
 
     def decode(
@@ -68,7 +67,7 @@ class _Decoding:
             key = action.user_id if self._by_user else (action.request_id or "")
             return key, self._pack(action), action.event_time
         except BadRecord as bad:
-            self._count_rejected(bad.reason)
+            self._counts.counter("rejected", stream, bad.reason).inc()
             time = record_time if record_time is not None else bad.event_time
             if bad.reason == "future_clock" and record_time is None:
                 time = None  # its clock is what is wrong
@@ -102,10 +101,8 @@ class _Decoding:
             self._ignored.inc(ignored - self._counted[1])
             self._counted = (undeclared, ignored)
 
-    def _count_rejected(self, reason: str) -> None:
-        if reason not in self._by_reason:
-            self._by_reason[reason] = self._rejects.counter(reason)
-        self._by_reason[reason].inc()
+    def close(self) -> None:
+        self._counts.close()
 
 
 class ReadFiles(ProcessFunction):
@@ -125,6 +122,9 @@ class ReadFiles(ProcessFunction):
         # Not in Flink's state: after a restart time stands still until both streams have shown
         # something again, which delays a watermark and never makes one too early.
         self._reached: dict[Stream, int] = {}
+
+    def close(self) -> None:
+        self._decoding.close()
 
     def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
         chunk = self._chunk.decode(value[0])
@@ -184,6 +184,9 @@ class DecodeRecords(ProcessFunction):
         self._decoding = _Decoding(self._settings, runtime_context)
         self._granularity = self._settings.streams[self._stream].granularity
         self._announced = -1
+
+    def close(self) -> None:
+        self._decoding.close()
 
     def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
         text, topic, part, offset, record_time = value[0], value[1], value[2], value[3], value[4]

@@ -47,6 +47,7 @@ from udfs.core.state_codec import (
     unpack_request,
 )
 from udfs.operators import side_outputs
+from udfs.operators.counts import Counts
 
 
 class JoinSamples(KeyedProcessFunction):
@@ -89,13 +90,12 @@ class JoinSamples(KeyedProcessFunction):
         )
         self._late_tag = side_outputs.late_actions()
         self._rejected_tag = side_outputs.rejected()
-        metrics = runtime_context.get_metrics_group()
-        self._counters = {name: metrics.counter(name) for name in _COUNTERS}
-        rows = metrics.add_group("rows")
-        self._written = {kind: rows.counter(kind) for kind in get_args(wire.RowKind)}
-        rejected = metrics.add_group("rejected")
-        reasons = ("late_request", "duplicate_request", "orphan_action", "duplicate_action")
-        self._rejected = {reason: rejected.counter(reason) for reason in reasons}
+        self._counts = counts = Counts(runtime_context)
+        self._counters = {name: counts.counter(name) for name in _COUNTERS}
+        self._written = {kind: counts.counter("rows", kind) for kind in get_args(wire.RowKind)}
+
+    def close(self) -> None:
+        self._counts.close()
 
     def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
         event = self._unpack(value)
@@ -239,7 +239,7 @@ class JoinSamples(KeyedProcessFunction):
         )
 
     def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Any:
-        self._rejected[reason].inc()
+        self._counts.counter("rejected", stream, reason).inc()
         origin: Origin = event.origin
         row = Row(
             stream,
