@@ -32,19 +32,29 @@ demo: setup-jobs setup-trainer ## generate traffic, join it into samples, train 
 	@$(RUN) $(PY) -m tools.demo $(ARGS)
 	@[ ! -f out/demo/trainer.toml ] || $(TRAINER_PY) -m trainer.train --config out/demo/trainer.toml
 
-# Two sets, each in its environment. One of them may select nothing (pytest's exit code 5), as with
-# -k; of paths in ARGS each set gets its own, and a set without any of them is left out.
+# Two sets of tests, one in each environment. A set may select nothing (pytest's exit code 5), as
+# with -k. Of paths in ARGS each set gets its own; a set without any of them is left out.
 JOBS_PATHS = $(filter-out tests/trainer%,$(filter tests/%,$(ARGS)))
 TRAINER_PATHS = $(filter tests/trainer%,$(ARGS))
-.PHONY: test
-test: setup ## run all tests (ARGS="-k name" passes options to pytest)
-	@jobs=5; trainer=5; \
+# Two processes: much of the time a test waits for Flink or Kafka. A file's tests stay together,
+# since they share what they start.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile
+RUN_TESTS = jobs=5; trainer=5; \
 	$(if $(or $(JOBS_PATHS),$(if $(TRAINER_PATHS),,all)), \
-		{ $(RUN) $(PY) -m pytest $(filter-out tests/trainer%,$(ARGS)); jobs=$$?; };) \
+		{ $(RUN) $(PY) -m pytest $(PARALLEL) $(1) $(filter-out tests/trainer%,$(ARGS)); jobs=$$?; };) \
 	$(if $(or $(TRAINER_PATHS),$(if $(JOBS_PATHS),,all)), \
-		{ $(TRAINER_PY) -m pytest $(filter-out $(JOBS_PATHS),$(ARGS)) \
+		{ $(TRAINER_PY) -m pytest $(PARALLEL) $(1) $(filter-out $(JOBS_PATHS),$(ARGS)) \
 			$(if $(TRAINER_PATHS),,tests/trainer); trainer=$$?; };) \
 	case "$$jobs $$trainer" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
+
+.PHONY: test
+test: setup ## run the tests (ARGS="-k name" passes options to pytest)
+	@$(call RUN_TESTS,-m "not thorough")
+
+.PHONY: test-thorough
+test-thorough: setup ## run what takes longer: whole stories, and more random inputs
+	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
 
 # --- training ------------------------------------------------------------------------
 

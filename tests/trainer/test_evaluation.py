@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tests.effort import examples
 from trainer.evaluation import page, plots
 from trainer.evaluation.counting import BINS
 from trainer.evaluation.measures import Measures
@@ -302,7 +303,7 @@ def test_an_empty_batch_counts_nothing() -> None:
     assert Tally.decode(tally.encode()).metrics() == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(st.integers(0, 120), min_size=1, max_size=5), st.integers(0, 1_000))
 def test_merged_in_any_order_is_all_at_once(cuts: list[int], seed: int) -> None:
     rows = made_up(seed, rows=120)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from trainer.serving.files import (
     ChecksumError,
     ContentError,
@@ -122,7 +123,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(actions)
 def test_any_sequence_of_exports_gives_what_a_dict_has(
     steps: Sequence[tuple[str, Content, bool]],

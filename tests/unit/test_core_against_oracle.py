@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests import core_runner, oracle
+from tests.effort import examples
 from tests.strategies import (
     policies_for,
     random_timelines,
@@ -20,7 +21,9 @@ KEYS: tuple[Key, ...] = ("request_id", "user_id")
 #: Timelines a key and configuration.
 SEEDED = 400
 
-generated = settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+generated = settings(
+    max_examples=examples(600), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -66,7 +69,7 @@ def test_hypothesis_finds_no_difference_over_all_settings(key: Key) -> None:
 def test_order_of_arrival_within_the_bounds_does_not_show(key: Key, any_setting: bool) -> None:
     """Rule 13: two orders of the same events, neither with anything late; rows of every policy."""
 
-    @settings(generated, max_examples=400)
+    @settings(generated, max_examples=examples(400))
     @given(rearranged(key, any_setting=any_setting))
     def check(drawn: tuple[Timeline, Timeline, Rules]) -> None:
         one, other, rules = drawn

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.oracle import expected
 from tests.strategies import (
     any_rules,
@@ -337,7 +338,7 @@ def test_hypothesis_reaches_every_outcome(key: Key) -> None:
     found: Counter[str] = Counter()
 
     @settings(
-        max_examples=800,
+        max_examples=examples(800),
         database=None,
         derandomize=True,
         deadline=None,
@@ -354,7 +355,7 @@ def test_hypothesis_reaches_every_outcome(key: Key) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_within_the_bounds_the_order_of_arrival_does_not_matter(
     key: Key, data: st.DataObject
 ) -> None:
