@@ -20,7 +20,7 @@ def build(pipeline: Pipeline, env: Any, tables: Any) -> Any:
 
 def join(pipeline: Pipeline, events: Events) -> Any:
     """The join operator over given streams; packed `wire.SampleRows` come out, and beside them
-    `side_outputs.late_actions` and `side_outputs.rejected`.
+    `side_outputs.LATE_ACTIONS` and `side_outputs.REJECTED`.
     """
     silence = pipeline.label_silence
     function = JoinSamples(

@@ -32,23 +32,29 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
         sql = table(name, columns, output, after_ms, compact=pipeline.compact)
         tables.execute_sql(sql)
     explode(pipeline, joined, tables, "samples", "sample_rows")
-    tables.create_temporary_view(
-        "late_rows", tables.from_data_stream(joined.get_side_output(side_outputs.late_actions()))
-    )
-    rejects = rejected.union(joined.get_side_output(side_outputs.rejected()))
-    tables.create_temporary_view("rejected_rows", tables.from_data_stream(rejects))
+    rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
+    late = joined.get_side_output(side_outputs.LATE_ACTIONS.tag())
     statements = tables.create_statement_set()
     statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
-    statements.add_insert_sql(
-        "INSERT INTO late_actions SELECT sample_id, request_id, user_id, item_id,"
-        " CAST(`position` AS INT), request_time, event_id, `action`, `value`, event_time,"
-        " delay_ms, reason, features, dt, hr FROM late_rows"
-    )
-    statements.add_insert_sql(
-        "INSERT INTO rejected SELECT `stream`, reason, message, origin, CAST(part AS INT), off,"
-        " `record_time`, ENCODE(`raw`, 'ISO-8859-1'), dt, hr FROM rejected_rows"
-    )
+    for name, stream, side_output in (
+        ("late_actions", late, side_outputs.LATE_ACTIONS),
+        ("rejected", rejects, side_outputs.REJECTED),
+    ):
+        tables.create_temporary_view(f"{name}_rows", tables.from_data_stream(stream))
+        statements.add_insert_sql(
+            f"INSERT INTO {name} SELECT {_converted(side_output.schema)}, dt, hr FROM {name}_rows"
+        )
     return statements
+
+
+def _converted(schema: pa.Schema) -> str:
+    """The columns of a side output as SQL expressions of the types that the table declares."""
+    return ", ".join(
+        f"ENCODE(`{field.name}`, 'ISO-8859-1')"
+        if pa.types.is_binary(field.type)
+        else f"CAST(`{field.name}` AS {samples.sql_type(field.type)})"
+        for field in schema
+    )
 
 
 def explode(pipeline: Pipeline, joined: Any, tables: Any, sink: str, view: str) -> None:

@@ -163,7 +163,7 @@ def _files(
         .uid("read-files")
         .set_parallelism(1)
     )
-    return Events(keyed_in_order(decoded), decoded.get_side_output(side_outputs.rejected()))
+    return Events(keyed_in_order(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
 
 
 def _kafka(
@@ -213,7 +213,7 @@ def _kafka(
     )
     return (
         decoded,
-        decoded.get_side_output(side_outputs.rejected()),
+        decoded.get_side_output(side_outputs.REJECTED.tag()),
     )
 
 

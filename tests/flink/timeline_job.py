@@ -47,7 +47,7 @@ def run(folder: Path) -> None:
     said = tables.to_data_stream(tables.sql_query("SELECT v FROM script")).process(
         Say(), sources.clocked_type()
     )
-    rejected = said.get_side_output(side_outputs.rejected())
+    rejected = said.get_side_output(side_outputs.REJECTED.tag())
     stream = sources.Events(sources.keyed_in_order(said), rejected)
     statements = sinks.write(pipeline, graph.join(pipeline, stream), rejected, tables)
     statements.execute().wait()

@@ -18,7 +18,6 @@ from pyflink.datastream import OutputTag, ProcessFunction
 from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
 from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from udfs.core.decode_settings import Chunk, DecodeSettings
-from udfs.core.partitions import partition
 from udfs.operators import side_outputs
 from udfs.operators.counts import Counts
 
@@ -44,7 +43,7 @@ class _Decoding:
             not_after=actions.not_after,
             max_future_ms=actions.max_future_ms,
         )
-        self._rejected = side_outputs.rejected()
+        self._rejected = side_outputs.REJECTED.tag()
         self._beacon_keys = settings.beacon_keys
         self._counts = counts = Counts(runtime_context)
         self._read = {s: counts.counter(f"{s}_read") for s in STREAMS}
@@ -71,17 +70,17 @@ class _Decoding:
             time = record_time if record_time is not None else bad.event_time
             if bad.reason == "future_clock" and record_time is None:
                 time = None  # its clock is what is wrong
-            return Row(
-                stream,
-                bad.reason,
-                bad.message,
-                origin.name,
-                origin.partition,
-                origin.offset,
-                time,
-                raw.decode("latin-1"),
-                *partition(time),
-            )
+            values = {
+                "stream": stream,
+                "reason": bad.reason,
+                "message": bad.message,
+                "origin": origin.name,
+                "partition": origin.partition,
+                "offset": origin.offset,
+                "record_time": time,
+                "raw": raw,
+            }
+            return side_outputs.REJECTED.row(values, time)
 
     def beacons(self, stream: Stream, time: int) -> list[tuple[str, bytes]]:
         """Key and packed `Progress`, for every subtask of the join. They go where the events go, so

@@ -36,7 +36,6 @@ from udfs.core.join_core import (
     request_arrives,
 )
 from udfs.core.matching import JoinRules
-from udfs.core.partitions import partition
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.sampling import Sampling
 from udfs.core.state_codec import (
@@ -88,8 +87,8 @@ class JoinSamples(KeyedProcessFunction):
         self._writer = SampleWriter(
             self._schema, self._rules.kinds, self._rules.exposure, self._sampling
         )
-        self._late_tag = side_outputs.late_actions()
-        self._rejected_tag = side_outputs.rejected()
+        self._late_tag = side_outputs.LATE_ACTIONS.tag()
+        self._rejected_tag = side_outputs.REJECTED.tag()
         self._counts = counts = Counts(runtime_context)
         self._counters = {name: counts.counter(name) for name in _COUNTERS}
         self._written = {kind: counts.counter("rows", kind) for kind in get_args(wire.RowKind)}
@@ -221,37 +220,37 @@ class JoinSamples(KeyedProcessFunction):
             context, items = self._writer.feature_values(request.body)
             values = context | {name: column[position] for name, column in items.items()}
             features = msgspec.json.encode(values).decode()
-        return Row(
-            sample_id(request.request_id, action.item_id, position),
-            request.request_id,
-            request.user_id,
-            action.item_id,
-            position,
-            request.event_time,
-            action.event_id,
-            action.action,
-            action.value,
-            action.event_time,
-            action.event_time - request.event_time,
-            late.reason,
-            features,
-            *partition(request.event_time),
-        )
+        values = {
+            "sample_id": sample_id(request.request_id, action.item_id, position),
+            "request_id": request.request_id,
+            "user_id": request.user_id,
+            "item_id": action.item_id,
+            "position": position,
+            "request_time": request.event_time,
+            "event_id": action.event_id,
+            "action": action.action,
+            "value": action.value,
+            "event_time": action.event_time,
+            "delay_ms": action.event_time - request.event_time,
+            "reason": late.reason,
+            "features": features,
+        }
+        return side_outputs.LATE_ACTIONS.row(values, request.event_time)
 
     def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> Any:
         self._counts.counter("rejected", stream, reason).inc()
         origin: Origin = event.origin
-        row = Row(
-            stream,
-            reason,
-            _MESSAGES[reason],
-            origin.name,
-            origin.partition,
-            origin.offset,
-            event.event_time,
-            event.raw.decode("latin-1"),
-            *partition(event.event_time),
-        )
+        values = {
+            "stream": stream,
+            "reason": reason,
+            "message": _MESSAGES[reason],
+            "origin": origin.name,
+            "partition": origin.partition,
+            "offset": origin.offset,
+            "record_time": event.event_time,
+            "raw": event.raw,
+        }
+        row = side_outputs.REJECTED.row(values, event.event_time)
         return self._rejected_tag, row
 
 
