@@ -27,6 +27,7 @@ from trainer.server.shard import Parts
 from trainer.server.wire import read_parts, write_parts
 from trainer.spec import ModelSpec
 from trainer.table import admission
+from trainer.table.finite import NotFiniteError, check_rows, check_vector
 from trainer.table.table import Rows
 
 _NAME = re.compile(r"step-(\d{12})")
@@ -60,14 +61,23 @@ class Manifest(msgspec.Struct, frozen=True):
     version: int = 1
 
 
-def write_shard(folder: Path, shard: int, parts: Parts) -> File:
-    """Writes and flushes one shard's file."""
+def write_shard(folder: Path, shard: int, parts: Parts, spec: ModelSpec) -> File:
+    """Writes and flushes one shard's file. Raises NotFiniteError, and writes nothing then."""
+    check_parts(f"checkpoint, shard {shard}", parts, spec)
     path = folder / f"shard-{shard}.npz"
     with path.open("wb") as file:
         write_parts(parts, file)
         file.flush()
         os.fsync(file.fileno())
     return File(path.name, path.stat().st_size, checksum(path))
+
+
+def check_parts(what: str, parts: Parts, spec: ModelSpec) -> None:
+    """Raises NotFiniteError for a parameter, or optimizer state, that is not a finite number."""
+    for rows, table in zip(parts.tables, spec.tables, strict=True):
+        check_rows(what, table.name, rows.keys, rows.states, spec)
+    for array in parts.dense:
+        check_vector(what, array)
 
 
 def checksum(path: Path) -> str:
@@ -152,7 +162,15 @@ def read_shards(folder: Path, manifest: Manifest) -> list[Parts]:
                 " the checkpoint before it"
             )
         with path.open("rb") as opened:
-            shards.append(read_parts(opened))
+            parts = read_parts(opened)
+        try:
+            check_parts(str(path), parts, manifest.spec)
+        except NotFiniteError as error:
+            raise CheckpointError(
+                f"{error}. This checkpoint is of a release that did not check: remove"
+                f" {folder.name} to go back to the checkpoint before it"
+            ) from None
+        shards.append(parts)
     return shards
 
 

@@ -23,6 +23,7 @@ from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
 from schemas.actions import ActionKind
 from schemas.features import FeatureType
+from trainer.limits import MAX_VALUE, MIN_SAMPLING_RATE
 from trainer.spec import (
     LOG_BUCKETS,
     AdaGrad,
@@ -59,6 +60,19 @@ _LOSS_OF: Mapping[Policy, LossKind] = {
 }
 #: Of samples, when the configuration does not say it.
 _MAX_IN_FLIGHT = 65_536
+
+#: What float32 can compute with: beyond these an optimizer's state would not stay finite.
+_OPTIMIZER_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "alpha": (1e-6, 1e4),
+    "beta": (0.0, 1e12),
+    "l1": (0.0, 1e12),
+    "l2": (0.0, 1e12),
+    "rate": (1e-9, 1e2),
+    "initial": (1e-12, 1e12),
+    "beta1": (0.0, 0.999999),
+    "beta2": (0.0, 0.999999),
+    "epsilon": (1e-20, 1e12),
+}
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -131,6 +145,9 @@ class SlotSection(Section, frozen=True, kw_only=True):
     logarithmic ones when absent. `admit_after`: a key gets parameters once it was in so many
     samples. `expire_after`: and loses them when it was in none for so long, in event time.
     `optimizer` (of the linear weights) and `embedding_optimizer`: over those of `[optimizer]`.
+
+    What `as = "value"` does to the numbers, in this order: `log1p`: sign(x) log(1 + |x|); `scale`:
+    times this; `clip`: cut to [-clip, clip].
     """
 
     column: str | None = None
@@ -140,6 +157,9 @@ class SlotSection(Section, frozen=True, kw_only=True):
     expire_after: Duration | None = None
     optimizer: Optimizer | None = None
     embedding_optimizer: Optimizer | None = None
+    log1p: bool = False
+    scale: float = 1.0
+    clip: float = MAX_VALUE
 
 
 class TrainSection(Section, frozen=True, kw_only=True):
@@ -252,6 +272,9 @@ class TrainerConfig(_Document, frozen=True, kw_only=True):
                     _encoding(slot, columns[column]),
                     tables.setdefault(settings, len(tables)),
                     LOG_BUCKETS if slot.boundaries is None else tuple(slot.boundaries),
+                    slot.log1p,
+                    slot.scale,
+                    slot.clip,
                 )
             )
         specs = [TableSpec(f"t{n}", *settings) for settings, n in tables.items()]
@@ -417,6 +440,13 @@ def _check_loss(config: TrainerConfig, wrong: Wrong) -> None:
 
 
 def _check_sampling(config: TrainerConfig, wrong: Wrong) -> None:
+    rate = config.declared.sampling.rate
+    if config.loss.sampling == "log_odds" and rate < MIN_SAMPLING_RATE:
+        raise wrong(
+            "loss.sampling",
+            f'"log_odds" needs a rate of negatives above 0, and the pipeline has sampling.rate ='
+            f' {rate}; set "none"',
+        )
     if config.loss.sampling == "log_odds" and config.declared.sampling.rules:
         raise wrong(
             "loss.sampling",
@@ -456,6 +486,7 @@ def _check_encoding(slot: SlotSection, column: str, type_: FeatureType, wrong: W
         raise wrong("as", f'"value" needs a number, and {column!r} is a {type_}; set "category"')
     if encoding == "buckets" and type_.scalar in ("string", "bool"):
         raise wrong("as", f'"buckets" need a number, and {column!r} is a {type_}; set "category"')
+    _check_value(slot, encoding, wrong)
     if boundaries is None:
         return
     if encoding != "buckets":
@@ -463,6 +494,17 @@ def _check_encoding(slot: SlotSection, column: str, type_: FeatureType, wrong: W
     ascending = all(low < high for low, high in pairwise(boundaries))
     if not boundaries or not ascending or not all(map(math.isfinite, boundaries)):
         raise wrong("boundaries", "must be numbers that ascend, at least one")
+
+
+def _check_value(slot: SlotSection, encoding: Encoding, wrong: Wrong) -> None:
+    plain = SlotSection()
+    for key in ("log1p", "scale", "clip"):
+        if encoding != "value" and getattr(slot, key) != getattr(plain, key):
+            raise wrong(key, f'is of as = "value", and this is a {encoding!r}')
+    if not 0 < slot.clip <= MAX_VALUE:
+        raise wrong("clip", f"must be more than 0, and at most {MAX_VALUE:,.0f}")
+    if not 0 < abs(slot.scale) < math.inf:
+        raise wrong("scale", "must be a finite number other than 0")
 
 
 def _check_optimizers(config: TrainerConfig, wrong: Wrong) -> None:
@@ -489,14 +531,9 @@ def _check_optimizers(config: TrainerConfig, wrong: Wrong) -> None:
 def _check_optimizer(optimizer: Optimizer, wrong: Wrong) -> None:
     for name in optimizer.__struct_fields__:
         value: float = getattr(optimizer, name)
-        if name in ("beta1", "beta2"):
-            if not 0 <= value < 1:
-                raise wrong(name, "must be at least 0, and less than 1")
-        elif name in ("alpha", "rate", "initial", "epsilon"):
-            if not 0 < value < math.inf:
-                raise wrong(name, "must be more than 0")
-        elif not 0 <= value < math.inf:
-            raise wrong(name, "must be at least 0")
+        low, high = _OPTIMIZER_BOUNDS[name]
+        if not low <= value <= high:
+            raise wrong(name, f"must be at least {low:g}, and at most {high:g}; got {value:g}")
 
 
 def _check_run(config: TrainerConfig, wrong: Wrong) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from trainer.limits import MAX_VALUE
+
 ModelKind = Literal["lr", "fm", "deepfm"]
 Encoding = Literal["category", "value", "buckets"]
 
@@ -88,6 +90,8 @@ class Slot(msgspec.Struct, frozen=True):
     number as its value. `buckets`: a key for each interval of `boundaries` (ascending, right-open),
     or logarithmic ones where there are none. `table` is an index into `ModelSpec.tables`. `column`
     None: the constant 1, which makes the bias.
+
+    `log1p`, `scale`, `clip`: what a `value` does to its numbers, see `trainer.limits.transformed`.
     """
 
     name: str
@@ -95,6 +99,9 @@ class Slot(msgspec.Struct, frozen=True):
     encoding: Encoding
     table: int = 0
     boundaries: tuple[float, ...] = LOG_BUCKETS
+    log1p: bool = False
+    scale: float = 1.0
+    clip: float = MAX_VALUE
 
 
 class ModelSpec(msgspec.Struct, frozen=True):

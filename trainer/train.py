@@ -21,6 +21,7 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -34,11 +35,16 @@ from rich.progress import (
 from configuration.reading import ConfigError, add_arguments
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
+from trainer.disk import replace
+from trainer.evaluation.tally import Limited
 from trainer.reading.files import ReadError
 from trainer.run.session import Session
+from trainer.table.finite import NotFiniteError
 
 _EVERY_S = 0.2
 PAGE = "evaluation/report.html"
+#: How many values were clipped, by slot, and how many rows were refused.
+LIMITED = "evaluation/limited.json"
 
 console = Console(stderr=True, highlight=False)
 
@@ -90,7 +96,7 @@ def train(config: TrainerConfig) -> int:
         )
         try:
             session.run()
-        except (RunError, OSError) as error:
+        except (RunError, NotFiniteError, OSError) as error:
             console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
             return 1
         else:
@@ -171,9 +177,15 @@ def _report(session: Session, stats: object) -> None:
     from trainer.evaluation.write import write_metrics
 
     labels, facts = session.names.names, about(session, stats)
+    limited = session.tally.limited
+    limited_values = {
+        "refused_rows": limited.refused,
+        "clipped": {s: {"values": v, "largest": x} for s, (v, x) in limited.clipped.items()},
+    }
     path = write_metrics(session.tally, session.output, labels)
     page = session.output / PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
+    replace(session.output / LIMITED, msgspec.json.format(msgspec.json.encode(limited_values)))
     page.write_text(render(session.tally, facts, "Training", labels))
     out = Console(highlight=False)
     print_headline(session.tally, out)
@@ -218,6 +230,27 @@ def about(session: Session, stats: object) -> list[tuple[str, str]]:
     pairs += [("event", event) for event in getattr(session.runner, "events", [])]
     if p.expired:
         pairs.append(("expired keys", f"{p.expired:,}"))
+    return [*pairs, *_limited(session.tally.limited)]
+
+
+def _limited(limited: Limited) -> list[tuple[str, str]]:
+    """What was not learned as the samples have it, and what to set."""
+    pairs = [
+        (
+            f"clipped in {slot}",
+            f"{values:,} values beyond the bound, the furthest {largest:g}: set"
+            f" slots.{slot}.clip, .scale or .log1p",
+        )
+        for slot, (values, largest) in sorted(limited.clipped.items())
+    ]
+    if limited.refused:
+        pairs.append(
+            (
+                "refused rows",
+                f"{limited.refused:,} without a finite prediction or gradient: lower the learning"
+                " rate, or bound the slots that are values",
+            )
+        )
     return pairs
 
 

@@ -88,7 +88,7 @@ def save(
     root: Path, step: int, shards: Sequence[Parts], *, keep: int = 3, note: str = ""
 ) -> tuple[Path, Manifest]:
     folder = checkpoint.begin(root, step)
-    files = [checkpoint.write_shard(folder, n, parts) for n, parts in enumerate(shards)]
+    files = [checkpoint.write_shard(folder, n, parts, SPEC) for n, parts in enumerate(shards)]
     manifest = Manifest(step, SPEC, files, "bsp", 4, {"cursor": [1, 2], "note": note})
     return checkpoint.finish(folder, manifest, keep), manifest
 
@@ -160,7 +160,7 @@ def test_what_is_not_a_checkpoint_is_not_found(tmp_path: Path) -> None:
 
 def test_what_was_left_of_a_killed_one_is_not_in_the_next(tmp_path: Path) -> None:
     folder = checkpoint.begin(tmp_path, 3)
-    checkpoint.write_shard(folder, 9, small(1)[0])
+    checkpoint.write_shard(folder, 9, small(1)[0], SPEC)
     final, _ = save(tmp_path, 3, small(2))
     assert not (final / "shard-9.npz").exists()
 

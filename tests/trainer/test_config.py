@@ -247,11 +247,14 @@ def said(folder: Path, *overrides: str, joined: str = WAIT) -> str:
         ("optimizer.linear.alpha=1", "optimizer.linear.type: this key is required"),
         ("optimizer.linear={type='sgd'}", "'sgd'; expected one of ftrl, adagrad, adam"),
         ("optimizer.linear={type='ftrl',rate=1}", "(there are: alpha, beta, l1, l2)"),
-        ("optimizer.linear={type='ftrl',alpha=0}", "optimizer.linear.alpha: must be more than 0"),
+        (
+            "optimizer.linear={type='ftrl',alpha=0}",
+            "optimizer.linear.alpha: must be at least 1e-06",
+        ),
         ("optimizer.linear={type='ftrl',l1=-1}", "optimizer.linear.l1: must be at least 0"),
         ("optimizer.linear={type='ftrl',l1=nan}", "optimizer.linear.l1: must be at least 0"),
         ("optimizer.linear={type='adagrad',l1=1}", "(there are: rate, initial, beta1"),
-        ("optimizer.dense.beta1=1", "optimizer.dense.beta1: must be at least 0, and less than 1"),
+        ("optimizer.dense.beta1=1", "optimizer.dense.beta1: must be at least 0, and at most"),
         ("optimizer.dense={type='ftrl'}", "optimizer.dense.type: invalid value 'ftrl'"),
         ("optimizer.embedding={type='ftrl'}", 'optimizer.embedding.type: "ftrl" begins at 0'),
         # slots
@@ -273,7 +276,10 @@ def said(folder: Path, *overrides: str, joined: str = WAIT) -> str:
         ("slots.price.expire_after=1500ms", "slots.price.expire_after: must be a whole number of"),
         ("slots.price.expire_after=0s", "slots.price.expire_after: must be a whole number of"),
         ("slots.price.embedding_optimizer={type='adam'}", 'model.type = "lr" has no embeddings'),
-        ("slots.price.optimizer={type='adam',rate=0}", "slots.price.optimizer.rate: must be more"),
+        (
+            "slots.price.optimizer={type='adam',rate=0}",
+            "slots.price.optimizer.rate: must be at least",
+        ),
         # the run, the evaluation
         ("train.workers=2", "train.workers: with train.servers = 0 one process does it all"),
         ("train.max_in_flight=4095", "train.max_in_flight: must hold a batch for every worker"),

@@ -180,7 +180,10 @@ def occurrences(slot: Slot, table: pa.Table) -> list[tuple[int, int, float]]:
     for row, cell in enumerate(table[slot.column].to_pylist()):
         for value in cell if isinstance(cell, list) else [cell]:
             if value is not None:
-                number = float(np.float32(value)) if slot.encoding == "value" else 1.0
+                number = 1.0
+                if slot.encoding == "value":
+                    # not beyond the slot's bound
+                    number = float(np.float32(min(max(value, -slot.clip), slot.clip)))
                 found.append((row, key_of(slot.name, text_of(slot, value)), number))
     return found
 

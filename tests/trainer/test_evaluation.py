@@ -356,7 +356,7 @@ def test_other_layouts_and_other_bytes_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot add up"):
         mine.merge_encoded(other.encode())
     with pytest.raises(ValueError, match="format 9"):
-        Tally.decode(b"\x94\x09" + mine.encode()[2:])
+        Tally.decode(b"\x95\x09" + mine.encode()[2:])
     with pytest.raises(ValueError, match="truncated"):
         Tally.decode(mine.encode()[:-1])
 

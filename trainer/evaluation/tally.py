@@ -18,6 +18,7 @@ from trainer.evaluation import counting
 from trainer.evaluation.cells import Cells, PackedCells
 from trainer.evaluation.counting import BINS
 from trainer.evaluation.measures import Doubles, Measures, measures
+from trainer.features.batch import Clipped
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -73,11 +74,39 @@ class Metric(msgspec.Struct, frozen=True):
     measures: Measures
 
 
+class Limited(msgspec.Struct, array_like=True):
+    """What was learned otherwise than the samples have it, so that the model stays finite.
+
+    `clipped`: by slot, how many numbers were beyond the slot's bound, and the one furthest from 0.
+    `refused`: rows that were left out, as their prediction or gradient was not a finite number.
+    """
+
+    clipped: dict[str, tuple[int, float]] = {}
+    refused: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.clipped or self.refused)
+
+    def note(self, slot: str, values: int, largest: float) -> None:
+        """Counts clipped numbers of a slot."""
+        before, furthest = self.clipped.get(slot, (0, 0.0))
+        if abs(largest) > abs(furthest):
+            furthest = largest
+        self.clipped[slot] = before + values, furthest
+
+    def add(self, other: Limited) -> None:
+        """Counts what another has counted."""
+        for slot, (values, largest) in other.clipped.items():
+            self.note(slot, values, largest)
+        self.refused += other.refused
+
+
 class _Encoded(msgspec.Struct, frozen=True, array_like=True):
     format: int
     layout: Layout
     sliced: PackedCells
     slots: PackedCells
+    limited: Limited | None = None
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -95,6 +124,7 @@ class Tally:
         actions = len(layout.actions)
         self._sliced = Cells(actions, 1 + len(layout.columns) * (layout.cap + 2), BINS)
         self._slots = Cells(actions, 2 * len(layout.slots), 0)
+        self.limited = Limited()
 
     @property
     def windows(self) -> list[int]:
@@ -161,11 +191,18 @@ class Tally:
                 logits, labels, weights, number, present, unseen, places, cells.sums
             )
 
+    def note(self, clipped: Sequence[Clipped], refused: int) -> None:
+        """Count values that were clipped, and rows that were refused."""
+        for found in clipped:
+            self.limited.note(found.slot, found.values, found.largest)
+        self.limited.refused += refused
+
     def merge(self, other: Tally) -> None:
         """Add the sums of another. Raises ValueError where the layouts differ."""
         self._must_fit(other.layout)
         self._sliced.add(other._sliced)
         self._slots.add(other._slots)
+        self.limited.add(other.limited)
 
     def merge_encoded(self, data: bytes) -> None:
         """Add the sums of another that was encoded, as `merge`. Raises as `decode`."""
@@ -173,12 +210,13 @@ class Tally:
         self._must_fit(encoded.layout)
         self._sliced.add_packed(encoded.sliced)
         self._slots.add_packed(encoded.slots)
+        if encoded.limited is not None:
+            self.limited.add(encoded.limited)
 
     def encode(self) -> bytes:
         """As bytes: only what was touched, and of the histograms only what is not 0."""
-        return _encoder.encode(
-            _Encoded(_FORMAT, self.layout, self._sliced.packed(), self._slots.packed())
-        )
+        packed = self._sliced.packed(), self._slots.packed()
+        return _encoder.encode(_Encoded(_FORMAT, self.layout, *packed, self.limited))
 
     @classmethod
     def decode(cls, data: bytes) -> Tally:

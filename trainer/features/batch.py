@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -55,10 +55,20 @@ class Targets:
 
 
 @dataclass
-class Batch:
-    """`rows` samples. `times`: event times, epoch ms, (rows,). One `Occurrences` a table.
+class Clipped:
+    """Numbers of a slot that were beyond its bound: how many, and the one furthest from 0."""
 
-    `slices`: for each column that the evaluation slices by, a small integer a row, (rows, columns).
+    slot: str
+    values: int
+    largest: float
+
+
+@dataclass
+class Batch:
+    """`rows` samples. `times`: event times, epoch ms, (rows,). One `Occurrences` per table.
+
+    `slices`: for each column that the evaluation slices by, a small integer per row,
+    (rows, columns). `clipped`: of the slots that had values to clip.
     """
 
     rows: int
@@ -66,3 +76,4 @@ class Batch:
     targets: Targets
     times: npt.NDArray[np.int64]
     slices: npt.NDArray[np.int32]
+    clipped: list[Clipped] = field(default_factory=list)

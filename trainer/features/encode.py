@@ -19,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from trainer.features.batch import Batch, Floats, Ints, Keys, Occurrences, Targets
+from trainer.features.batch import Batch, Clipped, Floats, Ints, Keys, Occurrences, Targets
 from trainer.features.keys import keys_of
+from trainer.limits import transformed
 from trainer.reading.files import ReadError
 from trainer.spec import ModelSpec, Slot
 
@@ -47,6 +48,22 @@ class Column:
     seen: npt.NDArray[np.int64]
     place: Codes
     repeats: bool
+    beyond: _Beyond | None = None
+
+
+@dataclass
+class _Beyond:
+    """`clipped`: by occurrence; `numbers`: as the samples have them."""
+
+    slot: str
+    clipped: npt.NDArray[np.bool_]
+    numbers: npt.NDArray[np.float64]
+
+    def between(self, start: int, end: int) -> Clipped | None:
+        found = self.numbers[start:end][self.clipped[start:end]]
+        if not len(found):
+            return None
+        return Clipped(self.slot, len(found), float(found[np.argmax(np.abs(found))]))
 
 
 class Encoder:
@@ -107,17 +124,25 @@ class Chunk:
             t.delayed_weights[start:end],
         )
         tables = [self._occurrences(slots, start, end) for slots in self._of_table]
-        return Batch(rows, tables, targets, self._times[start:end], self._slices[start:end])
+        clipped = [
+            found
+            for column in self._columns
+            if column.beyond is not None
+            and (found := column.beyond.between(*self._bounds(column, start, end))) is not None
+        ]
+        times, slices = self._times[start:end], self._slices[start:end]
+        return Batch(rows, tables, targets, times, slices, clipped)
+
+    @staticmethod
+    def _bounds(column: Column, start: int, end: int) -> tuple[int, int]:
+        """The occurrences of the rows from `start` to `end`."""
+        if column.rows is None:
+            return start, end
+        first, last = np.searchsorted(column.rows, np.array([start, end], np.int32))
+        return int(first), int(last)
 
     def _occurrences(self, slots: list[int], start: int, end: int) -> Occurrences:
-        bounds = []
-        for s in slots:
-            rows = self._columns[s].rows
-            if rows is None:
-                bounds.append((start, end))
-            else:
-                first, last = np.searchsorted(rows, np.array([start, end], np.int32))
-                bounds.append((int(first), int(last)))
+        bounds = [self._bounds(self._columns[s], start, end) for s in slots]
         starts = np.cumsum([0, *(b - a for a, b in bounds)], dtype=np.int64)
         total = int(starts[-1])
         index, row = np.empty(total, np.int32), np.empty(total, np.int32)
@@ -212,8 +237,8 @@ class _Column:
     def _must_be_finite(self, numbers: npt.NDArray[Any]) -> None:
         if not np.isfinite(numbers).all():
             raise ReadError(
-                f"column {self.name!r} has a number that is not finite, or beyond float32. The join"
-                " rejects such records, so these samples are of another origin: mend them"
+                f"column {self.name!r} has a number that is not finite. The join rejects such"
+                " records, so these samples have another origin: write them without it"
             )
 
 
@@ -232,10 +257,14 @@ class _Value(_Column):
         self._keys = keys_of(slot.name, [""])
 
     def encode(self, array: pa.Array, rows: Ints | None) -> Column:
-        with np.errstate(over="ignore"):
-            values = _numbers(array).astype(np.float32)
-        self._must_be_finite(values)
-        return _column(np.zeros(len(values), np.int32), self._keys, rows, values)
+        numbers = _numbers(array).astype(np.float64, copy=False)
+        self._must_be_finite(numbers)
+        slot = self.slot
+        values, clipped = transformed(numbers, log1p=slot.log1p, scale=slot.scale, clip=slot.clip)
+        column = _column(np.zeros(len(values), np.int32), self._keys, rows, values)
+        if clipped.any():
+            column.beyond = _Beyond(slot.name, clipped, numbers)
+        return column
 
 
 class _Buckets(_Column):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.features.batch import Floats, Targets
+from trainer.limits import MIN_SAMPLING_RATE
 
 LossKind = Literal["plain", "fnw", "es_dfm", "defer"]
 Sampling = Literal["importance", "log_odds", "none"]
@@ -119,7 +120,7 @@ def targets(
     positives learns from the first rows and their duplicates (es_dfm), from the second row of each
     sample (defer).
 
-    Raises ValueError for a sampling rate that is null or not above 0, for corrections without
+    Raises ValueError for a sampling rate that is null or no rate, for corrections without
     `changed`, and KeyError for a column that is missing.
     """
     if rules.loss == "plain":
@@ -260,11 +261,13 @@ def _stands_for(table: pa.Table, rules: LossRules) -> Floats:
     if rules.sampling == "none":
         return np.ones(table.num_rows, np.float32)
     rates = pc.fill_null(table["sampling_rate"], 0.0).to_numpy()
-    if not (rates > 0).all():
-        at = int(np.argmin(rates > 0))
+    known = (rates >= MIN_SAMPLING_RATE) & (rates <= 1.0)
+    if not known.all():
+        at = int(np.argmin(known))
         raise ValueError(
             f"sampling_rate is {table['sampling_rate'][at].as_py()} in row {at}, and says for how "
-            'many a row stands only above 0; loss.sampling = "none" does not read it'
+            f"many a row stands only from {MIN_SAMPLING_RATE:.3g} to 1; "
+            'loss.sampling = "none" does not read it'
         )
     return np.asarray(1.0 / rates, np.float32)
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from trainer.features.batch import Floats
+from trainer.limits import MAX_SUM
 from trainer.spec import ModelSpec
 
 
@@ -75,8 +76,11 @@ class Network:
     def logits(self, linear: Any, pooled: Any, dense: Any) -> Any:
         """(rows, heads); to be traced by JAX."""
         kind = self.spec.kind
+        # beyond these bounds an interaction is not finite in float32 (`trainer.limits`)
+        linear = jnp.clip(linear, -MAX_SUM, MAX_SUM)
         if kind == "lr":
             return linear
+        pooled = jnp.clip(pooled, -MAX_SUM, MAX_SUM)
         tree = self._unflatten(dense)
         total = pooled.sum(axis=1)
         crossed = 0.5 * (total * total - (pooled * pooled).sum(axis=1))

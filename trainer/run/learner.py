@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trainer.evaluation.tally import Layout, Tally
 from trainer.features.batch import Batch, Floats, Targets
+from trainer.limits import MAX_GRADIENT
 from trainer.losses import objective
 from trainer.losses.targets import LossRules
 from trainer.models import bags
@@ -20,6 +22,10 @@ from trainer.models.network import Network, embedded_slots, padded
 from trainer.run.messages import Outcome
 from trainer.server.client import Parameters
 from trainer.spec import ModelSpec
+from trainer.table.finite import NotFiniteError
+
+#: Tables keep the second of the newest sample with a key in 32 bits.
+_LAST_SECOND = 2**32 - 1
 
 
 @dataclass
@@ -29,6 +35,7 @@ class _Step:
     linear: Floats
     pooled: Floats
     dense: Floats | None
+    refused: int
 
 
 class Learner:
@@ -67,13 +74,15 @@ class Learner:
             *(made.logits, targets.labels, made.evaluated, batch.times, batch.slices),
             *(present, unseen),
         )
+        self.tally.note(batch.clipped, made.refused)
         computed_at = time.perf_counter()
         newest = int(batch.times.max()) if batch.rows else 0
+        now = min(max(newest // 1000, 0), _LAST_SECOND)
         counts = [
             bag.counts if counted else None
             for bag, counted in zip(batch.tables, self._counted, strict=True)
         ]
-        parameters.push(sequence, step, newest // 1000, gradients, counts, made.dense)
+        parameters.push(sequence, step, now, gradients, counts, made.dense)
         pushed_at = time.perf_counter()
         keys = sum(len(bag.keys) for bag in batch.tables)
         seconds = (
@@ -101,7 +110,18 @@ class Learner:
             for array in (targets.labels, targets.weights, targets.delayed, targets.delayed_weights)
         ]
         vector = np.zeros(0, np.float32) if dense is None else dense
-        logits, evaluated, gradients = self._step(linear, pooled, vector, *filled)
+        logits, evaluated, gradients, good = self._step(linear, pooled, vector, *filled)
+        bad = np.flatnonzero(~np.asarray(good))
+        if len(bad):
+            # without these rows: one of them is enough to spoil the gradient of all
+            linear, pooled = _without(linear, bad), _without(pooled, bad)
+            filled = [_without(array, bad) for array in filled]
+            logits, evaluated, gradients, good = self._step(linear, pooled, vector, *filled)
+            if not np.asarray(good).all():
+                raise NotFiniteError(
+                    "the dense parameters give no finite prediction for a row without features."
+                    " Lower optimizer.dense.rate, and go on from the last checkpoint"
+                )
         of_linear, of_pooled, of_dense = (np.asarray(g) for g in gradients)
         return _Step(
             np.asarray(logits)[:rows],
@@ -109,6 +129,7 @@ class Learner:
             of_linear[:rows],
             of_pooled[:rows],
             None if dense is None else of_dense,
+            int(np.count_nonzero(bad < rows)),
         )
 
     def _slots_of(self, batch: Batch, known: list[Any]) -> tuple[Any, Any]:
@@ -126,9 +147,10 @@ class Learner:
 
 @cache
 def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
-    """Of the sums, the dense vector and the targets: the actions' logits, how much each row counts
+    """Takes the sums, the dense vector and the targets. Gives the actions' logits, how much each
+    row counts in the metrics, the gradients, and which rows have finite logits and gradients.
 
-    in the metrics, and the gradients. One for all learners of a model, so it is compiled once.
+    There is one for all learners of a model, so it is compiled once.
     """
     network, kind, offset = Network(spec), rules.loss, rules.offset
 
@@ -140,7 +162,7 @@ def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
         weights: Any,
         delayed: Any,
         delayed_weights: Any,
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Any, Any, Any, Any]:
         def loss(linear: Any, pooled: Any, dense: Any) -> Any:
             logits = network.logits(linear, pooled, dense)
             total = objective.row_losses(
@@ -151,10 +173,23 @@ def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
         gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
         (_, logits), gradients = gradient(linear, pooled, dense)
         counted = objective.evaluation_weights(kind, logits, labels, weights, offset)
-        return logits[:, : labels.shape[1]], counted, gradients
+        of_linear, of_pooled, of_dense = gradients
+        good = jnp.isfinite(logits).all(1) & jnp.isfinite(counted).all(1)
+        good &= jnp.isfinite(of_linear).all(1) & jnp.isfinite(of_pooled).all((1, 2))
+        # the sum over rows may overflow, and then the parts that met in it cannot be told apart
+        of_dense = jnp.nan_to_num(of_dense, posinf=MAX_GRADIENT, neginf=-MAX_GRADIENT)
+        cut = [jnp.clip(g, -MAX_GRADIENT, MAX_GRADIENT) for g in (of_linear, of_pooled, of_dense)]
+        return logits[:, : labels.shape[1]], counted, cut, good
 
     compiled: Callable[..., Any] = jax.jit(step)
     return compiled
+
+
+def _without(array: Floats, rows: Any) -> Floats:
+    """A copy with zeros in these rows."""
+    out = array.copy()
+    out[rows] = 0
+    return out
 
 
 def _filled(array: Floats, rows: int) -> Floats:

@@ -71,15 +71,16 @@ class LocalRunner:
 
     def checkpoint(self, folder: Path) -> Callable[[], Sequence[File] | None]:
         parts = self._shard.parts()
-        return self._written(lambda: [write_shard(folder, 0, parts)])
+        return self._written(lambda: [write_shard(folder, 0, parts, self.job.spec)])
 
     def export(
         self, folder: Path, number: int, *, everything: bool
     ) -> tuple[Callable[[], Sequence[PartInfo] | None], Any]:
         changed = [table.changed(everything=everything) for table in self._shard.tables]
-        names = [table.name for table in self.job.spec.tables]
+        spec = self.job.spec
+        names = [table.name for table in spec.tables]
         dense = None if self._shard.dense is None else self._shard.dense.values
-        return self._written(lambda: write_tables(folder, number, 0, names, changed)), dense
+        return self._written(lambda: write_tables(folder, number, 0, names, changed, spec)), dense
 
     def _written(self, write: Callable[[], Sequence[_T]]) -> Callable[[], Sequence[_T] | None]:
         """In a thread; training goes on."""

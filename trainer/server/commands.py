@@ -86,9 +86,12 @@ def _parts(host: Host, shard: int, frames: Sequence[Any]) -> Result:
 
 def _checkpoint(host: Host, shard: int, frames: Sequence[Any], *, folder: str) -> Result:
     """The cut is a copy in memory; it is written while training goes on."""
-    parts = host.copies[shard].shard.parts()
+    assert host.spec is not None
+    parts, spec = host.copies[shard].shard.parts(), host.spec
     name = f"checkpoint {shard}"
-    host.run_later(name, lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, parts))])
+    host.run_later(
+        name, lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, parts, spec))]
+    )
     return parts.rows, []
 
 
@@ -96,7 +99,7 @@ def _export(
     host: Host, shard: int, frames: Sequence[Any], *, folder: str, number: int, everything: bool
 ) -> Result:
     """What changed since the last export (or all); written while training goes on."""
-    copy = host.copies[shard]
+    copy, spec = host.copies[shard], host.spec
     changed = [table.changed(everything=everything) for table in copy.shard.tables]
     names = [table.spec.name for table in copy.shard.tables]
     dense = [] if copy.shard.dense is None else [copy.shard.dense.values.tobytes()]
@@ -104,7 +107,9 @@ def _export(
         name = f"export {shard}"
         host.run_later(
             name,
-            lambda: msgspec.to_builtins(write_tables(Path(folder), number, shard, names, changed)),
+            lambda: msgspec.to_builtins(
+                write_tables(Path(folder), number, shard, names, changed, spec)
+            ),
         )
     return sum(len(keys) for keys, _, _ in changed), dense
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.limits import MAX_GRADIENT
 from trainer.spec import ModelSpec
 from trainer.table.optimizers import Floats
 
@@ -49,7 +50,9 @@ class Dense:
         return dense
 
     def update(self, gradient: Floats) -> None:
-        """One step."""
+        """One step. A part of the gradient that is not a number counts as 0."""
+        gradient = np.nan_to_num(gradient, posinf=MAX_GRADIENT, neginf=-MAX_GRADIENT)
+        gradient = np.clip(gradient, -MAX_GRADIENT, MAX_GRADIENT)
         values, self._state = self._step(self.values, self._state, gradient)
         self.values = np.asarray(values)
 

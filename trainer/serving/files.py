@@ -31,6 +31,7 @@ import xxhash
 
 from trainer.disk import replace, replacing
 from trainer.spec import ModelSpec
+from trainer.table.finite import check_rows, check_vector
 
 Floats = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -177,8 +178,16 @@ def write_tables(
     shard: int,
     tables: Iterable[str],
     changed: Iterable[tuple[Keys, Floats, Keys]],
+    spec: ModelSpec | None = None,
 ) -> list[PartInfo]:
-    """What a shard has of each table, by `write_part`: keys, values, removed keys."""
+    """What a shard has of each table, by `write_part`: keys, values, removed keys.
+
+    Raises as `write_part`, and NotFiniteError for a parameter that is not a finite number, which
+    is named with the help of `spec`.
+    """
+    tables, changed = list(tables), list(changed)
+    for name, (keys, values, _) in zip(tables, changed, strict=True):
+        check_rows(f"export {number}, shard {shard}", name, keys, [values], spec)
     return [
         write_part(folder, number, shard, name, *rows)
         for name, rows in zip(tables, changed, strict=True)
@@ -186,9 +195,13 @@ def write_tables(
 
 
 def write_dense(folder: Path, number: int, dense: Floats) -> FileInfo:
-    """Write the dense parameters, (parameters,), for export `number`. Raises as `write_part`."""
+    """Write the dense parameters, (parameters,), for export `number`.
+
+    Raises as `write_tables`.
+    """
     if dense.ndim != 1:
         raise ValueError(f"one dimension expected, and not {dense.shape}")
+    check_vector(f"export {number}", dense)
     table = pa.table({"value": np.ascontiguousarray(dense, np.float32)})
     return _write_arrow(folder, number, f"dense-{number:06d}.arrow", table)
 
@@ -519,6 +532,11 @@ def _read_change(folder: Path, manifest: Manifest, table: str, width: int) -> _C
             flat = lists.values.slice(lists.offset * width, len(lists) * width).to_numpy()
             values.append(flat.reshape(len(lists), width))
             removed.append(lists.is_null().to_numpy(zero_copy_only=False))
+            if not np.isfinite(values[-1][~removed[-1]]).all():
+                raise ContentError(
+                    f"{folder / part.file.name} has a parameter that is not a finite number: it"
+                    " was exported by a release that did not check. Export the model anew"
+                )
     every = np.concatenate(keys)
     order = np.argsort(every, kind="stable")
     every = every[order]

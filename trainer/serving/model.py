@@ -69,7 +69,8 @@ class ServedModel:
         linear, pooled = bags.sums(self.spec, batch, values, padded(batch.rows))
         logits = np.asarray(self._logits(linear, pooled, view.dense))
         made = logits[: batch.rows, : len(self.actions)]
-        return np.asarray(1.0 / (1.0 + np.exp(-made)), np.float32)
+        with np.errstate(over="ignore"):  # of a very negative logit: the probability is 0 then
+            return np.asarray(1.0 / (1.0 + np.exp(-made)), np.float32)
 
     def _values(self, view: View, table: int, keys: Any) -> Floats:
         values, found = view.lookup(self.spec.tables[table].name, keys)

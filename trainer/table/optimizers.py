@@ -5,6 +5,7 @@ one after the other, so that value and accumulators share a cache line. Position
 skipped. Gradients are sums over the batch (FTRL adds the square of the sum to n).
 
 All arithmetic is float32: constants come in as float32, since a Python float would widen it.
+Gradients are cut to `trainer.limits.MAX_GRADIENT`, so that their squares stay finite.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from trainer.limits import MAX_GRADIENT
 from trainer.spec import AdaGrad, Adam, Ftrl, Optimizer, Segment
 from trainer.table.hashing import uniform
 
@@ -46,6 +48,17 @@ def kernel(segment: Segment, column: int, seed: int) -> Kernel:
     return made
 
 
+_LARGEST = np.float32(MAX_GRADIENT)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _bounded(g):
+    """0 for a NaN: a sum of gradients in which infinities met says nothing."""
+    if g != g:
+        return np.float32(0.0)
+    return min(max(g, -_LARGEST), _LARGEST)
+
+
 # -- FTRL-Proximal -------------------------------------------------------------------------------
 
 
@@ -54,7 +67,11 @@ def _ftrl_weight(z, n, alpha, beta, l1, l2):
     size = abs(z)
     if size <= l1:
         return np.float32(0.0)
-    shrunk = (l1 - size) / ((beta + np.sqrt(n)) / alpha + l2)
+    divisor = (beta + np.sqrt(n)) / alpha + l2
+    if divisor <= np.float32(0.0):
+        # beta = l2 = 0, and gradients so small that their squares are 0 in float32
+        return np.float32(0.0)
+    shrunk = (l1 - size) / divisor
     return shrunk if z > 0 else -shrunk
 
 
@@ -75,7 +92,7 @@ def _ftrl_update(state, positions, gradients, first, width, alpha, beta, l1, l2)
         p = positions[i]
         if p >= 0:
             for j in range(width):
-                g = gradients[i, first + j]
+                g = _bounded(gradients[i, first + j])
                 z, n = state[p, j], state[p, width + j]
                 # of the state before this step, as algorithm 1 has it
                 w = _ftrl_weight(z, n, alpha, beta, l1, l2)
@@ -132,7 +149,7 @@ def _adagrad_update(state, positions, gradients, first, width, rate):
         p = positions[i]
         if p >= 0:
             for j in range(width):
-                g = gradients[i, first + j]
+                g = _bounded(gradients[i, first + j])
                 n = state[p, width + j] + g * g
                 state[p, width + j] = n
                 if g != 0:
@@ -150,7 +167,7 @@ def _adam_update(state, positions, gradients, first, width, rate, beta1, beta2, 
             state[p, 3 * width] = steps
             c1, c2 = one - beta1**steps, one - beta2**steps
             for j in range(width):
-                g = gradients[i, first + j]
+                g = _bounded(gradients[i, first + j])
                 m = beta1 * state[p, width + j] + (one - beta1) * g
                 v = beta2 * state[p, 2 * width + j] + (one - beta2) * g * g
                 state[p, width + j], state[p, 2 * width + j] = m, v
