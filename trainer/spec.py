@@ -104,6 +104,16 @@ class Slot(msgspec.Struct, frozen=True):
     clip: float = MAX_VALUE
 
 
+class Since(msgspec.Struct, frozen=True):
+    """When a model got to know a slot or an action, if not from its beginning.
+
+    `step`: after so many batches. `event_time`: of the newest sample before, epoch ms.
+    """
+
+    step: int
+    event_time: int
+
+
 class ModelSpec(msgspec.Struct, frozen=True):
     """A whole model. `heads`: what the model has an output for, in order: the actions, and after
 

@@ -42,6 +42,7 @@ from trainer.run.session import Session
 from trainer.table.finite import NotFiniteError
 
 _EVERY_S = 0.2
+_YEAR_10000 = 253_402_300_800_000
 PAGE = "evaluation/report.html"
 #: How many values were clipped, by slot, and how many rows were refused.
 LIMITED = "evaluation/limited.json"
@@ -167,6 +168,8 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
 
 
 def _moment(epoch_ms: int) -> str:
+    if not 0 <= epoch_ms < _YEAR_10000:
+        return f"{epoch_ms} ms"  # accepted, and no time that a calendar has
     return datetime.fromtimestamp(epoch_ms / 1e3, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -230,6 +233,12 @@ def about(session: Session, stats: object) -> list[tuple[str, str]]:
     pairs += [("event", event) for event in getattr(session.runner, "events", [])]
     if p.expired:
         pairs.append(("expired keys", f"{p.expired:,}"))
+    absent = sorted({column for entry in session.ledger.entries for column in entry.absent})
+    if absent:
+        files = sum(bool(entry.absent) for entry in session.ledger.entries)
+        pairs.append(("columns read as null", f"{', '.join(absent)}: {files:,} files lack some"))
+    for name, at in session.since.items():
+        pairs.append((f"{name} known since", f"batch {at.step:,}, {_moment(at.event_time)}"))
     return [*pairs, *_limited(session.tally.limited)]
 
 

@@ -264,7 +264,8 @@ def test_a_checkpoint_of_another_model(
     runs.train_here(config, stop_after=1)
     text = said(capsys, arguments(folder, tmp_path, "model.type=fm"))
     assert text.startswith("train: ")
-    assert "step-000000000001 is of another model; set output.path to a new folder, or" in text
+    assert "step-000000000001 is of another model: model.type was lr, and is fm; model" in text
+    assert "Set these back, or set output.path to a new folder, or output.resume = false" in text
     # and that is what helps
     anew = arguments(folder, tmp_path, "model.type=fm", "output.resume=false")
     assert main(anew) == 0

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from schemas.actions import ActionKind
 from schemas.features import FLOAT32_MAX, INT64_MAX, INT64_MIN, Feature, FeatureSchema, FeatureType
 from schemas.samples import samples as sample_layout
+from tests.effort import examples
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Manifest
 from trainer.evaluation.tally import Layout, Limited, Tally
@@ -193,7 +194,12 @@ def learned(
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("kind", MODELS)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(
+    max_examples=examples(4),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
 @given(data=st.data())
 def test_whatever_is_accepted_every_parameter_stays_finite(
     kind: ModelKind, loss: LossKind, data: st.DataObject
@@ -250,7 +256,7 @@ def test_values_are_within_the_bound_and_only_what_is_beyond_is_clipped(
 
 
 @pytest.mark.parametrize("optimizer", LINEAR)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     gradients=st.lists(
         st.one_of(

@@ -167,18 +167,21 @@ def test_a_damaged_file_is_named_and_the_ledger_stays(tmp_path: Path, damage: by
     assert found(tmp_path, of) == [f"samples/{HOUR}/part-0"]
 
 
-def test_columns_must_be_those_of_the_configuration(tmp_path: Path) -> None:
+def test_columns_are_those_of_the_declaration_or_of_an_earlier_one(tmp_path: Path) -> None:
     path = f"samples/{HOUR}/part-0"
     lists = pa.list_(pa.field("element", pa.string()))
     more = LAYOUT.set(LAYOUT.get_field_index("tags"), pa.field("tags", lists))
     write(tmp_path, path, schema=more.append(pa.field("new", pa.int64())))
     assert found(tmp_path) == [path]
     write(tmp_path, path, schema=LAYOUT.remove(LAYOUT.get_field_index("price")))
-    with pytest.raises(ReadError, match=f"{path}: has no column 'price'"):
+    before = ledger()
+    assert [e.absent for e in before.discover(tmp_path)] == [("price",)]
+    write(tmp_path, path, schema=LAYOUT.remove(LAYOUT.get_field_index("user_id")))
+    with pytest.raises(ReadError, match=f"{path}: has no column 'user_id', which every sample"):
         found(tmp_path)
     at = LAYOUT.get_field_index("price")
     write(tmp_path, path, schema=LAYOUT.set(at, pa.field("price", pa.float64())))
-    with pytest.raises(ReadError, match="'price' is double, and configured as float"):
+    with pytest.raises(ReadError, match="'price' is double, and declared as float now"):
         found(tmp_path)
     write(tmp_path, path)
     late = f"late_actions/{HOUR}/part-0"

@@ -14,6 +14,7 @@ interaction for itself (dense parameters that begin with 1); with one head they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +46,23 @@ def initial_dense(spec: ModelSpec) -> Floats:
     """The dense parameters that a new model begins with; of length 0 where it has none."""
     flat, _ = ravel_pytree(_initial(spec))
     return np.array(flat, dtype=np.float32)
+
+
+def dense_layout(spec: ModelSpec) -> tuple[Callable[[Any], Floats], Callable[[Floats], Any]]:
+    """How the dense vector is made of a tree of arrays, and a tree, which may be changed, of it.
+
+    `interaction`: (embedding, heads). `layers`: `weights`, (inputs, outputs), and `bias` of each.
+    """
+    _, unravel = ravel_pytree(_initial(spec))
+
+    def flatten(tree: Any) -> Floats:
+        return np.array(ravel_pytree(tree)[0], dtype=np.float32)
+
+    def unflatten(vector: Floats) -> Any:
+        tree: Any = unravel(jnp.asarray(vector, jnp.float32))
+        return jax.tree.map(np.array, tree)
+
+    return flatten, unflatten
 
 
 def _initial(spec: ModelSpec) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from corrections.apply import Fate, NegativeRate, corrections, latest
 from schemas.actions import ActionKind
 from schemas.samples import LATE_ACTIONS
+from trainer.reading.columns import absent, conformed
 from trainer.reading.files import check_columns, open_parquet
 from trainer.reading.ledger import Entry
 
@@ -113,16 +114,28 @@ def _rows(root: Path, entry: Entry, layout: pa.Schema) -> pa.Table:
         return file.read(layout.names, use_threads=False).cast(layout)
 
 
+def _as_declared(table: pa.Table, layout: pa.Schema) -> pa.Table:
+    """As the layout has it now, whichever columns the file was written with."""
+    columns = conformed(table, layout, layout.names).columns
+    # a null column is of dictionaries, which the others are not
+    return pa.table([c.cast(f.type) for c, f in zip(columns, layout, strict=True)], schema=layout)
+
+
 def _named(root: Path, entries: Sequence[Entry], layout: pa.Schema, ids: pa.Array) -> pa.Table:
     """Rows with one of these ids, few of many: other columns are read only where some are."""
     pieces = [layout.empty_table()]
     for entry in entries:
         with open_parquet(root / entry.path, entry.path, entry.size) as file:
-            check_columns(file.schema_arrow, layout, entry.path)
+            if entry.stream == "samples":
+                lacking = absent(file.schema_arrow, layout, entry.path)
+            else:
+                check_columns(file.schema_arrow, layout, entry.path)
+                lacking = ()
+            there = [name for name in layout.names if name not in lacking]
             for group in range(len(entry.row_groups)):
                 column = file.read_row_group(group, ["sample_id"], use_threads=False)["sample_id"]
                 wanted = pc.is_in(column, value_set=ids)
                 if pc.any(wanted).as_py():
-                    rows = file.read_row_group(group, layout.names, use_threads=False)
-                    pieces.append(rows.filter(wanted).cast(layout))
+                    rows = file.read_row_group(group, there, use_threads=False)
+                    pieces.append(_as_declared(rows.filter(wanted), layout))
     return pa.concat_tables(pieces)

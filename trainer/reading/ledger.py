@@ -18,6 +18,7 @@ import msgspec
 import pyarrow as pa
 
 from schemas.samples import LATE_ACTIONS
+from trainer.reading.columns import absent
 from trainer.reading.files import check_columns, open_parquet
 
 Stream = Literal["samples", "late_actions"]
@@ -33,7 +34,8 @@ ALL = -1
 class Entry(msgspec.Struct, frozen=True):
     """A committed file. `path` is relative to the root, with slashes. `size`: bytes.
 
-    `rows` are those in the file: samples, or late actions. `row_groups`: rows of each.
+    `rows` are those in the file: samples, or late actions. `row_groups`: rows of each. `absent`:
+    columns that are declared, and that the file lacks: they are read as null.
     """
 
     stream: Stream
@@ -41,6 +43,7 @@ class Entry(msgspec.Struct, frozen=True):
     size: int
     rows: int
     row_groups: tuple[int, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def partition(self) -> str:
@@ -69,7 +72,8 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """`samples`: the columns that a file of samples must have (`schemas.samples.samples`).
+    """`samples`: the declared columns of a file of samples (`schemas.samples.samples`). Files of an
+    earlier declaration may lack some, see `trainer.reading.columns`.
 
     `entries`: those of an earlier run. `clock`: epoch ns; it only decides what may be left out of a
     look because nothing can have changed in it.
@@ -125,10 +129,14 @@ class Ledger:
 
     def _entry(self, root: Path, file: _Found) -> Entry:
         with open_parquet(root / file.path, file.path, file.size) as opened:
-            check_columns(opened.schema_arrow, self._expected[file.stream], file.path)
+            lacking: tuple[str, ...] = ()
+            if file.stream == "samples":
+                lacking = absent(opened.schema_arrow, self._expected["samples"], file.path)
+            else:
+                check_columns(opened.schema_arrow, LATE_ACTIONS, file.path)
             footer = opened.metadata
             groups = tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
-        return Entry(file.stream, file.path, file.size, sum(groups), groups)
+        return Entry(file.stream, file.path, file.size, sum(groups), groups, lacking)
 
 
 class _Found(msgspec.Struct, frozen=True):

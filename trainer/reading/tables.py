@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.reading.columns import absent, conformed
 from trainer.reading.files import ReadError, check_names, open_parquet
 from trainer.reading.ledger import Entry
 
@@ -28,13 +29,23 @@ _FEW = 4
 class SampleReader:
     """Reads `columns` of files of samples; columns of a table are in that order.
 
+    `expected`: the declared layout. With it, files of an earlier declaration are read as
+    `trainer.reading.columns` says; without it every file has all the columns.
+
     Strings are dictionaries (lists of strings: lists of such), each column in one piece; some
     values of a dictionary may not occur. Only the current chunk is kept, so access is fast as long
     as it moves forward; a jump costs the row group that it goes into. Not for several threads.
     """
 
-    def __init__(self, root: Path, columns: Sequence[str], chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        columns: Sequence[str],
+        chunk_rows: int = CHUNK_ROWS,
+        expected: pa.Schema | None = None,
+    ) -> None:
         self._root = root
+        self._expected = expected
         self._columns = list(columns)
         self._chunk_rows = chunk_rows
         self._stream: _Stream | None = None
@@ -76,7 +87,11 @@ class SampleReader:
             pieces.append(piece)
             start += piece.num_rows
         if not pieces:
-            return dictionary_encoded(self._open(entry).schema.empty_table())
+            stream = self._open(entry)
+            table = dictionary_encoded(stream.schema.empty_table())
+            if self._expected is None:
+                return table
+            return conformed(table, self._expected, self._columns)
         return pieces[0] if len(pieces) == 1 else _one_piece(pa.concat_tables(pieces))
 
     def close(self) -> None:
@@ -87,20 +102,33 @@ class SampleReader:
 
     def _open(self, entry: Entry) -> _Stream:
         self.close()
-        self._stream = _Stream(self._root, entry, self._columns, self._chunk_rows)
+        self._stream = _Stream(self._root, entry, self._columns, self._chunk_rows, self._expected)
         return self._stream
 
 
 class _Stream:
     """Batches of one file, from a row on, to its end."""
 
-    def __init__(self, root: Path, entry: Entry, columns: list[str], batch_rows: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        entry: Entry,
+        columns: list[str],
+        batch_rows: int,
+        expected: pa.Schema | None,
+    ) -> None:
         self.entry = entry
+        self._wanted, self._expected = columns, expected
         self._columns = columns
         self._batch_rows = batch_rows
         path = root / entry.path
         with open_parquet(path, entry.path, entry.size) as plain:
-            check_names(plain.schema_arrow, columns, entry.path)
+            if expected is None:
+                check_names(plain.schema_arrow, columns, entry.path)
+            else:
+                declared = pa.schema([expected.field(name) for name in columns])
+                lacking = absent(plain.schema_arrow, declared, entry.path)
+                self._columns = columns = [name for name in columns if name not in lacking]
             strings = _string_paths(plain.metadata, set(columns))
             self.schema = pa.schema([plain.schema_arrow.field(name) for name in columns])
             self._file = open_parquet(
@@ -142,7 +170,10 @@ class _Stream:
                 f"{self.entry.path}: cannot be read on from row {self._row} ({error}). The file "
                 "is damaged: restore it"
             ) from None
-        return _one_piece(pa.concat_tables(pieces).select(self._columns))
+        table = pa.concat_tables(pieces).select(self._columns)
+        if self._expected is not None:
+            table = conformed(table, self._expected, self._wanted)
+        return _one_piece(table)
 
     def close(self) -> None:
         self._batches, self._pending = iter(()), None

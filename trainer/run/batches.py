@@ -71,7 +71,7 @@ class Batches:
         self._chunk_rows = job.batch_rows * max(1, CHUNK_ROWS // job.batch_rows)
         read = ["event_time", *job.rules.columns, *self._encoder.columns]
         self._columns = list(dict.fromkeys(read))
-        self._reader = SampleReader(Path(job.root), self._columns, self._chunk_rows)
+        self._reader = SampleReader(Path(job.root), self._columns, self._chunk_rows, job.samples)
         self._chunk: tuple[str, int, Chunk] | None = None
 
     def of(self, task: Task, part: int, parts: int) -> Batch:
@@ -94,15 +94,18 @@ class Batches:
 
     def _corrections(self, task: Task) -> Chunk:
         job = self._job
-        made = correction_rows(
-            Path(job.root),
-            task.before,
-            task.entry,
-            job.samples,
-            job.kinds,
-            exposure=job.exposure,
-            anew=job.leaves_out,
-        )
+        try:
+            made = correction_rows(
+                Path(job.root),
+                task.before,
+                task.entry,
+                job.samples,
+                job.kinds,
+                exposure=job.exposure,
+                anew=job.leaves_out,
+            )
+        except ValueError as error:
+            raise ReadError(f"{task.entry.path}: {error}") from None
         return self._encoded(task.entry, made.rows.select(self._columns), made.changed)
 
     def _encoded(self, entry: Entry, rows: pa.Table, changed: Bools | None) -> Chunk:

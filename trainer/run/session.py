@@ -20,6 +20,7 @@ from trainer import checkpoint
 from trainer.checkpoint import File, Manifest
 from trainer.config import TrainerConfig
 from trainer.evaluation.tally import Tally
+from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
 from trainer.run.batches import Job, Task
@@ -28,6 +29,7 @@ from trainer.run.remote import LostShardError, RunError, ServerGoneError
 from trainer.server.shard import Parts
 from trainer.serving import files as serving
 from trainer.serving.files import PartInfo
+from trainer.spec import Since
 
 #: How often rows are looked through for those to expire, in event time.
 _EXPIRY_STEP_S = 3600
@@ -109,7 +111,10 @@ class _Exporting:
 
 
 class State(msgspec.Struct):
-    """What a checkpoint keeps beside the parameters. `tally`: encoded."""
+    """What a checkpoint keeps beside the parameters. `tally`: encoded.
+
+    `since`: when the model got to know slots and heads that it did not begin with.
+    """
 
     entries: list[Entry]
     cursor: Cursor
@@ -119,6 +124,7 @@ class State(msgspec.Struct):
     expired_at: int
     tally: bytes
     names: dict[str, list[str]]
+    since: dict[str, Since] = {}
 
 
 @dataclass
@@ -203,6 +209,7 @@ class Session:
         self.planner = Planner(self.ledger, Cursor(), job.batch_rows)
         self.tally = Tally(job.layout)
         self.step, self.expired_at, self.newest, self.rows = 0, 0, 0, 0
+        self.since: dict[str, Since] = {}
         self._new_serving_run()
 
     def _new_serving_run(self) -> None:
@@ -350,6 +357,7 @@ class Session:
             self.expired_at,
             self.tally.encode(),
             self.names.names,
+            self.since,
         )
         job = self.runner.job
         manifest = Manifest(
@@ -414,6 +422,7 @@ class Session:
             event_time=self.newest or None,
             created=time.time_ns() // 1_000_000,
             spec=self.runner.job.spec,
+            since=self.since,
         )
         self._exporting = _Exporting(manifest, written)
 
@@ -459,12 +468,22 @@ class Session:
 
     def _resume(self, folder: Path) -> None:
         manifest = checkpoint.read_manifest(folder)
-        if manifest.spec != self.runner.job.spec:
+        spec = self.runner.job.spec
+        try:
+            shards = evolved(checkpoint.read_shards(folder, manifest), manifest.spec, spec)
+            evolution = Evolution.of(manifest.spec, spec)
+        except CannotGoOnError as error:
             raise checkpoint.CheckpointError(
-                f"{folder} is of another model; set output.path to a new folder, or"
-                " output.resume = false"
-            )
+                f"{folder} is of another model: {error}. Set these back, or set output.path to a"
+                " new folder, or output.resume = false to begin anew here"
+            ) from None
         state = msgspec.convert(manifest.session, State)
+        gone = {*evolution.removed, *evolution.old_heads}
+        self.since = {name: at for name, at in state.since.items() if name not in gone}
+        for name in (*evolution.added, *evolution.new_heads):
+            self.since[name] = Since(state.step, state.newest)
+        if evolution.text:
+            self._say(f"the model has changed: {evolution.text}")
         self.ledger = Ledger(self.runner.job.samples, state.entries)
         self.planner = Planner(self.ledger, state.cursor, self.runner.job.batch_rows)
         self.tally = Tally.decode(state.tally)
@@ -475,7 +494,7 @@ class Session:
         self.step, self.rows, self.newest = state.step, state.rows, state.newest
         self.expired_at = state.expired_at
         self._new_serving_run()
-        self.runner.start(checkpoint.read_shards(folder, manifest))
+        self.runner.start(shards)
         self._say(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
 
     def _go_back(self, error: Exception) -> None:

@@ -30,7 +30,7 @@ import pyarrow as pa
 import xxhash
 
 from trainer.disk import replace, replacing
-from trainer.spec import ModelSpec
+from trainer.spec import ModelSpec, Since
 from trainer.table.finite import check_rows, check_vector
 
 Floats = npt.NDArray[np.float32]
@@ -107,7 +107,8 @@ class PartInfo(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """An export. `step`: how many were applied. `event_time`: how far it has come, epoch ms.
 
-    `created`: epoch ms. `dense`: None where the model has no dense parameters.
+    `created`: epoch ms. `dense`: None where the model has no dense parameters. `since`: when the
+    model got to know slots and actions that it did not begin with, by name.
     """
 
     format: int = _FORMAT
@@ -120,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     event_time: int | None
     created: int
     spec: ModelSpec
+    since: dict[str, Since] = {}
 
 
 class Current(msgspec.Struct, frozen=True):
