@@ -13,7 +13,10 @@ import msgspec
 Stream = Literal["features", "actions"]
 STREAMS: tuple[Stream, ...] = ("features", "actions")
 
-#: Times that an event may have: from 1970 up to 2100 (not included).
+#: Times that an event may have: from 1971 up to 2100 (not included). What lies outside is mostly
+#: no time in milliseconds: seconds of our days would be January or February of 1970, and micro- and
+#: nanoseconds far beyond 2100. No sum of a time and the durations of a configuration leaves int64.
+EARLIEST_TIME = 31_536_000_000
 LATEST_TIME = 4_102_444_800_000
 
 

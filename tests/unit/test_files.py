@@ -11,7 +11,7 @@ from jobs.pipeline.file_plan import plan
 
 
 def line(time: int) -> str:
-    return f'{{"event_time": {time}}}\n'
+    return f'{{"event_time": {1_700_000_000_000 + time}}}\n'
 
 
 def write(folder: Path, **files: list[int]) -> str:

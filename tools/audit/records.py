@@ -10,6 +10,7 @@ import msgspec
 
 from jobs.pipeline.config import Pipeline
 from schemas import samples
+from schemas.decoding import IgnoredAction
 from schemas.events import STREAMS, ActionEvent, Origin, RequestEvent, Stream
 from tools.audit.impressions import Impressions
 from tools.audit.output import Output, hour_of
@@ -153,12 +154,13 @@ def read_source(
                 else:
                     bad[f"rejected: {event}"] += 1
                 continue
-            reason = rejected.take(stream, record, None, ignored=event is None)
-            if event is None:
-                bad["ignored"] += 1
-                continue
+            ignored = isinstance(event, IgnoredAction)
+            reason = rejected.take(stream, record, None, ignored=ignored)
+            # an ignored action moves time as well (rule 12)
             reached.good(event.event_time, record)
-            if isinstance(event, RequestEvent):
+            if isinstance(event, IgnoredAction):
+                bad["ignored"] += 1
+            elif isinstance(event, RequestEvent):
                 _add_request(source, event, reason)
             else:
                 # its bytes are no longer needed

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect, has_java_security
-from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
 from schemas.events import ActionEvent, Origin, RequestEvent, Stream
 
 _TIMEOUT_MS = 10_000
@@ -47,8 +47,10 @@ class Decoder:
             **bounds(pipeline.sources.actions),
         )
 
-    def decode(self, stream: Stream, record: Record) -> RequestEvent | ActionEvent | str | None:
-        """The event; or the reason why it is bad; or None for an action that is ignored."""
+    def decode(
+        self, stream: Stream, record: Record
+    ) -> RequestEvent | ActionEvent | IgnoredAction | str:
+        """The event; or an action that is ignored; or the reason why the record is bad."""
         decoder = self._requests if stream == "features" else self._actions
         try:
             return decoder.decode(record.raw, record.origin, record.time)

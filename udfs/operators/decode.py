@@ -15,7 +15,7 @@ import msgspec
 from pyflink.common import Row
 from pyflink.datastream import OutputTag, ProcessFunction
 
-from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder, in_bounds
 from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from udfs.core.decode_settings import Chunk, DecodeSettings
 from udfs.operators import side_outputs
@@ -53,16 +53,16 @@ class _Decoding:
 
     def decode(
         self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None
-    ) -> tuple[str, bytes, int] | Row | None:
-        """Key, packed event and event time; or a rejected row; or None for an ignored action."""
+    ) -> tuple[str, bytes, int] | Row | IgnoredAction:
+        """Key, packed event and event time; or a rejected row; or an action that is ignored."""
         try:
             if stream == "features":
                 request = self._requests.decode(raw, origin, record_time)
                 key = unpack_front(request.body).user_id if self._by_user else request.request_id
                 return key, self._pack(request), request.event_time
             action = self._actions.decode(raw, origin, record_time)
-            if action is None:
-                return None
+            if isinstance(action, IgnoredAction):
+                return action
             key = action.user_id if self._by_user else (action.request_id or "")
             return key, self._pack(action), action.event_time
         except BadRecord as bad:
@@ -70,6 +70,8 @@ class _Decoding:
             time = record_time if record_time is not None else bad.event_time
             if bad.reason == "future_clock" and record_time is None:
                 time = None  # its clock is what is wrong
+            if not in_bounds(time):
+                time = None  # no partition could be named after a timestamp that is no time
             values = {
                 "stream": stream,
                 "reason": bad.reason,
@@ -107,9 +109,9 @@ class _Decoding:
 class ReadFiles(ProcessFunction):
     """The one ordered reader of files: chunks in, (key, event, watermark time) out.
 
-    Being the only one and in a fixed order, it makes the outcome a function of the files alone. The
-    third field is the lesser of what both streams reached, less their bounds, in steps of their
-    granularity; 0 until both have shown something.
+    There is one reader, with a fixed order, so that the outcome is a function of the files alone.
+    The third field is how far both streams have come: the lesser of what they reached, minus their
+    `out_of_orderness`, in steps of their granularity. It is 0 until both have shown a good record.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
@@ -141,18 +143,26 @@ class ReadFiles(ProcessFunction):
                 continue
             records += 1
             out = decode(stream, line, Origin(chunk.path, None, at), None)
-            if out.__class__ is tuple:
-                key, event, time = out
-                if time > latest:
-                    latest = reached[stream] = time
-                    clock = self._clock()
-                yield Row(key, event, clock)
-                if latest - announced >= granularity:
-                    announced = latest
-                    for key, event in self._decoding.beacons(stream, latest):
-                        yield Row(key, event, clock)
-            elif out is not None:
+            moved = False
+            if isinstance(out, tuple):
+                time = out[2]
+            elif isinstance(out, IgnoredAction):
+                time = out.event_time
+            else:
                 yield self._decoding.side(out)
+                continue
+            if time > latest:
+                latest = reached[stream] = time
+                before, clock = clock, self._clock()
+                moved = clock > before
+            if isinstance(out, tuple):
+                yield Row(out[0], out[1], clock)
+                moved = False  # the row says so
+            # an ignored action has no row of its own that could carry the clock
+            if latest - announced >= granularity or moved:
+                announced = latest
+                for key, event in self._decoding.beacons(stream, latest):
+                    yield Row(key, event, clock)
         self._decoding.count(stream, records)
         if latest > announced:
             for key, event in self._decoding.beacons(stream, latest):
@@ -193,12 +203,12 @@ class DecodeRecords(ProcessFunction):
         out = self._decoding.decode(self._stream, raw, Origin(topic, part, offset), record_time)
         self._decoding.count(self._stream, 1)
         step = record_time - record_time % self._granularity
-        if out.__class__ is Row:
+        if not isinstance(out, tuple | IgnoredAction):
             yield self._decoding.side(out)
             return
-        if out is not None:
+        # an ignored action tells how far its stream has come, as it does from files
+        if isinstance(out, tuple):
             yield Row(out[0], out[1])
-        # an action that is ignored tells the time as well
         if step > self._announced:
             self._announced = step
             for key, event in self._decoding.beacons(self._stream, step):
