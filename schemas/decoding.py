@@ -460,8 +460,12 @@ def _ignored_keys(raw: bytes, known: frozenset[str]) -> int | None:
 
     None: something of it is too deep or names a key twice, or there may be such a thing.
     """
+    try:
+        top = _decode_top(raw)
+    except RecursionError:
+        return None
     keys = 0
-    for name, value in with_stack(_decode_top, raw).items():
+    for name, value in top.items():
         if name in known:
             continue
         keys += 1
