@@ -91,7 +91,7 @@ audit: setup-jobs ## is every record of a run accounted for? CONFIG=pipeline.tom
 .PHONY: correct
 correct: setup-jobs ## corrections from late actions, beside the samples: CONFIG=pipeline.toml
 	@[ -n "$(CONFIG)" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(PY) -m tools.correct_samples --config $(CONFIG) $(ARGS)
+	@$(PY) -m tools.correct_samples --config "$(CONFIG)" $(ARGS)
 
 .PHONY: policies
 policies: setup-jobs ## emission policies side by side on a generated day (minutes; ARGS="--requests 1000")

@@ -122,6 +122,5 @@ def test_what_is_missing_is_said_in_a_line(
     code, _, err = run(capsys, tmp_path / "none.toml")
     assert code == WRONG
     assert "there is no such file" in err
-    with pytest.raises(SystemExit):
-        main(["--config", str(generated), "--target", "95"])
+    assert main(["--config", str(generated), "--target", "95"]) == 2
     assert "a share between 0 and 1" in capsys.readouterr().err

@@ -432,4 +432,4 @@ def test_the_command_says_in_one_line_what_is_wrong(
     (tmp_path / "samples" / AT_9 / "broken.parquet").write_bytes(b"no parquet")
     assert main([str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["cannot summarise"] * 2
+    assert [line.split(":")[0] for line in lines] == ["summary"] * 2

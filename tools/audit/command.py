@@ -9,15 +9,16 @@ the configuration is wrong, or something cannot be read.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
-from jobs.pipeline.command_line import add_pipeline
+from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from tools.audit import report as audit_report
 from tools.audit.actions import Assignment, Requests, take_late
@@ -114,30 +115,33 @@ def _count_held(
             went["pending" if held else "joined"] += 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.audit",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="Exit codes: 0 everything is accounted for, 1 it is not (it is named), 2 the"
-        " configuration is wrong or something cannot be read.",
-    )
-    add_pipeline(parser)
-    parser.add_argument(
-        "--show", type=int, default=20, metavar="N", help="how many findings to list (20)"
-    )
-    arguments = parser.parse_args(argv)
+def check(
+    config: PipelineFile,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option(metavar="N", min=0, help="How many findings to list.")] = 20,
+) -> int:
+    """Check that every record of a run is accounted for.
+
+    Reads the sources and the output of the joining job, and works out again what must have become
+    of every record (docs/audit.md). Exit codes: 0 everything is accounted for, 1 it is not (the
+    findings name it), 2 the configuration is wrong or something cannot be read.
+    """
     console = Console(stderr=True, highlight=False)
     try:
-        pipeline = load(arguments.config, arguments.set)
+        pipeline = load(config, overrides or ())
         with ProgressBar(console=console, transient=True) as bar:
             report = audit(pipeline, _shown_by(bar))
     except ConfigError as error:
         console.print(f"audit: {error}", markup=False, soft_wrap=True)
         return WRONG
     out = Console(highlight=False)
-    audit_report.show(report, out, arguments.show, running=not pipeline.bounded)
+    audit_report.show(report, out, show, running=not pipeline.bounded)
     return CLOSES if report.closes else DOES_NOT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(check, argv, "python -m tools.audit")
 
 
 def _shown_by(bar: ProgressBar) -> Told:

@@ -12,14 +12,13 @@ to 4 minutes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
+from configuration import command_line
 from jobs.pipeline.config import ConfigError, Pipeline, Policy, load
 from tools.generate.command import Traffic, generate
 from tools.summary.command import readable_ms
@@ -357,63 +358,70 @@ def compare(
     return results
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0 compared, 1 a run of the job failed or nothing could be compared,
-    2 the arguments are wrong.
+#: Defaults of options, which are lists.
+_POLICIES, _WINDOWS = list(get_args(Policy)), list(WINDOWS)
+
+
+def _policies(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in get_args(Policy):
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(get_args(Policy))}")
+    return names
+
+
+def policies(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    requests: Annotated[int, typer.Option(help="How many requests the day has.")] = 5_000,
+    hours: Annotated[float, typer.Option(help="How long the day is.")] = 24.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same day.")] = 1,
+    policy: Annotated[
+        list[str], typer.Option(callback=_policies, help="A policy to compare. Repeatable.")
+    ] = _POLICIES,
+    window: Annotated[
+        list[str],
+        typer.Option(metavar="DURATION", help=f"A window of {VARIED}. Repeatable."),
+    ] = _WINDOWS,
+    first_after: Annotated[
+        str, typer.Option(metavar="DURATION", help="first_emit_after of es_dfm and defer.")
+    ] = FIRST_AFTER,
+    markdown_file: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Put the tables between its markers."),
+    ] = None,
+) -> int:
+    """Compare the emission policies on a generated day whose truth is known.
+
+    Exit codes: 0 compared, 1 a run of the job failed or nothing could be compared, 2 the arguments
+    are wrong.
     """
-    arguments = _parser().parse_args(argv)
     errors = Console(stderr=True, highlight=False)
     try:
-        if arguments.markdown is not None:
+        if markdown_file is not None:
             # found out now, and not after some minutes
-            between_markers(arguments.markdown)
-        traffic = Traffic(arguments.requests, hours=arguments.hours, seed=arguments.seed)
-        count = len(arguments.policies) * len(arguments.windows)
+            between_markers(markdown_file)
+        traffic = Traffic(requests, hours=hours, seed=seed)
+        count = len(policy) * len(window)
         errors.print(f"{count} runs of the job, 10 to 20 s each on an idle machine")
-        results = compare(
-            traffic,
-            arguments.out,
-            arguments.policies,
-            arguments.windows,
-            arguments.first_after,
-            errors,
-        )
+        results = compare(traffic, out, cast("list[Policy]", policy), window, first_after, errors)
     except CompareError as error:
-        errors.print(f"compare_policies: {error}", markup=False, soft_wrap=True)
+        errors.print(f"compare: {error}", markup=False, soft_wrap=True)
         return 1
     except (ConfigError, OSError, ValueError) as error:
-        errors.print(f"compare_policies: {error}", markup=False, soft_wrap=True)
+        errors.print(f"compare: {error}", markup=False, soft_wrap=True)
         return 2
     about = (
         f"{traffic.requests:,} requests of {traffic.items} items over {traffic.hours:g} h, seed "
-        f"{traffic.seed}; d = {arguments.first_after} for es_dfm and defer."
+        f"{traffic.seed}; d = {first_after} for es_dfm and defer."
     )
     console = Console(highlight=False, width=WIDTH)
     console.print(f"\n{about}", soft_wrap=True)
     print_tables(results, console)
-    if arguments.markdown is not None:
-        put_between_markers(arguments.markdown, markdown(results, about))
-        errors.print(f"the tables are in {arguments.markdown}", markup=False, soft_wrap=True)
+    if markdown_file is not None:
+        put_between_markers(markdown_file, markdown(results, about))
+        errors.print(f"the tables are in {markdown_file}", markup=False, soft_wrap=True)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.compare_policies",
-        description="Compare the emission policies on a generated day whose truth is known.",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty directory")
-    parser.add_argument("--requests", type=int, default=5_000)
-    parser.add_argument("--hours", type=float, default=24.0, help="length of the day")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--policies", nargs="+", choices=get_args(Policy), default=get_args(Policy), metavar="NAME"
-    )
-    parser.add_argument(
-        "--windows", nargs="+", default=WINDOWS, metavar="W", help=f"of {VARIED}: {WINDOWS}"
-    )
-    parser.add_argument(
-        "--first-after", default=FIRST_AFTER, metavar="D", help="d of es_dfm, defer"
-    )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables into it")
-    return parser
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return command_line.run(policies, argv, "python -m tools.compare_policies")

@@ -9,24 +9,24 @@ replaces what an earlier one wrote; `samples/` is never touched.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from configuration.command_line import Overrides, PipelineFile, run
 from corrections.apply import Corrections, Fate, NegativeRate, corrections
-from jobs.pipeline.command_line import add_pipeline
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from schemas.samples import LATE_ACTIONS
 from schemas.samples import samples as sample_layout
@@ -180,23 +180,32 @@ def print_report(report: Report, kinds: Sequence[str], console: Console) -> None
 _SHOWN: tuple[Fate, ...] = ("outside_window", "no_change", "corrected", "made_anew")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0 written, 2 it cannot be, and why."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.correct_samples",
-        description="Write corrections for samples whose actions came too late.",
-    )
-    add_pipeline(parser)
-    parser.add_argument("--out", type=Path, help="instead of corrections/ beside samples/")
-    arguments = parser.parse_args(argv)
+def write(
+    config: PipelineFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead of corrections/ in the output."),
+    ] = None,
+) -> int:
+    """Write corrections for samples whose actions came too late.
+
+    Reads samples/ and late_actions/ of the pipeline's output (docs/corrections.md). Exit codes:
+    0 written, 2 something cannot be read or written.
+    """
     errors = Console(stderr=True, highlight=False)
     try:
-        pipeline = load(arguments.config, arguments.set)
-        report = correct(pipeline, arguments.out, errors)
+        pipeline = load(config, overrides or ())
+        report = correct(pipeline, out, errors)
     except (ConfigError, OSError, ValueError) as error:
-        errors.print(f"correct_samples: {error}", markup=False, soft_wrap=True)
+        errors.print(f"correct: {error}", markup=False, soft_wrap=True)
         return 2
     print_report(
         report, [kind.name for kind in pipeline.kinds], Console(highlight=False, width=WIDTH)
     )
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(write, argv, "python -m tools.correct_samples")

@@ -32,7 +32,6 @@ The model (times in ms unless said otherwise; everything follows from the seed, 
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
@@ -42,15 +41,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 from rich.console import Console
 from rich.progress import Progress
+
+from configuration.command_line import run
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -715,33 +717,56 @@ def _add_actions(
         log.add(received, spooled)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0 written, 2 it cannot be, and why."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.generate",
-        description="Write realistic, seeded traffic: two logs, a pipeline.toml, and the truth.",
+def make(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    requests: Annotated[int, typer.Option(help="How many requests.")] = 10_000,
+    items: Annotated[int, typer.Option(help="Items per request.")] = 20,
+    features: Annotated[int, typer.Option(help="Features per item.")] = 8,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 0,
+    key: Annotated[
+        Literal["request_id", "user_id"], typer.Option(help="What the actions carry.")
+    ] = "request_id",
+    hours: Annotated[float, typer.Option(help="How long the logs are.")] = 12.0,
+    users: Annotated[int, typer.Option(help="How many users there are.")] = 5_000,
+    catalogue: Annotated[int, typer.Option(help="How many items there are.")] = 10_000,
+    bad_share: Annotated[float, typer.Option(help="Share of broken records.")] = 0.002,
+    duplicate_share: Annotated[float, typer.Option(help="Share of repeated records.")] = 0.01,
+    late_share: Annotated[
+        float, typer.Option(help="Share of records later than --disorder-ms.")
+    ] = 0.002,
+    disorder_ms: Annotated[int, typer.Option(help="How far out of order the others are.")] = 2_000,
+) -> int:
+    """Generate realistic traffic: two event logs, a pipeline.toml, and the truth about the labels.
+
+    Exit codes: 0 written, 2 it cannot be.
+    """
+    code = write(
+        out,
+        requests=requests,
+        items=items,
+        features=features,
+        seed=seed,
+        key=key,
+        hours=hours,
+        users=users,
+        catalogue=catalogue,
+        bad_share=bad_share,
+        duplicate_share=duplicate_share,
+        late_share=late_share,
+        disorder_ms=disorder_ms,
     )
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty directory")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--items", type=int, default=20, help="items a request")
-    parser.add_argument("--features", type=int, default=8, help="features an item")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--key", choices=("request_id", "user_id"), default="request_id")
-    parser.add_argument("--hours", type=float, default=12.0, help="length of the logs")
-    parser.add_argument("--users", type=int, default=5_000)
-    parser.add_argument("--catalogue", type=int, default=10_000, help="how many items there are")
-    parser.add_argument("--bad-share", type=float, default=0.002, help="broken records, of all")
-    parser.add_argument("--duplicate-share", type=float, default=0.01)
-    parser.add_argument("--late-share", type=float, default=0.002, help="beyond --disorder-ms")
-    parser.add_argument("--disorder-ms", type=int, default=2_000, help="out-of-orderness, at most")
-    options = vars(parser.parse_args(argv))
-    out: Path = options.pop("out")
-    code = write(out, **options)
     if code == 0:
         Console(stderr=True).print(
-            f"now: python -m jobs.join_samples --config {out / 'pipeline.toml'}", markup=False
+            f"now: sample-stitch join --config {out / 'pipeline.toml'}",
+            markup=False,
+            soft_wrap=True,
         )
     return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(make, argv, "python -m tools.generate")
 
 
 def write(out: Path, **options: Any) -> int:

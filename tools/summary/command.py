@@ -7,23 +7,24 @@ Names that start with `.` or `_` are not data.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from configuration.command_line import run
 from corrections.apply import VERSION, latest
 
 #: Columns of text that the summary needs at most, whatever the width of the console.
@@ -489,19 +490,24 @@ def _clip(text: str, width: int) -> str:
     return text if cell_len(text) <= width else set_cell_size(text, width - 2) + ".."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit codes: 0 printed, 2 it cannot be read, and why."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.summary", description="Print what a joining job has written."
-    )
-    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="the job's output.path")
-    output: Path = parser.parse_args(argv).output
+def summary(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="The job's output.path.")],
+) -> int:
+    """Show what a joining job has written: samples, labels, late actions, rejected records.
+
+    Works while the job runs, too. Exit codes: 0 printed, 2 it cannot be read.
+    """
     try:
         if not output.is_dir():
             raise FileNotFoundError(f"{output}: there is no such folder")
-        summary = summarise(output)
+        made = summarise(output)
     except (OSError, pa.ArrowInvalid) as error:
-        print(f"cannot summarise: {error}", file=sys.stderr)
+        print(f"summary: {error}", file=sys.stderr)
         return 2
-    print_summary(summary, Console(highlight=False))
+    print_summary(made, Console(highlight=False))
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(summary, argv, "python -m tools.summary")
