@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.java import find_java_home
-from tools.summary.command import Summary, summarise
+from tools.summary.read import Summary, summarise
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kuairand"

@@ -12,7 +12,8 @@ from jobs.pipeline.config import load
 from tests.flink.running import join
 from tools.advise_window import read_events, read_samples
 from tools.advise_window.delays import DelayEstimate
-from tools.generate.command import ACTIONS, Traffic, generate
+from tools.generate.model import ACTIONS, Traffic
+from tools.generate.traffic import generate
 
 SHORT = ("actions.purchase.window=15min", "join.late_horizon=30min")
 SAMPLED = ("join.policy=es_dfm", "emission.first_emit_after=30s", "sampling.rate=0.2")

@@ -18,7 +18,8 @@ from tests import by_hand
 from tests.flink import running
 from tools.audit.command import CLOSES, DOES_NOT, audit, main
 from tools.audit.report import Finding, Report
-from tools.generate import command as generate
+from tools.generate.model import Traffic
+from tools.generate.traffic import generate
 
 POLICIES = {
     "wait": [],
@@ -57,10 +58,10 @@ class Run:
 def day(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generated day with every kind of bad input, and much that comes too late."""
     out = tmp_path_factory.mktemp("audit") / "day"
-    traffic = generate.Traffic(
+    traffic = Traffic(
         requests=400, items=6, hours=8, bad_share=0.15, duplicate_share=0.1, late_share=0.1
     )
-    generate.generate(traffic, out)
+    generate(traffic, out)
     return out
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tools.advise_window.command import ANSWERED, WRONG, main
-from tools.generate.command import ACTIONS, Traffic, generate
-from tools.summary.command import WIDTH
+from tools.generate.model import ACTIONS, Traffic
+from tools.generate.traffic import generate
+from tools.summary.show import WIDTH
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from schemas.features import FeatureSchema
 from schemas.samples import LATE_ACTIONS, REJECTED, samples
 from tools.advise_window import read_events, read_samples
 from tools.advise_window.observations import KindObservations
-from tools.generate.command import ACTIONS, Traffic, generate
+from tools.generate.model import ACTIONS, Traffic
+from tools.generate.traffic import generate
 
 HOUR = 3_600_000
 

@@ -26,7 +26,7 @@ from tools.compare_policies.command import (
     print_tables,
     put_between_markers,
 )
-from tools.generate.command import Traffic, pipeline
+from tools.generate.model import Traffic, pipeline
 
 MINUTE = 60_000
 PLAIN = Timing(skew=0, lateness=0, bound=0)

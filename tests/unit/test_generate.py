@@ -15,7 +15,9 @@ import pytest
 
 from tests.oracle import expected
 from tests.timeline import Action, Event, Request, Rules, Timeline
-from tools.generate.command import ACTIONS, LogNormal, Traffic, generate, main
+from tools.generate.command import main
+from tools.generate.model import ACTIONS, LogNormal, Traffic
+from tools.generate.traffic import generate
 
 SMALL = Traffic(requests=300, items=6, features=9, seed=5, hours=2, users=40, catalogue=60)
 ROUGH = replace(SMALL, bad_share=0.5, duplicate_share=0.1, late_share=0.1)

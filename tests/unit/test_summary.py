@@ -16,16 +16,9 @@ from rich.console import Console
 from schemas.actions import ActionKind
 from schemas.features import FeatureSchema
 from schemas.samples import LATE_ACTIONS, REJECTED, samples
-from tools.summary.command import (
-    WIDTH,
-    KindSummary,
-    Summary,
-    main,
-    print_summary,
-    readable_bytes,
-    readable_ms,
-    summarise,
-)
+from tools.summary.command import main
+from tools.summary.read import KindSummary, Summary, summarise
+from tools.summary.show import WIDTH, print_summary, readable_bytes, readable_ms
 
 HOUR_9 = 1_700_038_800_000  # 2023-11-15 09:00 UTC
 AT_9 = "dt=2023-11-15/hr=09"

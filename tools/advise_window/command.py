@@ -20,7 +20,7 @@ from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
-from tools.summary.command import WIDTH
+from tools.summary.show import WIDTH
 
 ANSWERED, WRONG = 0, 2
 

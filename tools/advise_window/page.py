@@ -9,7 +9,7 @@ from tools.advise_window import plots
 from tools.advise_window.answers import Answers, KindAnswer, config_duration
 from tools.advise_window.cost import PolicyCost
 from tools.advise_window.terminal import about, as_advised, interval
-from tools.summary.command import readable_ms
+from tools.summary.show import readable_ms
 
 _CSS = """
 :root {

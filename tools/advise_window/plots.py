@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from tools.advise_window.answers import Answers, KindAnswer
 from tools.advise_window.cost import NICE_WAITS
-from tools.summary.command import readable_ms
+from tools.summary.show import readable_ms
 
 _PAPER, _INK, _SOFT = "#060606", "#010101", "#020202"
 _RULE, _ACCENT, _ADVISED = "#030303", "#040404", "#050505"

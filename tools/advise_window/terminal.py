@@ -1,4 +1,4 @@
-"""The answers on a terminal, in at most `tools.summary.command.WIDTH` columns."""
+"""The answers on a terminal, in at most `tools.summary.show.WIDTH` columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tools.advise_window.answers import Answers, KindAnswer, config_duration
 from tools.advise_window.delays import Advice
-from tools.summary.command import readable_ms
+from tools.summary.show import readable_ms
 
 _BASIS_STYLE = {"observed": "", "extrapolated": "yellow", "cannot tell": "red"}
 

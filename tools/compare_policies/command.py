@@ -33,8 +33,9 @@ from rich.table import Table
 
 from configuration import command_line
 from jobs.pipeline.config import ConfigError, Pipeline, Policy, load
-from tools.generate.command import Traffic, generate
-from tools.summary.command import readable_ms
+from tools.generate.model import Traffic
+from tools.generate.traffic import generate
+from tools.summary.show import readable_ms
 
 #: Whose labels are compared, and the one whose window is varied.
 KINDS = ("click", "purchase")

@@ -20,7 +20,8 @@ from jobs.pipeline.config import FilesSource, load
 from jobs.pipeline.file_plan import find
 from schemas.events import STREAMS
 from tools.generate import command as generate
-from tools.summary.command import print_summary, summarise
+from tools.summary.read import summarise
+from tools.summary.show import print_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = ROOT / "examples" / "demo" / "trainer.toml"
