@@ -149,6 +149,9 @@ def _override(
         value = tomli.loads(f"value = {text}")["value"]
     except tomli.TOMLDecodeError:
         value = text
+    if ".".join(parts[:-1]) in layout.free and not isinstance(value, str):
+        # options of Flink and Kafka are texts, so `flink.a.b=true` needs no quotes either
+        value = text
     table = document
     for part in parts[:-1]:
         inner = table.setdefault(part, {})

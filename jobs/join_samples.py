@@ -26,8 +26,9 @@ from rich.console import Console
 
 from jobs.pipeline import environment
 from jobs.pipeline.command_line import add_pipeline
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load, secrets_of
 from jobs.pipeline.failures import explain as explain_failure
+from jobs.pipeline.secrets import Redaction, Secret
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -71,11 +72,15 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     if not arguments.explain:
         from jobs.pipeline import preflight
 
-        preflight.check(pipeline)
+        for note in preflight.check(pipeline):
+            console.print(f"join_samples: {note}", markup=False, soft_wrap=True)
     # pyflink reads the environment when it is imported, so not before
     from jobs.pipeline import graph
 
     log = _log(log_folder)
+    hide = Redaction(secrets_of(pipeline))
+    for handler in log.handlers:
+        handler.addFilter(hide)
     try:
         with _status("planning"):
             env, tables = environment.stream_environment(pipeline)
@@ -95,7 +100,7 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     except Exception as error:
         log.exception("the job failed")
         console.print(
-            f"join_samples: {explain_failure(error)}\n"
+            f"join_samples: {hide(explain_failure(error))}\n"
             f"join_samples: the whole story is in {log_folder}",
             markup=False,
             soft_wrap=True,
@@ -171,7 +176,7 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
         fields = value
     else:
         unit = " ms" if type(value).__name__ == "Duration" else ""
-        return [(prefix, f"{value}{unit}")]
+        return [(prefix, "(set)" if isinstance(value, Secret) else f"{value}{unit}")]
     rows: list[tuple[str, str]] = []
     for name, inner in fields.items():
         rows += _flat(inner, f"{prefix}.{name}".lstrip("."))

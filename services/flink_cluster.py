@@ -62,6 +62,12 @@ appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
 """
 
+# The client writes the whole environment, secrets included, into its log when it starts Python.
+_NO_ENVIRONMENT_IN_LOG = """
+logger.pythonEnvironment.name = org.apache.flink.client.python.PythonEnvUtils
+logger.pythonEnvironment.level = WARN
+"""
+
 
 class ClusterError(Exception):
     """The cluster, or a request to it, failed; the message says what and shows the log's end."""
@@ -191,6 +197,8 @@ class FlinkCluster:
         self.rest_port = process.free_port(self.rest_port)
         self._write_configuration()
         (self.folder / "conf" / "log4j-console.properties").write_text(_LOG4J, encoding="utf-8")
+        with (self.folder / "conf" / "log4j-cli.properties").open("a", encoding="utf-8") as client:
+            client.write(_NO_ENVIRONMENT_IN_LOG)
 
     def stop(self) -> None:
         """Stop all processes, by force if they take too long; the logs stay."""
@@ -198,6 +206,11 @@ class FlinkCluster:
         self._task_managers = {}
         self._job_manager = None
         self._note.unlink(missing_ok=True)
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The processes of the cluster; what they have started is below them."""
+        return tuple(one.pid for one in self._processes())
 
     @property
     def task_managers(self) -> tuple[str, ...]:

@@ -34,9 +34,10 @@ _JVM_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLev
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{secured}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{secured}
 controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 log.dirs={data}
 # A misspelt topic must be an error, not a new topic.
@@ -52,6 +53,15 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+"""
+
+# A second listener, for clients with a user name and a password.
+_SECURED = """\
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\\
+  org.apache.kafka.common.security.plain.PlainLoginModule required {users};
+listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=\\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
 """
 
 _LOG4J = """\
@@ -71,13 +81,20 @@ class BrokerError(Exception):
 class KafkaBroker:
     """One broker in a folder of its own: data, configuration, log, and who runs it."""
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, port: int = 0, users: Mapping[str, str] | None = None
+    ) -> None:
         """Describe a broker; nothing is started.
 
         Args:
             folder: kept between runs; the topics live in it.
             port: the port wanted on 127.0.0.1; a free one if it is 0 or taken.
+            users: password by user name, for a second listener (`secured_servers`) that takes SASL
+                with PLAIN or SCRAM-SHA-512. Those of SCRAM are written when the folder is new, and
+                not changed later. Names and passwords have letters and digits only.
         """
+        self._users = dict(users or {})
+        self._secured_port = 0
         self.folder = folder.resolve()
         self.log = self.folder / "broker.log"
         self.port = port
@@ -99,6 +116,18 @@ class KafkaBroker:
     def bootstrap_servers(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def secured_servers(self) -> str:
+        """The bootstrap servers of the listener for `users`, with SASL_PLAINTEXT."""
+        if not self._secured_port:
+            raise BrokerError("this broker was started without users")
+        return f"127.0.0.1:{self._secured_port}"
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The broker's process, if it was started."""
+        return () if self._process is None else (self._process.pid,)
+
     def is_running(self) -> bool:
         return self._process is not None and self._process.is_running()
 
@@ -117,15 +146,19 @@ class KafkaBroker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = process.free_port(self.port)
         properties = self.folder / "server.properties"
-        properties.write_text(
-            _PROPERTIES.format(
-                port=self.port,
-                controller_port=process.free_port(),
-                # Backslash and friends are special in properties, spaces in values are not.
-                data=str(self.folder / "data").replace("\\", "\\\\"),
-            ),
-            encoding="utf-8",
+        self._secured_port = process.free_port() if self._users else 0
+        secured = f",SASL_PLAINTEXT://127.0.0.1:{self._secured_port}" if self._users else ""
+        text = _PROPERTIES.format(
+            port=self.port,
+            controller_port=process.free_port(),
+            secured=secured,
+            # Backslash and friends are special in properties, spaces in values are not.
+            data=str(self.folder / "data").replace("\\", "\\\\"),
         )
+        if self._users:
+            users = " ".join(f'user_{name}="{word}"' for name, word in self._users.items())
+            text += _SECURED.format(users=users)
+        properties.write_text(text, encoding="utf-8")
         log4j = self.folder / "log4j2.properties"
         log4j.write_text(_LOG4J, encoding="utf-8")
         command: list[str | Path] = [
@@ -207,6 +240,8 @@ class KafkaBroker:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # An id that starts with a dash would be taken for an option.
         arguments = ["format", f"--cluster-id={cluster_id}", "--config", str(properties)]
+        for name, password in self._users.items():
+            arguments += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
         done = subprocess.run(
             [*(str(part) for part in storage_tool), *arguments],
             capture_output=True,

@@ -29,14 +29,17 @@ from configuration.declaration import Policy as Policy
 from configuration.declaration import SamplingSection as DeclaredSampling
 from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
+from jobs.pipeline import kafka_properties, secrets
 from schemas.actions import ActionKind
 from schemas.events import LATEST_TIME
 from schemas.features import FeatureSchema
 from udfs.core.matching import JoinRules
 from udfs.core.sampling import Sampling, SamplingRule
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+#: What Kafka takes as a topic's name.
+_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
 
 
@@ -95,9 +98,10 @@ class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="ty
 class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
     """`[sources.*] type = "kafka"`.
 
-    `start`: "earliest", "latest", "committed" or epoch ms. `end`: "never" (service), "latest" (as
-    of the submission) or epoch ms (backfills). `properties` go to the Kafka client as they are,
-    with `${NAME}` replaced from the environment, which is where secrets belong.
+    `start`: "earliest", "latest", "committed" (offsets of the group) or epoch ms. `end`: "never"
+    (service), "latest" (as of the submission) or epoch ms (backfills). `properties` go to the Kafka
+    client; `${NAME}` in them stands for a variable of the environment, `${file:PATH}` for the
+    content of a file. `partition_discovery`: how often to look for new partitions; 0 is never.
     """
 
     topic: str
@@ -105,6 +109,7 @@ class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="ty
     group_id: str | None = None
     start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
     end: Literal["never", "latest"] | _Time = "never"
+    partition_discovery: Duration = Duration(10_000)
     out_of_orderness: Duration = Duration(10_000)
     idle_timeout: Duration = Duration(60_000)
     max_drift: Duration | None = None
@@ -146,6 +151,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
     checkpoint_interval: Duration = Duration(60_000)
     checkpoint_path: str | None = None
+    max_late_requests: _Share = 0.1
 
 
 class Pipeline(Section, frozen=True, kw_only=True):
@@ -273,17 +279,7 @@ def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) ->
                 raise wrong(f"{key}.path", "files are read from a local or mounted folder")
             return msgspec.structs.replace(source, path=beside(path, source.path))
 
-        def value(name: str, text: str) -> str:
-            def lookup(match: re.Match[str]) -> str:
-                if match[1] not in environment:
-                    raise wrong(f"{key}.properties.{name}", f"${match[1]} is not set")
-                return environment[match[1]]
-
-            return _REFERENCE.sub(lookup, text)
-
-        return msgspec.structs.replace(
-            source, properties={n: value(n, t) for n, t in source.properties.items()}
-        )
+        return _resolved_kafka(key, source, path, environment, wrong)
 
     sources = SourcesSection(
         features=source("sources.features", pipeline.sources.features),
@@ -291,9 +287,74 @@ def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) ->
     )
     if isinstance(sources.features, FilesSource) != isinstance(sources.actions, FilesSource):
         raise wrong("sources", "both streams come from files, or both from Kafka")
+    if isinstance(sources.features, KafkaSource) and isinstance(sources.actions, KafkaSource):
+        drifts = {sources.features.max_drift, sources.actions.max_drift}
+        if len(drifts) > 1:
+            raise wrong("sources.actions.max_drift", "must be that of sources.features")
     output = msgspec.structs.replace(pipeline.output, path=beside(path, pipeline.output.path))
     checkpoints = pipeline.runtime.checkpoint_path
     runtime = msgspec.structs.replace(
         pipeline.runtime, checkpoint_path=None if checkpoints is None else beside(path, checkpoints)
     )
-    return msgspec.structs.replace(pipeline, sources=sources, output=output, runtime=runtime)
+    flink = _references("flink", pipeline.flink, path, environment, wrong)
+    return msgspec.structs.replace(
+        pipeline, sources=sources, output=output, runtime=runtime, flink=flink
+    )
+
+
+def _references(
+    key: str, table: Mapping[str, str], path: Path, environment: Mapping[str, str], wrong: Wrong
+) -> dict[str, str]:
+    """A table of free names with the references in its values replaced."""
+
+    def resolved(name: str, text: str) -> str:
+        try:
+            return secrets.resolve(name, text, environment, path.parent)
+        except secrets.MissingReferenceError as error:
+            raise wrong(f"{key}.{name}", str(error)) from None
+
+    return {name: resolved(name, text) for name, text in table.items()}
+
+
+def _resolved_kafka(
+    key: str, source: KafkaSource, path: Path, environment: Mapping[str, str], wrong: Wrong
+) -> KafkaSource:
+    """The source with its references replaced. Raises ConfigError for what cannot work together."""
+    if not _TOPIC.fullmatch(source.topic):
+        raise wrong(
+            f"{key}.topic",
+            "expected the name of one topic (letters, digits, '.', '_', '-');"
+            f" got {source.topic!r}",
+        )
+    if source.start == "committed" and not source.group_id:
+        raise wrong(
+            f"{key}.group_id",
+            'this key is required with start = "committed": offsets are committed'
+            " by a consumer group",
+        )
+    if source.start == "latest" and source.end == "latest":
+        raise wrong(f"{key}.start", 'with start and end both "latest" there is nothing to read')
+    if (
+        isinstance(source.start, int)
+        and isinstance(source.end, int)
+        and not source.start < source.end
+    ):
+        raise wrong(f"{key}.end", f"must be after start ({source.start})")
+    if source.max_drift is not None and not source.max_drift:
+        raise wrong(f"{key}.max_drift", "must be longer than 0; leave it out to switch it off")
+    properties = _references(f"{key}.properties", source.properties, path, environment, wrong)
+    kafka_properties.check(
+        properties,
+        committed=source.start == "committed",
+        wrong=lambda name, text: wrong(f"{key}.properties.{name}", text),
+    )
+    return msgspec.structs.replace(source, properties=properties)
+
+
+def secrets_of(pipeline: Pipeline) -> set[str]:
+    """Every text of a pipeline that must not be shown, see `jobs.pipeline.secrets.Redaction`."""
+    found = secrets.of_properties(pipeline.flink)
+    for source in (pipeline.sources.features, pipeline.sources.actions):
+        if isinstance(source, KafkaSource):
+            found |= secrets.of_properties(source.properties)
+    return found

@@ -40,6 +40,8 @@ def prepare_process(log_folder: Path) -> None:
         os.environ["JAVA_HOME"] = str(java.find_java_home())
     except java.JavaError as error:
         raise SetupError(str(error)) from None
+    # Otherwise pyflink opens a port on all interfaces that starts Python workers for whoever asks.
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112
     log_folder.mkdir(parents=True, exist_ok=True)
     os.environ["FLINK_LOG_DIR"] = str(log_folder)
     os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
@@ -95,6 +97,9 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         options["python.executable"] = sys.executable
         # one local process: a failure is the user's to see, not to be tried again without end
         options["restart-strategy.type"] = "none"
+        # the mini-cluster is for this process alone; by default it listens on all interfaces
+        for key in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"):
+            options[key] = "127.0.0.1"
     if pipeline.bounded:
         if isinstance(pipeline.sources.features, FilesSource):
             # in process mode a watermark waits for the end of a bundle of records, so that records

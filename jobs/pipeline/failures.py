@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import re
 
+#: Patterns in the order of precedence, and the line for each; `{found}` is the text that matched.
 _KNOWN: tuple[tuple[str, str], ...] = (
     (
-        r"UnknownTopicOrPartition|TopicAuthorization",
-        "a Kafka topic is not there, or may not be read: {found}",
+        r"(?:SaslAuthentication|SslAuthentication)Exception: ([^\n]+)",
+        "the Kafka brokers refuse the login: {found}. Check user name, password and mechanism in "
+        "sources.*.properties",
     ),
     (
-        r"TimeoutException: Timed out waiting for a node assignment|DisconnectException",
-        "a Kafka broker stopped answering; check that it is up: {found}",
+        r"No LoginModule found for ([\w.$]+)|unable to find LoginModule class: ([\w.$]+)",
+        "sources.*.properties: sasl.jaas.config names a login module that is not on the class path:"
+        " {found}",
     ),
     (
-        r"StateVersionError: (.*)",
-        "the savepoint is of a newer release: {found}",
+        r"ConfigException: ([^\n]+)",
+        "sources.*.properties: Kafka's client refuses a property: {found}",
     ),
     (
-        r"No space left on device",
-        "the disk is full",
+        r"(?:Topic|Group|Cluster)AuthorizationException: ([^\n]+)",
+        "the user of sources.*.properties lacks a right in Kafka: {found}",
     ),
+    (
+        r"NoOffsetForPartitionException: ([^\n]+)",
+        'start = "committed", but the group has committed no offset: {found}. Correct group_id, or '
+        'say where to begin then: properties."auto.offset.reset" = "earliest" or "latest"',
+    ),
+    (
+        r"OffsetOutOfRangeException: ([^\n]+)|Fetch position [^\n]+ is out of range[^\n]*",
+        "records that were still to be read have been deleted by Kafka's retention: {found}. Raise "
+        "retention.ms of the topic, and start anew",
+    ),
+    (r"UnknownTopicOrPartition[^\n]*", "a Kafka topic is not there: {found}"),
+    (
+        r"TimeoutException: Timed out waiting for a node assignment[^\n]*|DisconnectException"
+        r"|TimeoutException: (?:Timeout of \d+ms expired|Failed to get offsets)[^\n]*",
+        "the Kafka brokers do not answer: {found}. Check that they are up, and that "
+        "bootstrap_servers and security.protocol are those of their listener",
+    ),
+    (r"StateVersionError: ([^\n]*)", "the savepoint is of a newer release: {found}"),
+    (r"No space left on device", "the disk is full"),
     (
         r"Cannot map checkpoint/savepoint state",
         "the savepoint is of another job graph; start without it, or with the release that made it",
@@ -30,16 +52,30 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         "out of memory: give the task managers more, or set runtime.state_backend = 'rocksdb'",
     ),
 )
-_CAUSE = re.compile(r"Caused by: ([^\n]+)")
+_CAUSE = re.compile(r"^\s*(?:: |Caused by: )([^\n]+)", re.MULTILINE)
+#: What Flink wraps around the exception that says something.
+_WRAPPING = re.compile(
+    r"An error occurred while calling|Job execution failed|Could not execute|ProgramInvocation"
+    r"|Recovery is suppressed|Global failure triggered|Failed to list subscribed topic partitions"
+)
 
 
 def explain(error: BaseException) -> str:
     """One line; the trace is for the log."""
-    text = str(error)
+    text = "\n".join(str(error).splitlines())
     for pattern, line in _KNOWN:
         match = re.search(pattern, text)
         if match:
-            return line.format(found=match[0])
+            found = next((group for group in match.groups() if group), match[0])
+            return line.format(found=found.strip().rstrip("."))
+    return f"the job failed: {_deepest(text) or type(error).__name__}"
+
+
+def _deepest(text: str) -> str:
+    """The last cause in a Java trace that says more than that something failed; else its first
+    line.
+    """
     causes = _CAUSE.findall(text)
-    deepest = causes[-1] if causes else text.strip().splitlines()[0] if text.strip() else ""
-    return f"the job failed: {deepest or type(error).__name__}"
+    told = [cause for cause in causes if not _WRAPPING.search(cause)]
+    lines = text.strip().splitlines()
+    return (told or causes or lines[:1] or [""])[-1].strip()

@@ -5,23 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jobs.pipeline import kafka_preflight
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
-from jobs.pipeline.kafka_consumer import connect, has_java_security
+from jobs.pipeline.kafka_consumer import UnreadableError
 from schemas.events import Stream
 
 
-def check(pipeline: Pipeline) -> None:
-    """Raises ConfigError for a broker that does not answer, a topic that is not there, or an output
-    that cannot be written.
+def check(pipeline: Pipeline) -> list[str]:
+    """Notes on what could not be checked, one line each.
+
+    Raises ConfigError for a broker that does not answer or refuses the login, a topic that is not
+    there, record timestamps that do not fit the events, or an output that cannot be written.
     """
     streams: tuple[tuple[Stream, Any], ...] = (
         ("features", pipeline.sources.features),
         ("actions", pipeline.sources.actions),
     )
+    notes = []
     for stream, source in streams:
-        # with SASL or SSL, Flink's own client will say itself what is wrong
-        if isinstance(source, KafkaSource) and not has_java_security(source):
-            connect(stream, source).close()
+        if isinstance(source, KafkaSource):
+            try:
+                kafka_preflight.check(stream, source, pipeline)
+            except UnreadableError as error:
+                # Flink's own client knows more; it will say itself what is wrong
+                notes.append(f"the topic could not be looked at before the start: {error}")
     if "://" not in pipeline.output.path:
         try:
             Path(pipeline.output.path).mkdir(parents=True, exist_ok=True)
@@ -29,3 +36,4 @@ def check(pipeline: Pipeline) -> None:
             raise ConfigError(
                 f"output.path: {pipeline.output.path}: {error.strerror or error}"
             ) from None
+    return notes

@@ -20,6 +20,8 @@ from pyflink.java_gateway import get_gateway
 
 from jobs.pipeline.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
 from jobs.pipeline.file_plan import plan
+from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
+from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
 from schemas.events import BEACON_KEY, Stream
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
 from udfs.operators import jvm as jvm_operators
@@ -170,24 +172,8 @@ def _kafka(
     stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any
 ) -> tuple[Any, Any]:
     name = f"{stream}_records"
-    options = {
-        "connector": "kafka",
-        "topic": source.topic,
-        "properties.bootstrap.servers": source.bootstrap_servers,
-        "format": "raw",
-        **_start(source),
-        **_end(source),
-    }
-    if source.group_id is not None:
-        options["properties.group.id"] = source.group_id
-    if source.end == "never":
-        options["scan.watermark.idle-timeout"] = f"{int(source.idle_timeout)} ms"
-    if source.max_drift is not None:
-        # both streams in one group: neither reads far ahead of the other
-        options["scan.watermark.alignment.group"] = "sample-stitch"
-        options["scan.watermark.alignment.max-drift"] = f"{int(source.max_drift)} ms"
-    options |= {f"properties.{key}": value for key, value in source.properties.items()}
-    with_options = ", ".join(f"'{k}' = '{_quoted(v)}'" for k, v in options.items())
+    options = table_options(source, _kafka_package())
+    with_options = ", ".join(f"'{_quoted(k)}' = '{_quoted(v)}'" for k, v in options.items())
     tables.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             v BYTES,
@@ -211,35 +197,34 @@ def _kafka(
         .name(f"decode {stream}")
         .uid(f"decode-{stream}")
     )
-    return (
-        decoded,
-        decoded.get_side_output(side_outputs.REJECTED.tag()),
-    )
+    events = decoded
+    if source.end == "never":
+        events = jvm_operators.transform(
+            decoded,
+            "AwaitPartitions",
+            keyed_type().get_java_type_info(),
+            stream,
+            str(watermark_lag(source)),
+            str(DISCOVERY_TAKES_MS),
+            uid=f"await-partitions-{stream}",
+        )
+    return events, decoded.get_side_output(side_outputs.REJECTED.tag())
+
+
+def _kafka_package() -> str:
+    """Where the connector on the class path has Kafka's classes: in its own package, or as is."""
+    jvm = get_gateway().jvm
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    for package in (SHADED_PACKAGE, KAFKA_PACKAGE):
+        name = package.replace(".", "/") + "clients/consumer/KafkaConsumer.class"
+        if loader.getResource(name) is not None:
+            return package
+    return SHADED_PACKAGE
 
 
 def _union(streams: list[tuple[Any, Any]]) -> Events:
     (events, rejected), (more_events, more_rejected) = streams
     return Events(keyed(events.union(more_events)), rejected.union(more_rejected))
-
-
-def _start(source: KafkaSource) -> dict[str, str]:
-    if isinstance(source.start, int):
-        return {
-            "scan.startup.mode": "timestamp",
-            "scan.startup.timestamp-millis": str(source.start),
-        }
-    modes = {
-        "earliest": "earliest-offset",
-        "latest": "latest-offset",
-        "committed": "group-offsets",
-    }
-    return {"scan.startup.mode": modes[source.start]}
-
-
-def _end(source: KafkaSource) -> dict[str, str]:
-    if isinstance(source.end, int):
-        return {"scan.bounded.mode": "timestamp", "scan.bounded.timestamp-millis": str(source.end)}
-    return {"scan.bounded.mode": "latest-offset"} if source.end == "latest" else {}
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from services.flink_cluster import ClusterError, FlinkCluster
 from services.kafka_broker import KafkaBroker
+from tests.e2e.sockets import is_loopback, listening
 
 LONG_AGO_MS = 1_000_000_000_000  # September 2001: far behind any retention
 
@@ -47,3 +48,27 @@ def test_a_script_that_fails_is_an_error_with_its_own_words(
     script.write_text('raise SystemExit("no such topic: clicks")\n', encoding="utf-8")
     with pytest.raises(ClusterError, match="no such topic: clicks"):
         flink_cluster.run(script)
+
+
+def test_no_secret_of_the_environment_is_in_a_log(
+    flink_cluster: FlinkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`flink run` logs the environment that it hands to Python, if it is let."""
+    monkeypatch.setenv("SAMPLE_STITCH_TEST_SECRET", "q8Tz7mNeverInALog")
+    script = tmp_path / "reads.py"
+    script.write_text(
+        "import os\nassert os.environ['SAMPLE_STITCH_TEST_SECRET']\nprint('has it')\n"
+    )
+    assert "has it" in flink_cluster.run(script).output
+    logs = [path for path in flink_cluster.folder.rglob("*") if path.is_file()]
+    assert any("client" in path.name for path in logs)
+    assert [str(path) for path in logs if b"q8Tz7mNeverInALog" in path.read_bytes()] == []
+
+
+def test_broker_and_cluster_listen_on_loopback_only(
+    kafka_broker: KafkaBroker, flink_cluster: FlinkCluster
+) -> None:
+    for process_ids in (kafka_broker.process_ids, flink_cluster.process_ids):
+        addresses = listening(*process_ids)
+        assert addresses, "nothing listens at all"
+        assert not [address for address in addresses if not is_loopback(address)]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, load
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, load, secrets_of
+from jobs.pipeline.kafka_properties import login_module
+from jobs.pipeline.secrets import Redaction
 
 GOOD = """
 [actions.click]
@@ -30,7 +35,12 @@ window = "10min"
 type = "kafka"
 topic = "f"
 bootstrap_servers = "b:1"
-properties = {"sasl.jaas.config" = "password=${SECRET}"}
+[sources.features.properties]
+"security.protocol" = "SASL_SSL"
+"sasl.mechanism" = "PLAIN"
+"sasl.jaas.config" = '''
+org.apache.kafka.common.security.plain.PlainLoginModule required
+username="joiner" password="${SECRET}";'''
 [sources.actions]
 type = "kafka"
 topic = "a"
@@ -56,12 +66,37 @@ def test_paths_are_relative_to_the_file_and_durations_are_read(tmp_path: Path) -
     assert pipeline.output.compact is False
 
 
-def test_secrets_come_from_the_environment(tmp_path: Path) -> None:
-    source = load(written(tmp_path, KAFKA), environment={"SECRET": "x"}).sources.features
+def password(source: object) -> str:
     assert isinstance(source, KafkaSource)
-    assert source.properties == {"sasl.jaas.config": "password=x"}
-    with pytest.raises(ConfigError, match=r"\$SECRET is not set"):
+    module = login_module(source.properties["sasl.jaas.config"])
+    assert module is not None
+    return module.options["password"]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=20))
+def test_secrets_come_from_the_environment_or_a_file(secret: str) -> None:
+    """Quotes, backslashes and newlines of a secret are its own, and none is shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(Path(folder), KAFKA)
+        pipeline = load(path, environment={"SECRET": secret})
+        assert password(pipeline.sources.features) == secret
+        hide = Redaction(secrets_of(pipeline))
+        assert isinstance(pipeline.sources.features, KafkaSource)
+        shown = hide(f"bad {pipeline.sources.features.properties} {secret} {secret!r}")
+        assert len(secret) < 4 or secret in "bad security.protocol" or secret not in shown
+
+        (path.parent / "secret").write_text(secret + "\n", newline="")
+        path.write_text(KAFKA.replace("${SECRET}", "${file:secret}"))
+        assert password(load(path, environment={}).sources.features) == secret
+
+
+def test_a_reference_that_leads_nowhere_names_the_key(tmp_path: Path) -> None:
+    where = "sources.features.properties.sasl.jaas.config"
+    with pytest.raises(ConfigError, match=rf"{where}: \$SECRET is not set"):
         load(written(tmp_path, KAFKA), environment={})
+    text = KAFKA.replace("${SECRET}", "${file:none}")
+    with pytest.raises(ConfigError, match=rf"{where}: \$\{{file:none\}}: No such file"):
+        load(written(tmp_path, text), environment={})
 
 
 def test_dotted_names_of_others_can_be_set(tmp_path: Path) -> None:
@@ -70,6 +105,51 @@ def test_dotted_names_of_others_can_be_set(tmp_path: Path) -> None:
     assert pipeline.flink == {"state.backend.type": "rocksdb"}
     assert isinstance(pipeline.sources.actions, KafkaSource)
     assert pipeline.sources.actions.properties == {"a.b": "c"}
+
+
+S = "sources.actions"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([f"{S}.start=committed"], rf"{S}.group_id: this key is required with start"),
+        ([f"{S}.topic=a;b"], rf"{S}.topic: expected the name of one topic"),
+        ([f"{S}.start=latest", f"{S}.end=latest"], rf"{S}.start: .*nothing to read"),
+        ([f"{S}.start=5", f"{S}.end=5"], rf"{S}.end: must be after start \(5\)"),
+        ([f"{S}.max_drift=1s"], r"sources.actions.max_drift: must be that of sources.features"),
+        ([f"{S}.max_drift=0s"], rf"{S}.max_drift: must be longer than 0"),
+        ([f"{S}.properties.group.id=g"], rf"{S}.properties.group.id: .*use the key group_id"),
+        ([f"{S}.properties.client.id=c"], r"client.id: .*set client.id.prefix"),
+        ([f"{S}.properties.enable.auto.commit=true"], r"committed at checkpoints"),
+        ([f"{S}.properties.auto.offset.reset=latest"], r"auto.offset.reset: use the key start"),
+        ([f"{S}.properties.isolation.levl=x"], r"no such property; did you mean isolation.level"),
+        ([f"{S}.properties.isolation.level=x"], r"expected one of read_uncommitted, read_comm"),
+        ([f"{S}.properties.ssl.protocol=TLS"], r"security.protocol: expected SSL or SASL_SSL"),
+        ([f"{S}.properties.sasl.mechanism=PLAIN"], r"security.protocol: expected SASL_SSL or"),
+        (
+            [
+                f"{S}.properties.security.protocol=SASL_SSL",
+                f"{S}.properties.sasl.jaas.config=a.PlainLoginModule required",
+            ],
+            r"sasl.jaas.config: expected `<login module class> required",
+        ),
+        (
+            [
+                f"{S}.properties.security.protocol=SASL_SSL",
+                f"{S}.properties.sasl.mechanism=PLAIN",
+                f"{S}.properties.sasl.jaas.config=a.ScramLoginModule required;",
+            ],
+            r"sasl.mechanism: expected SCRAM-SHA-256 or SCRAM-SHA-512 with ScramLoginModule",
+        ),
+    ],
+)
+def test_what_kafka_would_not_do_is_said_in_one_line(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as raised:
+        load(written(tmp_path, KAFKA), overrides, {"SECRET": "x"})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

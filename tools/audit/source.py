@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
 from jobs.pipeline.file_plan import find
-from jobs.pipeline.kafka_consumer import connect, has_java_security
+from jobs.pipeline.kafka_consumer import connect
 from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
 from schemas.events import ActionEvent, Origin, RequestEvent, Stream
 
@@ -129,14 +129,11 @@ def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator
             f"{where}.start: {source.start!r} does not say where the job began;"
             f" add --set {where}.start=<epoch ms>"
         )
-    if has_java_security(source):
-        raise ConfigError(f"{where}.properties: an audit cannot read with SASL or SSL yet")
     consumer = connect(
         stream,
         source,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        isolation_level=source.properties.get("isolation.level", "read_uncommitted"),
     )
     try:
         numbers = sorted(consumer.partitions_for_topic(source.topic) or ())

@@ -1,0 +1,181 @@
+"""What the connector and the Python client are told about a Kafka source."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.pipeline import kafka_properties
+from jobs.pipeline.config import KafkaSource
+from jobs.pipeline.kafka_options import table_options, watermark_lag
+from jobs.pipeline.kafka_properties import (
+    KNOWN,
+    SHADED_PACKAGE,
+    UnusableError,
+    for_connector,
+    for_python,
+    login_module,
+    quoted_for_jaas,
+)
+from services.jars import jar_paths
+
+SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
+SECURE = {
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanism": "SCRAM-SHA-512",
+    "sasl.jaas.config": f'{SCRAM} required username="u" password="p";',
+}
+
+
+def source(**keys: object) -> KafkaSource:
+    return KafkaSource(topic="t", bootstrap_servers="b:1", **keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("start", "options"),
+    [
+        ("earliest", {"scan.startup.mode": "earliest-offset"}),
+        ("latest", {"scan.startup.mode": "latest-offset"}),
+        ("committed", {"scan.startup.mode": "group-offsets", "properties.group.id": "g"}),
+        (7, {"scan.startup.mode": "timestamp", "scan.startup.timestamp-millis": "7"}),
+    ],
+)
+def test_every_start(start: str | int, options: dict[str, str]) -> None:
+    assert options.items() <= table_options(source(start=start, group_id="g")).items()
+
+
+def test_an_end_bounds_the_source_and_idleness_is_for_those_without() -> None:
+    until = table_options(source(end=9))
+    assert until["scan.bounded.mode"] == "timestamp"
+    assert until["scan.bounded.timestamp-millis"] == "9"
+    assert table_options(source(end="latest"))["scan.bounded.mode"] == "latest-offset"
+    never = table_options(source())
+    assert never["scan.watermark.idle-timeout"] == "60000 ms"
+    assert "scan.bounded.mode" not in never
+    assert "scan.watermark.idle-timeout" not in until
+
+
+def test_both_streams_are_aligned_in_one_group() -> None:
+    from configuration.reading import Duration
+
+    options = table_options(source(max_drift=Duration(5_000)))
+    assert options["scan.watermark.alignment.max-drift"] == "5000 ms"
+    assert options["scan.watermark.alignment.group"] == "sample-stitch"
+    assert not [key for key in table_options(source()) if "alignment" in key]
+
+
+def test_time_waits_for_partitions_only_as_long_as_they_are_looked_for() -> None:
+    from configuration.reading import Duration
+
+    assert table_options(source())["scan.topic-partition-discovery.interval"] == "10000 ms"
+    assert watermark_lag(source()) == 10_000 + 10_000 + 5_000
+    assert watermark_lag(source(partition_discovery=Duration(0))) == 10_000
+
+
+def test_no_property_replaces_what_a_key_says() -> None:
+    options = table_options(
+        source(properties={"bootstrap.servers": "evil:1", "fetch.min.bytes": "7"})
+    )
+    assert options["properties.bootstrap.servers"] == "b:1"
+    assert options["properties.fetch.min.bytes"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sasl.jaas.config", f'{SCRAM} required username="u" password="org.apache.kafka.x";'),
+        (
+            "sasl.jaas.config",
+            "com.sun.security.auth.module.Krb5LoginModule required useKeyTab=true;",
+        ),
+        (
+            "partition.assignment.strategy",
+            "org.apache.kafka.clients.consumer.RangeAssignor, my.Own",
+        ),
+        (
+            "sasl.login.callback.handler.class",
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler",
+        ),
+        ("client.rack", "org.apache.kafka.rack"),
+    ],
+)
+def test_class_names_are_those_of_the_connector_jar(name: str, value: str) -> None:
+    """Each class that is named is in the jar; what is no class stays as it is."""
+    translated = for_connector({name: value})[name]
+    assert translated.count(SHADED_PACKAGE) == (
+        0 if name == "client.rack" or "Krb5" in value else 1
+    )
+    assert translated.replace(SHADED_PACKAGE, "org.apache.kafka.").replace(",my", ", my") == value
+    assert for_connector({name: value}, "org.apache.kafka.")[name].replace(",my", ", my") == value
+    classes = set(zipfile.ZipFile(connector_jar()).namelist())
+    for word in translated.replace(",", " ").split():
+        if word.startswith(SHADED_PACKAGE):
+            assert word.replace(".", "/") + ".class" in classes
+
+
+@given(st.text(), st.text(st.characters(codec="utf-8", exclude_characters="\r")))
+def test_any_password_in_jaas_is_read_back(user: str, password: str) -> None:
+    text = (
+        f'{SCRAM} required username="{quoted_for_jaas(user)}"'
+        f' password="{quoted_for_jaas(password)}";'
+    )
+    module = login_module(text)
+    assert module is not None
+    assert (module.name, module.options) == (SCRAM, {"username": user, "password": password})
+    secure = SECURE | {"sasl.jaas.config": text}
+    assert for_python(secure)["sasl_plain_password"] == password
+    shaded = login_module(for_connector(secure)["sasl.jaas.config"])
+    assert shaded is not None
+    assert shaded.options == module.options
+
+
+@given(st.text())
+def test_what_is_no_jaas_entry_is_none_and_raises_nothing(text: str) -> None:
+    module = login_module(text)
+    assert module is None or text.rstrip().endswith(";")
+
+
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ({"sasl.mechanism": "GSSAPI"}, "sasl.mechanism GSSAPI"),
+        ({"sasl.mechanism": "OAUTHBEARER"}, "sasl.mechanism OAUTHBEARER"),
+        ({"sasl.jaas.config": f"{SCRAM} required;"}, "says no username and password"),
+        (
+            {"security.protocol": "SASL_SSL", "ssl.truststore.location": "/x"},
+            "type JKS is not read",
+        ),
+        (
+            {
+                "security.protocol": "SASL_SSL",
+                "ssl.truststore.location": "/none.pem",
+                "ssl.truststore.type": "PEM",
+            },
+            "there is no file /none.pem",
+        ),
+    ],
+)
+def test_what_the_python_client_cannot_do_is_said(properties: dict[str, str], said: str) -> None:
+    with pytest.raises(UnusableError, match=said):
+        for_python(SECURE | properties)
+
+
+def test_the_known_properties_are_those_of_the_connectors_kafka() -> None:
+    """Each name is a constant in Kafka's configuration classes, and so no invention."""
+    constants = b""
+    with zipfile.ZipFile(connector_jar()) as jar:
+        for name in jar.namelist():
+            if name.startswith(SHADED_PACKAGE.replace(".", "/")) and "Config" in name:
+                constants += jar.read(name)
+    assert [name for name in sorted(KNOWN) if name.encode() not in constants] == []
+    assert {"isolation.level", "fetch.max.bytes"} <= KNOWN
+    assert not kafka_properties.OF_CONNECTOR & KNOWN
+
+
+def connector_jar() -> Path:
+    (jar,) = (path for path in jar_paths("flink") if "connector-kafka" in path.name)
+    return jar
