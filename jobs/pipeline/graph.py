@@ -29,6 +29,7 @@ def join(pipeline: Pipeline, events: Events) -> Any:
         pipeline.sampling.settings,
         complete_until=pipeline.end_of_input.complete_until,
         silence_after=None if silence is None else int(silence.after),
+        max_late_requests=pipeline.runtime.max_late_requests,
     )
     stream = events.keyed
     if silence is not None:

@@ -13,8 +13,8 @@ STRETCH = 1_000
 class OutcomeWatch:
     """Says when more than `bound` (0 to 1) of a stretch ended badly.
 
-    It speaks when a bad stretch follows a good one, and then after twice as many bad ones each time,
-    so that a job that goes wrong for days does not fill its log.
+    It speaks when a bad stretch follows a good one, and then after twice as many bad ones each
+    time, so that a job that goes wrong for days does not fill its log.
     """
 
     def __init__(self, bound: float, stretch: int = STRETCH) -> None:

@@ -36,6 +36,7 @@ from udfs.core.join_core import (
     request_arrives,
 )
 from udfs.core.matching import JoinRules
+from udfs.core.outcome_watch import STRETCH, OutcomeWatch
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.sampling import Sampling
 from udfs.core.state_codec import (
@@ -47,6 +48,7 @@ from udfs.core.state_codec import (
 )
 from udfs.operators import side_outputs
 from udfs.operators.counts import Counts
+from udfs.operators.warn import warn
 
 
 class JoinSamples(KeyedProcessFunction):
@@ -60,13 +62,17 @@ class JoinSamples(KeyedProcessFunction):
         *,
         complete_until: int | None,
         silence_after: int | None,
+        max_late_requests: float = 1.0,
     ) -> None:
-        """`complete_until`: rule 11's; `silence_after`: rule 10's T, None when it is off."""
+        """`complete_until`: rule 11's; `silence_after`: rule 10's T, None when it is off;
+        `max_late_requests`: from which share on late requests are said in the log.
+        """
         self._rules = rules
         self._schema = schema
         self._sampling = sampling
         self._complete_until = complete_until
         self._silence_after = silence_after
+        self._max_late_requests = max_late_requests
 
     def open(self, runtime_context: Any) -> None:
         # Named with their version: another layout would get another name, and read this one.
@@ -83,6 +89,7 @@ class JoinSamples(KeyedProcessFunction):
         )
         self._progress_seen: dict[str, int] = {}
         self._unpack = msgspec.msgpack.Decoder(RequestEvent | ActionEvent | Progress).decode
+        self._late_requests = OutcomeWatch(self._max_late_requests)
         self._by_request = self._rules.key == "request_id"
         self._writer = SampleWriter(
             self._schema, self._rules.kinds, self._rules.exposure, self._sampling
@@ -105,7 +112,10 @@ class JoinSamples(KeyedProcessFunction):
             twin = None if blob is None else unpack_request(blob)
             verdict = request_arrives(event, twin, watermark, self._rules)
             if isinstance(verdict, str):
+                if verdict == "late_request":
+                    self._say_late(self._late_requests.bad())
                 return iter((self._reject("features", verdict, event),))
+            self._late_requests.good()
             self._requests.put(event.request_id, pack_request(verdict))
             self._counters["accepted"].inc()
             timers.register_event_time_timer(verdict.deadline)
@@ -212,6 +222,15 @@ class JoinSamples(KeyedProcessFunction):
             yield self._reject("actions", "orphan_action", action)
         for action in decisions.duplicates:
             yield self._reject("actions", "duplicate_action", action)
+
+    def _say_late(self, late: int | None) -> None:
+        if late is not None:
+            warn(
+                "late_requests",
+                f"{late} of the last {STRETCH} requests, or fewer, of this subtask came too late "
+                "(late_request): more than runtime.max_late_requests. With Kafka, time follows the "
+                "timestamps of the records (docs/kafka.md); with files, the order of their paths",
+            )
 
     def _late(self, late: LateAction) -> Row:
         action, request, position = late.action, late.request, late.position
