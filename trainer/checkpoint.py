@@ -1,11 +1,11 @@
-"""Checkpoints: one cut over all parameters, marks, filters and the cursor, on disk.
+"""Checkpoints on disk: everything that a run needs to go on, all of one moment.
 
     checkpoints/step-000000001234/
-        shard-0.npz …    every shard's rows, optimizer state, marks, admission counters
+        shard-0.npz …    each shard's rows, optimizer state, deduplication marks, admission counters
         manifest.json    written last: checksums, the model, the cursor, the ledger
 
-A checkpoint is written under a temporary name, every file and the folder are flushed, and then it
-is renamed: what has its final name is complete.
+A checkpoint is written under a temporary name. Every file and the folder are flushed, and then it
+is renamed. So a folder with its final name is complete.
 """
 
 from __future__ import annotations
@@ -18,17 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import xxhash
 
 from trainer.disk import sync
-from trainer.server.ring import Owners, arcs_of
-from trainer.server.shard import Parts
-from trainer.server.wire import read_parts, write_parts
+from trainer.server.shard import Snapshot
+from trainer.server.shard_file import File, check_snapshot, checksum, read_snapshot
 from trainer.spec import ModelSpec
-from trainer.table import admission
-from trainer.table.finite import NotFiniteError, check_rows, check_vector
-from trainer.table.table import Rows
+from trainer.table.finite import NotFiniteError
 
 _NAME = re.compile(r"step-(\d{12})")
 _MANIFEST = "manifest.json"
@@ -38,18 +33,11 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message says which, and why."""
 
 
-class File(msgspec.Struct, frozen=True):
-    """`checksum`: XXH3-128, in hex."""
-
-    name: str
-    bytes: int
-    checksum: str
-
-
 class Manifest(msgspec.Struct, frozen=True):
-    """`session` is what the run around the parameters stands at (see `trainer.run.session`).
+    """What a checkpoint holds. `session`: the state of the run (see `trainer.run.session.State`).
 
-    `consistency` and `workers`: what the marks and steps mean.
+    `shards`: without them while they are being written. `consistency` and `workers`: of the run
+    that wrote it; they say what the marks and steps mean. `version`: of the format.
     """
 
     step: int
@@ -61,35 +49,11 @@ class Manifest(msgspec.Struct, frozen=True):
     version: int = 1
 
 
-def write_shard(folder: Path, shard: int, parts: Parts, spec: ModelSpec) -> File:
-    """Writes and flushes one shard's file. Raises NotFiniteError, and writes nothing then."""
-    check_parts(f"checkpoint, shard {shard}", parts, spec)
-    path = folder / f"shard-{shard}.npz"
-    with path.open("wb") as file:
-        write_parts(parts, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return File(path.name, path.stat().st_size, checksum(path))
-
-
-def check_parts(what: str, parts: Parts, spec: ModelSpec) -> None:
-    """Raises NotFiniteError for a parameter, or optimizer state, that is not a finite number."""
-    for rows, table in zip(parts.tables, spec.tables, strict=True):
-        check_rows(what, table.name, rows.keys, rows.states, spec)
-    for array in parts.dense:
-        check_vector(what, array)
-
-
-def checksum(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return str(digest.hexdigest())
-
-
 def begin(root: Path, step: int) -> Path:
-    """A new folder under a temporary name, for `write_shard`; what was left of others goes."""
+    """A new folder under a temporary name, for `shard_file.write_shard`.
+
+    Removes what unfinished checkpoints have left. Raises OSError.
+    """
     for left in (*root.glob(".step-*"), *root.glob(".removed-*")):
         shutil.rmtree(left)
     folder = root / f".step-{step:012}"
@@ -98,9 +62,10 @@ def begin(root: Path, step: int) -> Path:
 
 
 def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Path] = ()) -> Path:
-    """Writes the manifest, gives the folder its name, and removes all but the `keep` newest.
+    """Writes the manifest, gives the folder its final name, and removes all but the `keep` newest.
 
-    `instead_of`: checkpoints that go as well, whatever their step: of a run that this one replaces.
+    `instead_of`: checkpoints of another run that this run replaces; they are removed as well.
+    Returns the final folder. Raises OSError.
     """
     with (folder / _MANIFEST).open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest)))
@@ -109,7 +74,7 @@ def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Pat
     sync(folder)
     final = folder.with_name(folder.name.removeprefix("."))
     if final.exists():
-        # another run's, at this very step
+        # of another run, at the same step
         _remove(final)
     folder.rename(final)
     sync(final.parent)
@@ -122,7 +87,7 @@ def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Pat
 
 
 def _remove(folder: Path) -> None:
-    """It has no name that `find` knows before any of it goes."""
+    """Renames first, so that `find` does not see a folder of which half is gone."""
     hidden = folder.with_name(f".removed-{folder.name}")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -131,7 +96,7 @@ def _remove(folder: Path) -> None:
 
 
 def find(root: Path) -> list[Path]:
-    """The complete checkpoints, the newest last."""
+    """The folders of complete checkpoints, the newest last."""
     if not root.is_dir():
         return []
     found = [p for p in root.iterdir() if _NAME.fullmatch(p.name) and (p / _MANIFEST).is_file()]
@@ -139,7 +104,7 @@ def find(root: Path) -> list[Path]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises CheckpointError."""
+    """The manifest of a checkpoint's folder. Raises CheckpointError."""
     try:
         manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
     except (OSError, msgspec.MsgspecError) as error:
@@ -149,8 +114,8 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_shards(folder: Path, manifest: Manifest) -> list[Parts]:
-    """All shards, checked. Raises CheckpointError."""
+def read_shards(folder: Path, manifest: Manifest) -> list[Snapshot]:
+    """All shards; each file must have the manifest's checksum. Raises CheckpointError."""
     shards = []
     for file in manifest.shards:
         path = folder / file.name
@@ -162,62 +127,13 @@ def read_shards(folder: Path, manifest: Manifest) -> list[Parts]:
                 " the checkpoint before it"
             )
         with path.open("rb") as opened:
-            parts = read_parts(opened)
+            snapshot = read_snapshot(opened)
         try:
-            check_parts(str(path), parts, manifest.spec)
+            check_snapshot(str(path), snapshot, manifest.spec)
         except NotFiniteError as error:
             raise CheckpointError(
                 f"{error}. This checkpoint is of a release that did not check: remove"
                 f" {folder.name} to go back to the checkpoint before it"
             ) from None
-        shards.append(parts)
+        shards.append(snapshot)
     return shards
-
-
-def divided(shards: Sequence[Parts], owners: Owners, numbers: Sequence[int]) -> dict[int, Parts]:
-    """The same parameters for another ring: each row goes to the shard that owns its arc.
-
-    A cut is between batches, so the marks of all shards are the same, and none is in the middle of
-    a step. Admission counters cannot be split by key: every shard gets those of all.
-    """
-    first = shards[0]
-    tables: list[Rows] = []
-    for t in range(len(first.tables)):
-        of_all = [parts.tables[t] for parts in shards]
-        states = [
-            np.concatenate([rows.states[s] for rows in of_all])
-            for s in range(len(of_all[0].states))
-        ]
-        tables.append(
-            Rows(
-                np.concatenate([rows.keys for rows in of_all]),
-                np.concatenate([rows.touched for rows in of_all]),
-                np.concatenate([rows.dirty for rows in of_all]),
-                states,
-            )
-        )
-    sketches = [
-        _all_merged([parts.sketches[t] for parts in shards]) for t in range(len(first.tables))
-    ]
-    removed = [
-        np.concatenate([parts.removed[t] for parts in shards]) for t in range(len(first.tables))
-    ]
-    dense = next((parts.dense for parts in shards if parts.dense), [])
-    out = {}
-    for number in numbers:
-        mine = [rows.take(owners[arcs_of(rows.keys)] == number) for rows in tables]
-        gone = [keys[owners[arcs_of(keys)] == number] for keys in removed]
-        copies = [None if s is None else s.copy() for s in sketches]
-        marks = {w: (below, list(above)) for w, (below, above) in first.marks.items()}
-        has_dense = dense if number == min(numbers) else []
-        out[number] = Parts(mine, gone, copies, has_dense, marks, first.step, {})
-    return out
-
-
-def _all_merged(sketches: Sequence[Any]) -> Any:
-    if sketches[0] is None:
-        return None
-    merged = sketches[0]
-    for sketch in sketches[1:]:
-        merged = admission.merged(merged, sketch)
-    return merged

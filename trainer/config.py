@@ -169,8 +169,8 @@ class TrainSection(Section, frozen=True, kw_only=True):
     `replicas`: backups of each shard. `consistency`: "bsp" (all workers at the same step), "ssp"
     (at most `staleness` steps apart) or "async". `max_in_flight`: samples that are read and not
     learned yet; 65536 when absent, or a batch for every worker if that is more. `virtual_nodes`: of
-    a server, on the ring of the hashes. `transport`: of pulls and pushes. `address`: of a Ray
-    cluster to join; a local one, on loopback, when absent.
+    a server, on the ring of the hashes. `address`: of a Ray cluster to join; a
+    local one when absent.
     """
 
     batch: _Positive = 4096
@@ -181,7 +181,6 @@ class TrainSection(Section, frozen=True, kw_only=True):
     staleness: _Natural = 10
     max_in_flight: _Positive | None = None
     virtual_nodes: _Positive = 128
-    transport: Literal["zmq", "ray"] = "zmq"
     address: str | None = None
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.server.shard import Parts
+from trainer.server.shard import Snapshot
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
 from trainer.table.table import Rows
@@ -159,7 +159,7 @@ def _about(optimizer: Any) -> str:
 # -- parameters ------------------------------------------------------------------------------------
 
 
-def evolved(shards: Sequence[Parts], old: ModelSpec, new: ModelSpec) -> list[Parts]:
+def evolved(shards: Sequence[Snapshot], old: ModelSpec, new: ModelSpec) -> list[Snapshot]:
     """The parts of the old model as parts of the new one. Raises CannotGoOnError."""
     evolution = Evolution.of(old, new)
     if old.heads == new.heads and old.slots == new.slots and old.tables == new.tables:
@@ -167,7 +167,7 @@ def evolved(shards: Sequence[Parts], old: ModelSpec, new: ModelSpec) -> list[Par
     return [_evolved(parts, evolution, old, new) for parts in shards]
 
 
-def _evolved(parts: Parts, evolution: Evolution, old: ModelSpec, new: ModelSpec) -> Parts:
+def _evolved(parts: Snapshot, evolution: Evolution, old: ModelSpec, new: ModelSpec) -> Snapshot:
     tables, removed, sketches = [], [], []
     for spec, sources in zip(new.tables, evolution.sources, strict=True):
         states = []

@@ -78,8 +78,9 @@ def _check_samples(config: TrainerConfig) -> None:
 
 def train(config: TrainerConfig) -> int:
     """Trains as configured, and shows what came of it. Raises as `Session.run`."""
-    from trainer.run.build import job_of, runner_of
-    from trainer.run.remote import RunError
+    from trainer.run.build import runner_of
+    from trainer.run.job import job_of
+    from trainer.run.runner import RunError
 
     job = job_of(config)
     if config.train.servers:
@@ -227,10 +228,7 @@ def about(session: Session, stats: object) -> list[tuple[str, str]]:
         ("newest sample", _moment(session.newest) if session.newest else "-"),
         ("checkpoints, exports", f"{p.checkpoints}, {p.exports}"),
     ]
-    clocks = getattr(session.runner, "clocks", None)
-    if clocks is not None:
-        pairs.append(("widest lead of a worker", f"{clocks.widest} batches"))
-    pairs += [("event", event) for event in getattr(session.runner, "events", [])]
+    pairs += session.runner.facts()
     if p.expired:
         pairs.append(("expired keys", f"{p.expired:,}"))
     absent = sorted({column for entry in session.ledger.entries for column in entry.absent})

@@ -13,11 +13,13 @@ import msgspec
 
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Ledger, Planner
-from trainer.run.batches import Batches, Job, Task
+from trainer.run.batches import Batches
+from trainer.run.job import Job, Task
 from trainer.run.learner import Learner
 from trainer.server import wire
-from trainer.server.client import RemoteParameters, Routing
+from trainer.server.client import RemoteParameters
 from trainer.server.host import Answer, Host
+from trainer.server.routing import Routing
 
 #: Batches that are counted, after as many that are not: then most keys are known.
 BATCHES = 20
@@ -70,7 +72,7 @@ class CountingChannel:
     def _tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **told: Any
     ) -> None:
-        head = wire.Command(0, shard, command, wire.arguments(**told))
+        head = wire.Command(0, shard, command, wire.pack_arguments(**told))
         for answer in self.hosts[server].receive(None, wire.pack(head, frames)):
             error = wire.unpack_reply(answer.frames).error
             if error is not None:

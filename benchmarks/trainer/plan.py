@@ -31,8 +31,7 @@ NAMES: Mapping[str, str] = {
     "ours-4096": "1 process, 1 core, batch 4,096",
     "ours-1024": "1 process, 1 core, batch 1,024",
     "ours-4096-2": "1 process, 2 cores, batch 4,096",
-    "ours-1-1-zmq": "1 worker, 1 server, ZeroMQ",
-    "ours-1-1-ray": "1 worker, 1 server, Ray's calls",
+    "ours-1-1": "1 worker, 1 server",
     "ours-2-2-bsp": "2 workers, 2 servers, BSP",
     "ours-2-2-ssp": "2 workers, 2 servers, SSP 10",
     "ours-2-2-async": "2 workers, 2 servers, async",
@@ -67,8 +66,7 @@ OURS: Mapping[str, _Make] = {
     "ours-4096": _ours(core=ONE_CORE),
     "ours-1024": _ours(core=ONE_CORE, batch=1024),
     "ours-4096-2": _ours(),
-    "ours-1-1-zmq": _ours(servers=1),
-    "ours-1-1-ray": _ours(servers=1, transport="ray"),
+    "ours-1-1": _ours(servers=1),
     "ours-2-2-bsp": _ours(workers=2, servers=2, consistency="bsp"),
     "ours-2-2-ssp": _ours(workers=2, servers=2),
     "ours-2-2-async": _ours(workers=2, servers=2, consistency="async"),
@@ -88,8 +86,8 @@ VW_RATED = ("vw-text", "vw-cache", "vw-text-2", "vw-cache-2", "vw-strings")
 #: Neighbours in time are neighbours here: ours, Vowpal Wabbit, ours, Vowpal Wabbit.
 TURNS = (
     *("ours-4096", "vw-text", "ours-1024", "vw-cache", "ours-4096-2", "vw-text-2"),
-    *("ours-1-1-zmq", "vw-cache-2", "ours-2-2-bsp", "vw-strings", "ours-2-2-ssp", "sklearn"),
-    *("ours-2-2-async", "river", "ours-1-1-ray", "sklearn-hashed"),
+    *("ours-1-1", "vw-cache-2", "ours-2-2-bsp", "vw-strings", "ours-2-2-ssp", "sklearn"),
+    *("ours-2-2-async", "river", "sklearn-hashed"),
 )
 #: For its AUC, once: it writes its predictions, and its time does not count.
 VW_PREDICTING = _peer(peer="vw", predictions=True)

@@ -23,7 +23,7 @@ def main() -> int:
 def measured(spec: OursSpec) -> dict[str, Any]:
     """One pass over the data after a warm-up; `seconds` are those in which batches were done."""
     # `train` sets what JAX is to be started with, so it comes first
-    from benchmarks.trainer.sessions import session_of
+    from benchmarks.trainer.sessions import coordinator_in, session_of
     from benchmarks.trainer.warming import warm_up
 
     session = session_of(spec)
@@ -35,7 +35,8 @@ def measured(spec: OursSpec) -> dict[str, Any]:
         session.runner.stop()
     p = session.progress
     (of_all,) = (m for m in session.tally.whole() if m.slice == "all")
-    clocks: Any = getattr(session.runner, "clocks", None)
+    coordinator = coordinator_in(session)
+    clocks = None if coordinator is None else coordinator.dispatcher.clocks
     return {
         "rows": p.rows,
         "seconds": p.busy_s,

@@ -19,6 +19,7 @@ from benchmarks.trainer.child import tell
 from benchmarks.trainer.spec import OursSpec, RecoverySpec
 
 if TYPE_CHECKING:
+    from trainer.run.coordinator import Coordinator
     from trainer.run.session import Session
 
 BATCH = 256
@@ -48,21 +49,24 @@ class Killer:
 
     def watch(self, session: Session) -> None:
         """After each batch."""
-        runner: Any = session.runner
+        from benchmarks.trainer.sessions import coordinator_in
+
+        runner = coordinator_in(session)
+        assert runner is not None
         if self._waiting:
             self._look(runner, time.monotonic() - self._killed_at)
             return
         self._quiet += 1
         if len(self.stalls) < self._kills and self._quiet >= _BETWEEN:
             # the servers in turns, the newest one too
-            numbers = sorted(runner.servers)
-            victim = runner.servers[numbers[len(self.stalls) % len(numbers)]]
+            numbers = sorted(runner.servers.running)
+            victim = runner.servers.running[numbers[len(self.stalls) % len(numbers)]]
             self._recovered = len(runner.recoveries)
             self._killed_at = time.monotonic()
             os.kill(victim.pid, signal.SIGKILL)
             self._waiting, self._after = True, 0
 
-    def _look(self, runner: Any, seconds: float) -> None:
+    def _look(self, runner: Coordinator, seconds: float) -> None:
         if len(runner.recoveries) == self._recovered:
             return
         self._after += 1
@@ -70,7 +74,7 @@ class Killer:
             self.stalls.append(seconds)
         if self._after == 1 + runner.job.workers:
             self.begun_after.append(seconds)
-        if self._after > runner.job.workers and runner.mended:
+        if self._after > runner.job.workers and runner.repaired:
             self.restored.append(seconds)
             self._waiting, self._quiet = False, 0
 

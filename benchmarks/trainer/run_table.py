@@ -82,7 +82,7 @@ def _random_rows(runner: LocalRunner, rows: int) -> Any:
 
     shard = Shard(runner.job.spec, contributions=None, has_dense=True)
     _fill(shard.tables[0], rows)
-    return shard.parts()
+    return shard.snapshot()
 
 
 def _fill(table: Any, rows: int) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 # sets what JAX is to be started with: before anything imports that
 from trainer import train  # noqa: F401  isort: skip
 
 from benchmarks.trainer.spec import OursSpec
+from benchmarks.trainer.straggling import straggling_main
 from trainer.config import TrainerConfig, load
-from trainer.run.build import job_of, runner_of
+from trainer.features.encode import SliceNames
+from trainer.run.build import runner_of
 from trainer.run.clocks import Clocks
+from trainer.run.coordinator import Coordinator, coordinator_of
+from trainer.run.job import Job, job_of
+from trainer.run.runner import Runner
 from trainer.run.session import Session
 
 
@@ -26,7 +31,6 @@ def config_of(spec: OursSpec) -> TrainerConfig:
         "train.replicas": spec.replicas,
         "train.consistency": spec.consistency,
         "train.staleness": spec.staleness,
-        "train.transport": spec.transport,
         "output.path": f"{spec.scratch}/model",
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
@@ -40,11 +44,25 @@ def session_of(
 ) -> Session:
     """It has started its processes, and not begun. `watch` and `stopping`: see `Session`."""
     config = config_of(spec)
-    job = job_of(config, slow=dict(spec.slow))
+    job = job_of(config)
     session = Session(
-        config, lambda names: runner_of(config, job, names), watch=watch, stopping=stopping
+        config, lambda names: _runner_of(spec, config, job, names), watch=watch, stopping=stopping
     )
-    if spec.most_in_flight is not None:
-        runner: Any = session.runner
-        runner.clocks = Clocks(spec.consistency, spec.workers, spec.staleness, spec.most_in_flight)
+    coordinator = coordinator_in(session)
+    if spec.most_in_flight is not None and coordinator is not None:
+        coordinator.dispatcher.clocks = Clocks(
+            spec.consistency, spec.workers, spec.staleness, spec.most_in_flight
+        )
     return session
+
+
+def _runner_of(spec: OursSpec, config: TrainerConfig, job: Job, names: SliceNames) -> Runner:
+    if spec.slow:
+        straggling = partial(straggling_main, dict(spec.slow))
+        return coordinator_of(config, job, names, straggling)
+    return runner_of(config, job, names)
+
+
+def coordinator_in(session: Session) -> Coordinator | None:
+    """The session's runner, if it trains on many processes."""
+    return session.runner if isinstance(session.runner, Coordinator) else None

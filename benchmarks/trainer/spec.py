@@ -28,7 +28,6 @@ class OursSpec(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     consistency: Consistency = "ssp"
     staleness: int = 10
-    transport: Literal["zmq", "ray"] = "zmq"
     most_in_flight: int | None = None
     slow: dict[int, float] = {}
     core: int | None = None

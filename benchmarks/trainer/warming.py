@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from benchmarks.trainer.sessions import coordinator_in
 from trainer.config import TrainerConfig, load
 from trainer.reading.ledger import Cursor, Ledger, Planner
-from trainer.run.batches import Job, Task
-from trainer.run.session import Runner, Session
+from trainer.run.coordinator import Coordinator
+from trainer.run.job import Job, Task
+from trainer.run.session import Session
 
 #: Batches of every worker, once all of them are there.
 _EACH = 3
@@ -21,28 +22,28 @@ _EACH = 3
 def warm_up(session: Session, folder: Path) -> None:
     """Trains on the samples of `folder`; what came of it is gone when the session begins."""
     runner = session.runner
+    coordinator = coordinator_in(session)
     runner.start([])
     tasks = cycle(_tasks(runner.job, load(folder / "trainer.toml")))
     given = 0
 
     def next_task() -> Task | None:
         nonlocal given
-        if _all_up(runner):
+        if coordinator is None or _all_up(coordinator):
             given += 1
         return next(tasks) if given <= _EACH * runner.job.workers else None
 
     runner.run(next_task, lambda _: None, lambda: False)
-    clocks: Any = getattr(runner, "clocks", None)
-    if clocks is not None:
+    if coordinator is not None:
         # whoever was slow in here is not behind
+        clocks = coordinator.dispatcher.clocks
         clocks.clocks[:] = [0] * runner.job.workers
         clocks.widest = clocks.held = 0
 
 
-def _all_up(runner: Runner) -> bool:
+def _all_up(coordinator: Coordinator) -> bool:
     """A worker's process is known once it has sent something."""
-    workers: Any = getattr(runner, "workers", {})
-    return all(worker.pid for worker in workers.values())
+    return all(worker.pid for worker in coordinator.workers.processes.values())
 
 
 def _tasks(job: Job, config: TrainerConfig) -> list[Task]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.server.shard import Parts, Push
+from trainer.server.shard import Push, Snapshot
 from trainer.table.table import Rows
 
 
@@ -24,14 +24,14 @@ def of_push(push: Push) -> Any:
     return push.worker, push.sequence, push.step, push.now, tables, dense
 
 
-def of_parts(parts: Parts) -> Any:
+def of_snapshot(snapshot: Snapshot) -> Any:
     """Everything, but for the order in which rows came to be."""
     return {
-        "rows": [of_rows(rows.sorted()) for rows in parts.tables],
-        "removed": [np.sort(keys).tobytes() for keys in parts.removed],
-        "sketches": [None if s is None else s.tobytes() for s in parts.sketches],
-        "dense": [array.tobytes() for array in parts.dense],
-        "marks": {w: (below, list(above)) for w, (below, above) in parts.marks.items()},
-        "step": parts.step,
-        "pending": {worker: of_push(push) for worker, push in parts.pending.items()},
+        "rows": [of_rows(rows.sorted()) for rows in snapshot.tables],
+        "removed": [np.sort(keys).tobytes() for keys in snapshot.removed],
+        "sketches": [None if s is None else s.tobytes() for s in snapshot.sketches],
+        "dense": [array.tobytes() for array in snapshot.dense],
+        "marks": {w: (below, list(above)) for w, (below, above) in snapshot.marks.items()},
+        "step": snapshot.step,
+        "pending": {worker: of_push(push) for worker, push in snapshot.pending.items()},
     }

@@ -1,4 +1,4 @@
-"""Channels that go wrong: what a worker's channel is wrapped with, in the worker's process.
+"""Workers whose channel goes wrong, in the worker's process (see `faulty_main`).
 
 `folder` is where a test and the workers tell each other things: the processes of the servers, and
 what has happened already (so that it happens once).
@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
+from trainer.run.job import Job
+from trainer.run.worker import Worker
 from trainer.server import wire
 from trainer.server.channel import Channel, Frames
 
@@ -23,8 +26,8 @@ AT = 5
 
 
 class _Wrapped:
-    def __init__(self, channel: Channel, number: int, folder: str) -> None:
-        self._channel, self._number, self._folder = channel, number, Path(folder)
+    def __init__(self, channel: Channel, number: int, folder: Path) -> None:
+        self._channel, self._number, self._folder = channel, number, folder
 
     def connect(self, server: int, address: Any) -> None:
         self._channel.connect(server, address)
@@ -57,7 +60,7 @@ class _Wrapped:
 class TwiceAndOutOfOrder(_Wrapped):
     """Every push comes twice, and once more after a later one (there are two servers)."""
 
-    def __init__(self, channel: Channel, number: int, folder: str) -> None:
+    def __init__(self, channel: Channel, number: int, folder: Path) -> None:
         super().__init__(channel, number, folder)
         self._before: deque[tuple[int, Sequence[Any]]] = deque(maxlen=4)
 
@@ -92,3 +95,14 @@ class ServerDies(_Wrapped):
         hit = self._number == 0 and request.sequence == AT and request.shard == 0
         if hit and self.once("a server died"):
             os.kill(int((self._folder / "server-0").read_text()), signal.SIGKILL)
+
+
+def faulty_main(fault: str, folder: Path, job: bytes, number: int, control: str) -> None:
+    """A `cluster.WorkerMain` once a class of this module and its folder are given."""
+
+    class Faulty(Worker):
+        def make_channel(self, context: zmq.Context[Any]) -> Channel:
+            made: Channel = globals()[fault](super().make_channel(context), number, folder)
+            return made
+
+    Faulty(msgspec.msgpack.decode(job, type=Job), number, control).run()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.trainer.data import HOUR_MS, START_MS, Traffic, write
+from benchmarks.trainer.straggling import straggling_main
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.samples import LATE_ACTIONS
 from schemas.samples import samples as sample_layout
-from trainer.checkpoint import divided
+from tests.trainer.faults import faulty_main
 from trainer.config import TrainerConfig, load
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import ALL
-from trainer.run.build import job_of, runner_of
+from trainer.features.encode import SliceNames
+from trainer.run.build import runner_of
+from trainer.run.coordinator import Coordinator, coordinator_of
+from trainer.run.job import job_of
 from trainer.run.local import LocalRunner
-from trainer.run.remote import RemoteRunner
+from trainer.run.runner import Runner
 from trainer.run.session import Session
 from trainer.server import ring
-from trainer.server.shard import Parts
+from trainer.server.resharding import resharded
+from trainer.server.shard import Snapshot
 
 #: 16 batches of 1,024 in two files.
 ROWS, BATCH = 16_384, 1_024
@@ -41,9 +47,9 @@ class Run:
     """A run that has ended. `parts`: all parameters as one shard, rows by key."""
 
     session: Session
-    parts: Parts
-    backups: dict[int, Parts] = field(default_factory=dict)
-    primaries: dict[int, Parts] = field(default_factory=dict)
+    parts: Snapshot
+    backups: dict[int, Snapshot] = field(default_factory=dict)
+    primaries: dict[int, Snapshot] = field(default_factory=dict)
 
     @property
     def log_loss(self) -> float:
@@ -54,8 +60,8 @@ class Run:
         return float(getattr(whole[0].measures, name))
 
     @property
-    def runner(self) -> RemoteRunner:
-        assert isinstance(self.session.runner, RemoteRunner)
+    def runner(self) -> Coordinator:
+        assert isinstance(self.session.runner, Coordinator)
         return self.session.runner
 
 
@@ -79,53 +85,71 @@ def train(
 ) -> Run:
     """Trains to the end, or until so many batches are done.
 
-    `faults`: a class of `tests.trainer.faults`, and its folder.
+    `slow`: see `straggling_main`. `faults`: a class of `tests.trainer.faults`, and its folder.
     """
-    channel = None if faults is None else f"tests.trainer.faults:{faults[0]}:{faults[1]}"
-    job = job_of(config, slow=slow, channel=channel)
+    job = job_of(config)
+
+    def runner_for(names: SliceNames) -> Runner:
+        if faults is not None:
+            return coordinator_of(config, job, names, partial(faulty_main, *faults))
+        if slow is not None:
+            return coordinator_of(config, job, names, partial(straggling_main, slow))
+        return runner_of(config, job, names)
 
     def stopping() -> bool:
         return stop_after is not None and session.progress.steps >= stop_after
 
     def watch(running: Session) -> None:
-        if faults is not None and isinstance(running.runner, RemoteRunner):
+        if faults is not None and isinstance(running.runner, Coordinator):
             tell(running.runner, faults[1])
 
-    session = Session(
-        config, lambda names: runner_of(config, job, names), stopping=stopping, watch=watch
-    )
+    session = Session(config, runner_for, stopping=stopping, watch=watch)
     runner = session.runner
     try:
         session.run()
         if isinstance(runner, LocalRunner):
-            return Run(session, one([runner.parts()]))
-        assert isinstance(runner, RemoteRunner)
+            return Run(session, one([runner.shard.snapshot()]))
+        assert isinstance(runner, Coordinator)
         # a server that is started instead of one that died may not be up yet
         end = time.monotonic() + 60
-        while not runner.mended and time.monotonic() < end:
-            runner.mend()
-        primaries = runner.parts()
-        return Run(session, one(list(primaries.values())), runner.parts(backups=True), primaries)
+        while not runner.repaired and time.monotonic() < end:
+            runner.repair()
+        primaries = snapshots_of(runner)
+        backups = snapshots_of(runner, backups=True)
+        return Run(session, one(list(primaries.values())), backups, primaries)
     finally:
         runner.stop()
 
 
-def tell(runner: RemoteRunner, folder: Path) -> None:
+def snapshots_of(runner: Coordinator, *, backups: bool = False) -> dict[int, Snapshot]:
+    """A copy of every shard, from its primary or its backup."""
+    found = {}
+    for shard in runner.placement.shards:
+        runner.commands.settle(runner.placement, shard, runner.dispatcher.step)
+        holders = (
+            runner.placement.holders(shard)[1:] if backups else runner.placement.holders(shard)
+        )
+        if holders:
+            found[shard] = runner.commands.snapshot(holders[0], shard)
+    return found
+
+
+def tell(runner: Coordinator, folder: Path) -> None:
     """Tells those who make faults which processes there are."""
-    for number, process in runner.servers.items():
+    for number, process in runner.servers.running.items():
         path = folder / f"server-{number}"
         if not path.exists():
             path.write_text(str(process.pid))
 
 
-def one(shards: list[Parts]) -> Parts:
+def one(shards: list[Snapshot]) -> Snapshot:
     """All shards as one, rows by key."""
-    parts = divided(shards, ring.owners([0], 1), [0])[0]
+    parts = resharded(shards, ring.owners([0], 1), [0])[0]
     parts.tables = [rows.sorted() for rows in parts.tables]
     return parts
 
 
-def assert_equal(one: Parts, other: Parts, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+def assert_equal(one: Snapshot, other: Snapshot, *, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Keys are the same, and the state of every optimizer, to the bit or within tolerances."""
     for mine, theirs in zip(one.tables, other.tables, strict=True):
         np.testing.assert_array_equal(mine.keys, theirs.keys)
@@ -152,7 +176,7 @@ class LateWriter:
         self.at_once = False
         self._held: list[tuple[Future[Any], Callable[[], Any]]] = []
 
-    def submit(self, make: Callable[[], Any]) -> Future[Any]:
+    def submit(self, make: Callable[[], Any], /) -> Future[Any]:
         future: Future[Any] = Future()
         self._held.append((future, make))
         if self.at_once:
@@ -202,13 +226,11 @@ def session_of(
 
     session = Session(
         config,
-        lambda names: runner_of(config, job, names),
+        lambda names: LocalRunner(job, names, writer),
         stopping=ending,
         watch=learned,
         clock=lambda: float(session.progress.steps),
     )
-    local(session).stop()
-    local(session)._writer = writer  # type: ignore[assignment]
     return session
 
 
@@ -233,7 +255,7 @@ def run(session: Session) -> Run:
     """Runs a session in this process to its end."""
     try:
         session.run()
-        return Run(session, one([local(session).parts()]))
+        return Run(session, one([local(session).shard.snapshot()]))
     finally:
         session.runner.stop()
 

@@ -13,7 +13,7 @@ from benchmarks.trainer import peer_input
 from benchmarks.trainer.data import FILE_STEP, SCHEMA, SLOTS, Traffic, files, tables, write
 from trainer.config import load
 from trainer.reading.ledger import Ledger
-from trainer.run.build import job_of
+from trainer.run.job import job_of
 
 TRAFFIC = Traffic(2 * FILE_STEP + 5, files=2, hours=1, users=500, catalogue=300, seed=7)
 

@@ -16,8 +16,10 @@ import pytest
 from tests.trainer import bits
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Manifest
+from trainer.server.resharding import resharded
 from trainer.server.ring import arcs_of, owners
-from trainer.server.shard import Parts, Push, Shard, TablePush
+from trainer.server.shard import Push, Shard, Snapshot, TablePush
+from trainer.server.shard_file import write_shard
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
 
@@ -77,23 +79,23 @@ def trained(count: int, shards: Sequence[int] = (0,)) -> dict[int, Shard]:
 
 
 @pytest.fixture(scope="module")
-def cut() -> list[Parts]:
+def cut() -> list[Snapshot]:
     """Three shards with everything that there may be."""
     with pytest.MonkeyPatch.context() as patch:
         _small_sketches.__wrapped__(patch)  # type: ignore[attr-defined]
-        return [shard.parts() for shard in trained(20, (0, 1, 2)).values()]
+        return [shard.snapshot() for shard in trained(20, (0, 1, 2)).values()]
 
 
 def save(
-    root: Path, step: int, shards: Sequence[Parts], *, keep: int = 3, note: str = ""
+    root: Path, step: int, shards: Sequence[Snapshot], *, keep: int = 3, note: str = ""
 ) -> tuple[Path, Manifest]:
     folder = checkpoint.begin(root, step)
-    files = [checkpoint.write_shard(folder, n, parts, SPEC) for n, parts in enumerate(shards)]
+    files = [write_shard(folder, n, parts, SPEC) for n, parts in enumerate(shards)]
     manifest = Manifest(step, SPEC, files, "bsp", 4, {"cursor": [1, 2], "note": note})
     return checkpoint.finish(folder, manifest, keep), manifest
 
 
-def small(value: int) -> list[Parts]:
+def small(value: int) -> list[Snapshot]:
     """Two shards of one row, to be told apart."""
     out = []
     for number in range(2):
@@ -104,25 +106,26 @@ def small(value: int) -> list[Parts]:
             TablePush(keys_of([7]), one[1], np.array([3], np.uint32)),
         ]
         shard.push(Push(0, 0, 0, value, tables, None))
-        out.append(shard.parts())
+        out.append(shard.snapshot())
     return out
 
 
 def read(folder: Path) -> list[Any]:
     return [
-        bits.of_parts(p) for p in checkpoint.read_shards(folder, checkpoint.read_manifest(folder))
+        bits.of_snapshot(p)
+        for p in checkpoint.read_shards(folder, checkpoint.read_manifest(folder))
     ]
 
 
 # -- written, found, read --------------------------------------------------------------------------
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path, cut: list[Parts]) -> None:
+def test_what_is_read_is_what_was_written(tmp_path: Path, cut: list[Snapshot]) -> None:
     folder, manifest = save(tmp_path / "new" / "checkpoints", 1234, cut)
     assert folder.name == "step-000000001234"
     assert checkpoint.find(folder.parent) == [folder]
     assert checkpoint.read_manifest(folder) == manifest
-    assert read(folder) == [bits.of_parts(parts) for parts in cut]
+    assert read(folder) == [bits.of_snapshot(parts) for parts in cut]
     assert [f.bytes for f in manifest.shards] == [
         (folder / f"shard-{n}.npz").stat().st_size for n in range(3)
     ]
@@ -142,7 +145,7 @@ def test_the_same_step_again_replaces_what_was_there(tmp_path: Path) -> None:
     folder, _ = save(tmp_path, 3, small(2), note="second")
     assert checkpoint.find(tmp_path) == [folder]
     assert checkpoint.read_manifest(folder).session["note"] == "second"
-    assert read(folder) == [bits.of_parts(parts) for parts in small(2)]
+    assert read(folder) == [bits.of_snapshot(parts) for parts in small(2)]
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -160,7 +163,7 @@ def test_what_is_not_a_checkpoint_is_not_found(tmp_path: Path) -> None:
 
 def test_what_was_left_of_a_killed_one_is_not_in_the_next(tmp_path: Path) -> None:
     folder = checkpoint.begin(tmp_path, 3)
-    checkpoint.write_shard(folder, 9, small(1)[0], SPEC)
+    write_shard(folder, 9, small(1)[0], SPEC)
     final, _ = save(tmp_path, 3, small(2))
     assert not (final / "shard-9.npz").exists()
 
@@ -302,7 +305,7 @@ def test_one_that_was_killed_leaves_what_is_whole(
     tmp_path: Path, before: list[int], work: Callable[[Path], None]
 ) -> None:
     """At every call: what is found can be read, and there is something if there was."""
-    whole = {value: [bits.of_parts(parts) for parts in small(value)] for value in range(1, 5)}
+    whole = {value: [bits.of_snapshot(parts) for parts in small(value)] for value in range(1, 5)}
     for call in itertools.count():
         root = tmp_path / str(call)
         for step in before:
@@ -342,7 +345,7 @@ def test_an_error_in_the_middle_leaves_nothing_that_is_found(
 # -- other numbers of shards -----------------------------------------------------------------------
 
 
-def united(shards: Sequence[Parts]) -> Any:
+def united(shards: Sequence[Snapshot]) -> Any:
     """All rows of all shards, by key, with everything that is kept of them."""
     rows: dict[tuple[int, int], Any] = {}
     count = 0
@@ -360,10 +363,10 @@ def united(shards: Sequence[Parts]) -> Any:
 
 
 @pytest.mark.parametrize("count", range(1, 6))
-def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[Parts], count: int) -> None:
+def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[Snapshot], count: int) -> None:
     numbers = range(count)
     ring = owners(numbers, NODES)
-    made = checkpoint.divided(cut, ring, numbers)
+    made = resharded(cut, ring, numbers)
     assert list(made) == list(numbers)
     assert united(list(made.values())) == united(cut)
     assert made[0].dense, "and that is the first"
@@ -374,13 +377,13 @@ def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[Parts], count: in
         assert (parts.marks, parts.step, parts.pending) == (cut[0].marks, cut[0].step, {})
 
 
-def test_there_and_back_is_the_same(cut: list[Parts]) -> None:
-    there: Sequence[Parts] = cut
+def test_there_and_back_is_the_same(cut: list[Snapshot]) -> None:
+    there: Sequence[Snapshot] = cut
     for count in (5, 1, 4, 2, 3):
         numbers = range(count)
-        made = checkpoint.divided(there, owners(numbers, NODES), numbers)
+        made = resharded(there, owners(numbers, NODES), numbers)
         there = list(made.values())
-    before, after = [bits.of_parts(p) for p in cut], [bits.of_parts(p) for p in there]
+    before, after = [bits.of_snapshot(p) for p in cut], [bits.of_snapshot(p) for p in there]
     for one, other in zip(before, after, strict=True):
         # these were put together
         one.pop("sketches")
@@ -388,19 +391,19 @@ def test_there_and_back_is_the_same(cut: list[Parts]) -> None:
     assert before == after
 
 
-def test_the_parts_of_shards_are_left_as_they_are(cut: list[Parts]) -> None:
-    before = [bits.of_parts(parts) for parts in cut]
-    made = checkpoint.divided(cut, owners([0, 1], NODES), [0, 1])
+def test_the_parts_of_shards_are_left_as_they_are(cut: list[Snapshot]) -> None:
+    before = [bits.of_snapshot(parts) for parts in cut]
+    made = resharded(cut, owners([0, 1], NODES), [0, 1])
     for parts in made.values():
         for sketch in parts.sketches:
             if sketch is not None:
                 sketch += 1
         parts.marks.clear()
         parts.step = 99
-    assert [bits.of_parts(parts) for parts in cut] == before
+    assert [bits.of_snapshot(parts) for parts in cut] == before
 
 
-def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Parts]) -> None:
+def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Snapshot]) -> None:
     """Counted on one of three shards before, and on one of two afterwards."""
     seen: dict[int, int] = {}
     for push in pushes(20):
@@ -408,7 +411,7 @@ def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Parts]) -> None
             seen[key] = seen.get(key, 0) + 1
     keys = np.array(list(seen), np.uint64)
     ring = owners([0, 1], NODES)
-    for number, parts in checkpoint.divided(cut, ring, [0, 1]).items():
+    for number, parts in resharded(cut, ring, [0, 1]).items():
         mine = keys[ring[arcs_of(keys)] == number]
         sketch = parts.sketches[1]
         assert sketch is not None
@@ -421,12 +424,12 @@ def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Parts]) -> None
 
 def test_training_goes_on_as_if_there_had_always_been_so_many_shards() -> None:
     """All that the gradients meet is where they meet it; the sketches aside, see above."""
-    before = [shard.parts() for shard in trained(12, (0, 1, 2)).values()]
+    before = [shard.snapshot() for shard in trained(12, (0, 1, 2)).values()]
     numbers = [0, 1, 3]
-    made = checkpoint.divided(before, owners(numbers, NODES), numbers)
-    whole = [shard.parts() for shard in trained(12, numbers).values()]
+    made = resharded(before, owners(numbers, NODES), numbers)
+    whole = [shard.snapshot() for shard in trained(12, numbers).values()]
     for parts, expected in zip(made.values(), whole, strict=True):
-        one, other = bits.of_parts(parts), bits.of_parts(expected)
+        one, other = bits.of_snapshot(parts), bits.of_snapshot(expected)
         assert one["rows"] == other["rows"]
         assert one["removed"] == other["removed"]
         assert one["dense"] == other["dense"]

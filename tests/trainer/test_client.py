@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from trainer.server import wire
-from trainer.server.client import LocalParameters, RemoteParameters, Routing, ServerError
+from trainer.server.client import RemoteParameters, ServerError
+from trainer.server.parameters import LocalParameters
 from trainer.server.ring import arcs_of, owners
+from trainer.server.routing import Routing
 from trainer.server.shard import Pulled, Push, Shard
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
 

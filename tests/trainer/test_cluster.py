@@ -14,9 +14,12 @@ import pytest
 import ray
 
 from tests.trainer import runs
-from tests.trainer.runs import BATCH, ROWS, Run
+from tests.trainer.runs import BATCH, ROWS, Run, snapshots_of
 from trainer import checkpoint
 from trainer.run.cluster import Cluster
+from trainer.run.coordinator import Coordinator, coordinator_of
+from trainer.run.job import job_of
+from trainer.run.session import Session
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -26,7 +29,7 @@ TWO = ("train.workers=2", "train.servers=2")
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    started = Cluster(None, "zmq", processes=32)
+    started = Cluster(None, processes=32)
     yield
     started.stop()
     assert not ray.is_initialized()
@@ -121,7 +124,7 @@ def test_staleness_stays_within_its_bound(folder: Path, tmp_path: Path) -> None:
         "output.checkpoint_every=200ms",
     )
     run = runs.train(config, slow={0: 0.05})
-    clocks = run.runner.clocks
+    clocks = run.runner.dispatcher.clocks
     assert clocks.widest == 2  # the bound, which the straggler makes the others reach
     assert clocks.held > 0
     assert run.metric("rows") == ROWS
@@ -169,30 +172,26 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
 
 def test_servers_join_and_leave(folder: Path, tmp_path: Path) -> None:
     config = runs.configured(folder, tmp_path / "run", *TWO)
-    from trainer.run.build import job_of, runner_of
-    from trainer.run.remote import RemoteRunner
-    from trainer.run.session import Session
-
     session = Session(
         config,
-        lambda names: runner_of(config, job_of(config), names),
+        lambda names: coordinator_of(config, job_of(config), names),
         stopping=lambda: session.progress.steps >= STEPS // 2,
     )
     runner = session.runner
-    assert isinstance(runner, RemoteRunner)
+    assert isinstance(runner, Coordinator)
     try:
         session.run()
-        before = runs.one(list(runner.parts().values()))
+        before = runs.one(list(snapshots_of(runner).values()))
         joined = runner.resize(3)
         assert 0.2 < joined < 0.45  # a third, ideally
-        runs.assert_equal(runs.one(list(runner.parts().values())), before)
-        assert {len(p.tables[0]) > 100 for p in runner.parts().values()} == {True}
+        runs.assert_equal(runs.one(list(snapshots_of(runner).values())), before)
+        assert {len(p.tables[0]) > 100 for p in snapshots_of(runner).values()} == {True}
         left = runner.resize(2)
         assert 0.2 < left < 0.45
-        runs.assert_equal(runs.one(list(runner.parts().values())), before)
+        runs.assert_equal(runs.one(list(snapshots_of(runner).values())), before)
         assert runner.resize(2) == 0
         np.testing.assert_array_equal(
-            runs.one(list(runner.parts(backups=True).values())).tables[0].keys,
+            runs.one(list(snapshots_of(runner, backups=True).values())).tables[0].keys,
             before.tables[0].keys,
         )
     finally:

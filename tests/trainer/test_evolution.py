@@ -30,7 +30,8 @@ from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.keys import keys_of
 from trainer.reading.columns import absent, conformed
 from trainer.reading.files import ReadError
-from trainer.server.shard import Parts, Push, Shard, TablePush
+from trainer.run.runner import LostShardError
+from trainer.server.shard import Push, Shard, Snapshot, TablePush
 from trainer.serving.files import Snapshot
 from trainer.serving.model import ServedModel
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
@@ -135,13 +136,13 @@ class Project:
         sets = [part for text in overrides for part in ("--set", text)]
         return main(["--config", str(self.root / "trainer.toml"), *sets])
 
-    def newest(self) -> tuple[checkpoint.Manifest, Parts]:
+    def newest(self) -> tuple[checkpoint.Manifest, Snapshot]:
         folder = checkpoint.find(self.root / "model/checkpoints")[-1]
         manifest = checkpoint.read_manifest(folder)
         return manifest, runs.one(checkpoint.read_shards(folder, manifest))
 
 
-def states(spec: ModelSpec, parts: Parts, slot: str, value: str) -> list[list[float]]:
+def states(spec: ModelSpec, parts: Snapshot, slot: str, value: str) -> list[list[float]]:
     """The optimizer states of a key; empty where it has no row."""
     table = next(s.table for s in spec.slots if s.name == slot)
     rows = parts.tables[table]
@@ -455,7 +456,7 @@ def test_tables_that_become_one_are_put_together() -> None:
     assert evolution.sources == ((1, 0),)
     assert evolution.removed == ("y",)
     shard = pushed(ONE)
-    (made,) = evolved([shard.parts()], ONE, other)
+    (made,) = evolved([shard.snapshot()], ONE, other)
     assert len(made.tables[0]) == sum(t.rows for t in shard.tables)
     loaded = Shard(other, contributions=None, has_dense=False)
     loaded.load(made)
@@ -505,7 +506,7 @@ def test_heads_keep_their_weights_whatever_their_order(
     one = model(was, {"x": ("category", 0)}, optimizer)
     other = model(now, {"x": ("category", 0)}, optimizer)
     shard = pushed(one)
-    (made,) = evolved([shard.parts()], one, other)
+    (made,) = evolved([shard.snapshot()], one, other)
     loaded = Shard(other, contributions=None, has_dense=False)
     loaded.load(made)
     keys = shard.tables[0].keys()
@@ -543,7 +544,7 @@ def test_a_new_slot_of_a_deepfm_changes_no_prediction_before_it_has_a_key() -> N
 
     old, new = deep(("a", "b"), ("x", "y")), deep(("b", "c", "a"), ("n", "y", "x"))
     shard = pushed(old)
-    (made,) = evolved([shard.parts()], old, new)
+    (made,) = evolved([shard.snapshot()], old, new)
     rng = np.random.default_rng(1)
     pooled = rng.normal(size=(6, 2, 3)).astype(np.float32)
     linear = np.zeros((6, 2), np.float32)
@@ -626,8 +627,6 @@ def test_a_checkpoint_that_is_gone_back_to_is_brought_forward_again(tmp_path: Pa
     lost: list[int] = []
 
     def once(next_task: Any, done: Callable[[Any], None], pause: Any) -> None:
-        from trainer.run.remote import LostShardError
-
         if session.progress.steps == 1 and not lost:
             lost.append(1)
             raise LostShardError("shards [0]")

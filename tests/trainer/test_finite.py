@@ -31,10 +31,17 @@ from trainer.features.keys import keys_of
 from trainer.limits import MAX_GRADIENT, MAX_VALUE, MIN_SAMPLING_RATE, transformed
 from trainer.losses.targets import LossKind, LossRules, Sampling, targets
 from trainer.run.learner import Learner
-from trainer.server.client import LocalParameters
 from trainer.server.commands import COMMANDS
-from trainer.server.host import Copy, Host
-from trainer.server.shard import Parts, Push, Shard, TablePush
+from trainer.server.parameters import LocalParameters
+from trainer.server.replicas import Replica, Replicas
+from trainer.server.shard import Push, Shard, Snapshot, TablePush
+from trainer.server.shard_file import (
+    File,
+    check_snapshot,
+    checksum,
+    write_shard,
+    write_snapshot,
+)
 from trainer.serving.files import ContentError, write_tables
 from trainer.serving.model import ServedModel
 from trainer.spec import (
@@ -219,7 +226,7 @@ def test_whatever_is_accepted_every_parameter_stays_finite(
         rate=data.draw(rates, "rate"),
     )
     shard, tally = learned(spec, rules, samples)
-    checkpoint.check_parts("checkpoint", shard.parts(), spec)
+    check_snapshot("checkpoint", shard.snapshot(), spec)
     for table in shard.tables:
         keys, values, _ = table.changed(everything=True)
         check_rows("export", table.spec.name, keys, [values], spec)
@@ -282,8 +289,8 @@ def test_no_gradient_makes_a_state_that_is_not_finite(
     for n, gradient in enumerate(gradients):
         pushed = np.array([[gradient]], np.float32)
         shard.push(Push(0, n, 0, n, [TablePush(key, pushed, None)], None))
-        parts = shard.parts()
-        checkpoint.check_parts("checkpoint", parts, spec)
+        parts = shard.snapshot()
+        check_snapshot("checkpoint", parts, spec)
         assert np.isfinite(shard.pull(0, [key]).tables[0][0]).all()
 
 
@@ -297,7 +304,7 @@ def test_a_gradient_within_the_bounds_is_taken_as_it_is() -> None:
     shard = Shard(spec, contributions=None, has_dense=False)
     large = np.array([[MAX_GRADIENT / 2]], np.float32)
     shard.push(Push(0, 0, 0, 0, [TablePush(np.array([7], np.uint64), large, None)], None))
-    assert shard.parts().tables[0].states[0][0].tolist() == [large[0, 0], large[0, 0] ** 2]
+    assert shard.snapshot().tables[0].states[0][0].tolist() == [large[0, 0], large[0, 0] ** 2]
 
 
 def test_rows_without_a_finite_gradient_are_left_out_and_the_others_learned() -> None:
@@ -322,7 +329,7 @@ def test_rows_without_a_finite_gradient_are_left_out_and_the_others_learned() ->
     assert 0 < having < ROWS
     assert tally.limited.refused == having
     assert sum(m.measures.rows for m in tally.whole() if m.action == "click") == 2 * ROWS - having
-    checkpoint.check_parts("checkpoint", shard.parts(), spec)
+    check_snapshot("checkpoint", shard.snapshot(), spec)
 
 
 def _plain_table(**columns: Any) -> pa.Table:
@@ -481,11 +488,11 @@ def test_settings_that_float32_cannot_compute_with(
 # -- the check before anything is written ----------------------------------------------------------
 
 
-def spoilt(value: float) -> tuple[ModelSpec, Parts]:
+def spoilt(value: float) -> tuple[ModelSpec, Snapshot]:
     """A model of which one optimizer state, that of `price`, is not finite."""
     spec = spec_of("lr", "plain", Ftrl(), AdaGrad(), Adam())
     shard, _ = learned(spec, LossRules("plain", ("click", "buy")), [_plain_table()], 1)
-    parts = shard.parts()
+    parts = shard.snapshot()
     (price,) = Encoder(spec)._slots[0]._keys.tolist()
     parts.tables[0].states[0][parts.tables[0].keys == price, 1] = value
     return spec, parts
@@ -495,7 +502,7 @@ def spoilt(value: float) -> tuple[ModelSpec, Parts]:
 def test_a_checkpoint_is_not_written(value: float, tmp_path: Path) -> None:
     spec, parts = spoilt(value)
     with pytest.raises(NotFiniteError) as raised:
-        checkpoint.write_shard(tmp_path, 0, parts, spec)
+        write_shard(tmp_path, 0, parts, spec)
     text = str(raised.value)
     assert "slot price, key 0x" in text
     assert str(value) in text
@@ -513,27 +520,25 @@ def test_an_export_is_not_written(tmp_path: Path) -> None:
 
 def test_a_server_does_not_write_it_either(tmp_path: Path) -> None:
     spec, parts = spoilt(math.nan)
-    host = Host(0, later=lambda work: work(), spec=spec)
+    replicas = Replicas(0, later=lambda work: work(), spec=spec)
     shard = Shard(spec, contributions=None, has_dense=False)
     shard.load(parts)
-    host.copies[3] = Copy(shard, primary=True)
-    COMMANDS["checkpoint"](host, 3, (), folder=str(tmp_path))
-    COMMANDS["export"](host, 3, (), folder=str(tmp_path), number=0, everything=True)
+    replicas.held[3] = Replica(shard, primary=True)
+    COMMANDS["checkpoint"](replicas, 3, (), folder=str(tmp_path))
+    COMMANDS["export"](replicas, 3, (), folder=str(tmp_path), number=0, everything=True)
     for name in ("checkpoint 3", "export 3"):
-        assert "slot price" in host.results[name]["error"]
+        assert "slot price" in replicas.results[name]["error"]
     assert not list(tmp_path.iterdir())
 
 
 def test_what_an_earlier_release_wrote_is_refused(tmp_path: Path) -> None:
     """It did not check. The message says what to do, and a reader ranks with what it has."""
-    from trainer.server.wire import write_parts
-
     spec, parts = spoilt(math.nan)
     folder = checkpoint.begin(tmp_path, 7)
     with (folder / "shard-0.npz").open("wb") as file:
-        write_parts(parts, file)
+        write_snapshot(parts, file)
     path = folder / "shard-0.npz"
-    made = checkpoint.File(path.name, path.stat().st_size, checkpoint.checksum(path))
+    made = File(path.name, path.stat().st_size, checksum(path))
     manifest = Manifest(7, spec, [made], "ssp", 1, {})
     final = checkpoint.finish(folder, manifest, 3)
     with pytest.raises(CheckpointError, match=r"slot price.*remove step-000000000007 to go back"):

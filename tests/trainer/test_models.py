@@ -21,8 +21,8 @@ from trainer.losses.targets import LossRules
 from trainer.models import bags
 from trainer.models.network import Network, embedded_slots, initial_dense
 from trainer.run.learner import Learner
-from trainer.server.client import LocalParameters
 from trainer.server.dense import Dense, has_dense
+from trainer.server.parameters import LocalParameters
 from trainer.server.shard import Pulled, Shard
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelKind, ModelSpec, Segment, Slot, TableSpec
 from trainer.table.optimizers import Floats

@@ -3,7 +3,7 @@
 Hosts and clients are the real ones. Messages wait in a queue for each pair of a sender and a
 receiver, as over TCP, and a seeded scheduler decides which queue is next, which worker goes on, and
 when a server or a worker is lost. What a lost one had sent arrives up to some message, and maybe
-after what others have sent since. The coordinator does what `trainer.run.remote` does.
+after what others have sent since. The coordinator uses the real placement and server commands.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import numpy as np
 import pytest
 
 from tests.trainer import bits
-from trainer import checkpoint
-from trainer.server import wire
-from trainer.server.client import RemoteParameters, Routing
+from trainer.run.placement import Placement
+from trainer.run.runner import LostShardError
+from trainer.run.server_commands import ServerCommands
+from trainer.server import shard_file, wire
+from trainer.server.client import RemoteParameters
 from trainer.server.host import Answer, Forward, Host
 from trainer.server.ring import ARCS, arcs_of, owners
+from trainer.server.routing import Routing
 from trainer.server.shard import Marks, Shard, TablePush
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
 
@@ -186,6 +189,9 @@ Address = tuple[Any, ...]
 COORDINATOR: Address = ("coordinator",)
 
 
+#: No test here rolls back.
+LINEAGE = 0
+
 _clusters: list[Cluster] = []
 
 
@@ -198,10 +204,6 @@ def _no_worker_stays() -> Iterator[None]:
 def _close_all() -> None:
     while _clusters:
         _clusters.pop().close()
-
-
-class LostShardError(Exception):
-    """Both copies are gone."""
 
 
 @dataclass
@@ -223,7 +225,6 @@ class Cluster:
     )
     #: Batches that their workers know to be learned.
     answered: list[Batch] = field(default_factory=list)
-    _epoch: int = 0
     _given: int = 0
     _routing: bool = False
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -235,16 +236,16 @@ class Cluster:
         #: Some ways are slow.
         self._speeds: dict[Any, float] = defaultdict(lambda: self.rng.choice([1.0, 1.0, 0.03]))
         self.alive: set[int] = set()
+        self.commands = ServerCommands(self._tell, contributions=self.contributions, dense=None)
         for server in range(self.servers):
             self._start_server(server)
-        self.primaries = {s: s for s in range(self.servers)}
-        self.backups: dict[int, int | None] = {
-            s: (s + 1) % self.servers if self.replicated else None for s in self.primaries
-        }
-        for shard in self.primaries:
-            for server in self._holders(shard):
-                self._create(server, shard, ())
-        self._route()
+        self.placement = Placement.initial(
+            self.servers, self.alive, replicated=self.replicated, epoch=0
+        )
+        for shard in self.placement.shards:
+            for server in self.placement.holders(shard):
+                self.commands.create(server, shard, (), LINEAGE)
+        self._announce(self.placement.renewed())
         self.left = {
             w: deque(Batch(w, n) for n in range(self.batches)) for w in range(self.workers)
         }
@@ -274,9 +275,9 @@ class Cluster:
             for action in actions:
                 if isinstance(action, Forward):
                     to = ("server", action.server)
-                    self.send(("backups", host.server), to, action.frames)
+                    self.send(("backups", host.replicas.server), to, action.frames)
                 else:
-                    self.send(("server", host.server), action.origin, action.frames)
+                    self.send(("server", host.replicas.server), action.origin, action.frames)
 
     def step(self) -> bool:
         """A message is delivered, or a worker goes on; whether there was anything to do."""
@@ -307,47 +308,38 @@ class Cluster:
     # the coordinator
 
     def _tell(
-        self, server: int, shard: int, name: str, frames: Sequence[Any] = (), **told: Any
+        self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
     ) -> tuple[Any, list[Any]]:
         """Meanwhile all others go on."""
         number = next(self._numbers)
-        head = wire.Command(number, shard, name, wire.arguments(**told))
+        head = wire.Command(number, shard, command, wire.pack_arguments(**arguments))
         self.send(COORDINATOR, ("server", server), wire.pack(head, frames))
         while True:
-            assert self.step(), f"server {server} does not answer {name}"
+            assert self.step(), f"server {server} does not answer {command}"
             while self._heard:
                 got = self._heard.popleft()
                 reply = wire.unpack_reply(got)
                 if reply.id == number:
                     assert reply.error is None, reply.error
-                    return wire.told(reply.arguments)["of"], got[1:]
+                    return wire.unpack_arguments(reply.arguments)["of"], list(got[1:])
 
     def _start_server(self, server: int) -> None:
         self.hosts[server] = Host(server, lambda work: work())
         self.alive.add(server)
-        self._tell(server, -1, "model", [msgspec.msgpack.encode(SPEC)])
+        self.commands.set_model(server, SPEC)
 
-    def _create(self, server: int, shard: int, frames: Sequence[Any]) -> None:
-        told = {"contributions": self.contributions, "has_dense": False}
-        self._tell(server, shard, "create", frames, **told)
-
-    def _holders(self, shard: int) -> list[int]:
-        backup = self.backups[shard]
-        return [self.primaries[shard], *([] if backup is None else [backup])]
-
-    def _route(self) -> None:
+    def _announce(self, placement: Placement) -> None:
         """Told to the servers first, then to the workers; nobody begins a batch meanwhile."""
-        self._epoch += 1
+        self.placement = placement
         self._routing = True
-        for server in self.rng.sample(sorted(self.alive), len(self.alive)):
-            mine = {s: self.backups[s] for s, at in self.primaries.items() if at == server}
-            self._tell(server, -1, "route", epoch=self._epoch, backups=mine)
+        servers = self.rng.sample(sorted(self.alive), len(self.alive))
+        self.commands.announce(placement, servers)
         self._routing = False
         for worker in self.crew.values():
             worker.news.append(self._where())
 
     def _where(self) -> Routing:
-        return Routing(self._epoch, dict(self.primaries), NODES, None)
+        return self.placement.routing(NODES, None)
 
     def _start_worker(self, number: int) -> None:
         self.crew[number] = Worker(self, number, next(self._numbers))
@@ -366,15 +358,7 @@ class Cluster:
             del self.hosts[dead]
             self._cut_off(("server", dead))
             self._cut_off(("backups", dead))
-        for shard, at in self.primaries.items():
-            backup = self.backups[shard]
-            if at == dead:
-                if backup is None:
-                    raise LostShardError(str(shard))
-                self.primaries[shard], self.backups[shard] = backup, None
-            elif backup == dead:
-                self.backups[shard] = None
-        self._route()
+        self._announce(self.placement.without(dead))
 
     def lose_worker(self, number: int) -> None:
         """Another takes its number, and begins its batch again."""
@@ -386,17 +370,16 @@ class Cluster:
         """Between batches: copies of the shards that have only one, on a new server."""
         new = next(self._numbers)
         self._start_server(new)
-        for shard, backup in self.backups.items():
-            if backup is None:
-                self._settle(shard)
-                _, frames = self._tell(self.primaries[shard], shard, "parts")
-                self._create(new, shard, frames)
-                self.backups[shard] = new
-        self._route()
+        placement = self.placement
+        for shard, server in placement.repairs({new}).items():
+            placement = self.commands.add_backup(
+                placement, shard, server, step=self._done_steps, lineage=LINEAGE
+            )
+        self._announce(placement.renewed())
 
-    def _settle(self, shard: int) -> None:
-        for server in self._holders(shard):
-            self._tell(server, shard, "settle", step=len(self.answered) // self.workers)
+    @property
+    def _done_steps(self) -> int:
+        return len(self.answered) // self.workers
 
     # a run
 
@@ -420,23 +403,23 @@ class Cluster:
         self.run()
         while self.step():
             pass
-        for shard in self.primaries:
-            self._settle(shard)
+        for shard in self.placement.shards:
+            self.commands.settle(self.placement, shard, self._done_steps)
 
     def close(self) -> None:
         for worker in self.crew.values():
             worker.coroutine.lose()
 
     def shards(self, *, backups: bool = False) -> dict[int, Shard]:
-        at = self.backups if backups else self.primaries
-        return {s: self.hosts[n].copies[s].shard for s, n in at.items() if n is not None}
+        at = self.placement.backups if backups else self.placement.primaries
+        return {s: self.hosts[n].replicas.held[s].shard for s, n in at.items() if n is not None}
 
 
 # -- what there has to be --------------------------------------------------------------------------
 
 
 def content(shard: Shard) -> Any:
-    return bits.of_parts(shard.parts())
+    return bits.of_snapshot(shard.snapshot())
 
 
 def times_pushed(shard: Shard) -> dict[int, float]:
@@ -456,7 +439,7 @@ def assert_each_counts_once(cluster: Cluster) -> None:
         )
         for key, count in zip(keys.tolist(), times.tolist(), strict=True):
             due[key] += count**2
-    ring, found = owners(cluster.primaries, NODES), dict[int, float]()
+    ring, found = owners(cluster.placement.shards, NODES), dict[int, float]()
     for number, shard in cluster.shards().items():
         mine = times_pushed(shard)
         assert all(ring[key >> 48] == number for key in mine)
@@ -712,7 +695,7 @@ def _all_of(test: Callable[[int], None]) -> None:
 
 def told(host: Host, command: str, shard: int = -1, frames: Sequence[Any] = (), **more: Any) -> Any:
     """All that a host sends for a command; its own answer is the last."""
-    head = wire.Command(99, shard, command, wire.arguments(**more))
+    head = wire.Command(99, shard, command, wire.pack_arguments(**more))
     return host.receive("coordinator", wire.pack(head, frames))
 
 
@@ -721,7 +704,7 @@ def result_of(actions: Sequence[Answer | Forward]) -> Any:
     assert isinstance(last, Answer)
     reply = wire.unpack_reply(last.frames)
     assert reply.error is None, reply.error
-    return wire.told(reply.arguments)["of"]
+    return wire.unpack_arguments(reply.arguments)["of"]
 
 
 def host_with(
@@ -736,6 +719,12 @@ def host_with(
     told(host, "model", frames=[msgspec.msgpack.encode(SPEC)])
     told(host, "create", 0, contributions=contributions, has_dense=False)
     told(host, "route", epoch=epoch, backups={0: backup} if primary else {})
+    return host
+
+
+def empty_host(epoch: int) -> Host:
+    host = Host(1, lambda _: None)
+    host.replicas.epoch = epoch
     return host
 
 
@@ -772,7 +761,7 @@ def the_forward(actions: Sequence[Answer | Forward]) -> Forward:
         pytest.param(lambda: host_with(), 2, id="of an older epoch"),
         pytest.param(lambda: host_with(), 4, id="of an epoch that it has not heard of"),
         pytest.param(lambda: host_with(primary=False), 3, id="for a backup"),
-        pytest.param(lambda: Host(1, lambda _: None, epoch=3), 3, id="for what it does not have"),
+        pytest.param(lambda: empty_host(epoch=3), 3, id="for what it does not have"),
     ],
 )
 def test_what_is_not_for_this_host_is_refused(
@@ -782,7 +771,7 @@ def test_what_is_not_for_this_host_is_refused(
     reply = the_reply(made.receive("worker", message(epoch)))
     assert reply.error == wire.OTHER_EPOCH
     assert reply.epoch == 3, "so that the worker knows which of them is behind"
-    assert all(copy.shard.marks == {} for copy in made.copies.values())
+    assert all(copy.shard.marks == {} for copy in made.replicas.held.values())
 
 
 def test_a_push_is_answered_when_the_backup_has_it() -> None:
@@ -796,8 +785,8 @@ def test_a_push_is_answered_when_the_backup_has_it() -> None:
     assert answer.origin == "worker"
     assert wire.unpack_reply(answer.frames) == wire.Reply(7, 0, 3)
     assert primary.acknowledge(reply) == [], "once"
-    assert content(primary.copies[0].shard) == content(backup.copies[0].shard)
-    assert times_pushed(backup.copies[0].shard) == dict.fromkeys(keys_of(1, 2).tolist(), 1)
+    assert content(primary.replicas.held[0].shard) == content(backup.replicas.held[0].shard)
+    assert times_pushed(backup.replicas.held[0].shard) == dict.fromkeys(keys_of(1, 2).tolist(), 1)
 
 
 def test_what_was_taken_before_goes_to_the_backup_again() -> None:
@@ -832,7 +821,7 @@ def zombie() -> tuple[Host, Host, wire.Reply]:
 def test_one_that_takes_itself_for_the_primary_gets_nothing_acknowledged() -> None:
     primary, backup, reply = zombie()
     assert reply.error == wire.OTHER_EPOCH
-    assert backup.copies[0].shard.marks == {}
+    assert backup.replicas.held[0].shard.marks == {}
     assert primary.acknowledge(reply) == []
 
 
@@ -854,7 +843,7 @@ def test_a_push_that_was_on_its_way_to_a_backup_does_not_reach_what_is_there_lat
     told(backup, "create", 0, contributions=None, has_dense=False, lineage=1)
     told(backup, "route", epoch=4, backups={})
     reply = the_reply(backup.receive("server 1", forward.frames))
-    assert backup.copies[0].shard.marks == {}
+    assert backup.replicas.held[0].shard.marks == {}
     assert reply.error == wire.OTHER_EPOCH
 
 
@@ -897,10 +886,10 @@ def trained() -> Host:
 
 def test_a_copy_is_made_from_parts() -> None:
     host, other = trained(), host_with(primary=False)
-    sent = told(host, "parts", 0)[-1].frames
+    sent = told(host, "snapshot", 0)[-1].frames
     told(other, "create", 0, sent[1:], contributions=None, has_dense=False)
-    assert content(other.copies[0].shard) == content(host.copies[0].shard)
-    assert not other.copies[0].primary
+    assert content(other.replicas.held[0].shard) == content(host.replicas.held[0].shard)
+    assert not other.replicas.held[0].primary
 
 
 def test_arcs_move_from_one_shard_to_another() -> None:
@@ -910,16 +899,18 @@ def test_arcs_move_from_one_shard_to_another() -> None:
     actions = told(host, "take out", 0, [arcs.tobytes()])
     assert result_of(actions) == 2, "in each table"
     told(other, "take in", 0, actions[-1].frames[1:])
-    assert times_pushed(host.copies[0].shard) == {int(keys_of(1)[0]): 3}
-    assert times_pushed(other.copies[0].shard) == {int(keys_of(2)[0]): 3}
+    assert times_pushed(host.replicas.held[0].shard) == {int(keys_of(1)[0]): 3}
+    assert times_pushed(other.replicas.held[0].shard) == {int(keys_of(2)[0]): 3}
     assert the_reply(other.receive("worker", push_frames(3, sequence=2))).error is None
-    assert times_pushed(other.copies[0].shard) == {int(keys_of(2)[0]): 3}, "it has the marks too"
+    assert times_pushed(other.replicas.held[0].shard) == {int(keys_of(2)[0]): 3}, (
+        "it has the marks too"
+    )
 
 
 def test_a_shard_is_dropped() -> None:
     host = trained()
     told(host, "drop", 0)
-    assert host.copies == {}
+    assert host.replicas.held == {}
     told(host, "drop", 0)
     assert the_reply(host.receive("worker", pull_frames(3))).error == wire.OTHER_EPOCH
 
@@ -927,39 +918,39 @@ def test_a_shard_is_dropped() -> None:
 def test_another_model_has_nothing_of_the_one_before() -> None:
     host = trained()
     told(host, "model", frames=[msgspec.msgpack.encode(SPEC)])
-    assert host.copies == {}
+    assert host.replicas.held == {}
 
 
 def test_stats_count_rows_and_messages() -> None:
     host = trained()
     host.receive("worker", pull_frames(3))
     stats = result_of(told(host, "stats", 0))
-    assert stats.pop("bytes") == [table.nbytes for table in host.copies[0].shard.tables]
+    assert stats.pop("bytes") == [table.nbytes for table in host.replicas.held[0].shard.tables]
     assert stats == {"rows": [2, 2], "pulls": 1, "pushes": 3, "keys_pushed": 12}
 
 
 def later_host() -> tuple[Host, list[Callable[[], None]]]:
     """One whose work is done when a test does it."""
     host, work = trained(), list[Callable[[], None]]()
-    host.later = work.append
+    host.replicas.later = work.append
     return host, work
 
 
 def test_a_checkpoint_is_of_the_moment_of_its_command(tmp_path: Path) -> None:
     host, work = later_host()
-    then = content(host.copies[0].shard)
+    then = content(host.replicas.held[0].shard)
     assert result_of(told(host, "checkpoint", 0, folder=str(tmp_path))) == 4
     assert result_of(told(host, "result", 0, name="checkpoint")) is None
     host.receive("worker", push_frames(3, sequence=3))
     work.pop()()
     written = result_of(told(host, "result", 0, name="checkpoint"))["of"]
-    (file,) = msgspec.convert(written, list[checkpoint.File])
-    assert file.checksum == checkpoint.checksum(tmp_path / file.name)
+    (file,) = msgspec.convert(written, list[shard_file.File])
+    assert file.checksum == shard_file.checksum(tmp_path / file.name)
     with (tmp_path / file.name).open("rb") as opened:
-        parts = wire.read_parts(opened)
+        parts = shard_file.read_snapshot(opened)
     again = Shard(SPEC, contributions=None, has_dense=False)
     again.load(parts)
-    assert content(again) == then != content(host.copies[0].shard)
+    assert content(again) == then != content(host.replicas.held[0].shard)
 
 
 def test_work_that_failed_says_why_and_the_next_does_not(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Trainer:
     def predict(self) -> Any:
         """(rows, actions)."""
         shard = Shard(self._spec, contributions=None, has_dense=True)
-        shard.load(runs.local(self._session).parts())
+        shard.load(runs.local(self._session).shard.snapshot())
         pulled = shard.pull(0, [bag.keys for bag in self._batch.tables], dense=True)
         self.unseen = sum(int((known == 0).sum()) for _, known in pulled.tables)
         values = [of_table for of_table, _ in pulled.tables]

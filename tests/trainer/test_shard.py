@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.trainer import bits
 from trainer.server.ring import ARCS, arcs_of
 from trainer.server.shard import Marks, OutOfStepError, Push, Shard, TablePush
-from trainer.server.wire import parts_from_bytes, parts_to_bytes
+from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
 from trainer.table.table import Rows
@@ -85,7 +85,7 @@ def times_applied(shard: Shard, *keys: int) -> list[int]:
 
 
 def content(shard: Shard) -> Any:
-    return bits.of_parts(shard.parts())
+    return bits.of_snapshot(shard.snapshot())
 
 
 def values_of(shard: Shard, step: int) -> list[bytes]:
@@ -123,7 +123,7 @@ def test_any_order_with_repeats_counts_each_push_once(seed: int) -> None:
         came.add(mark)
     own = [100 + 10 * w + n for w in range(3) for n in range(4)]
     assert times_applied(shard, 1, *own) == [12] + [1] * 12
-    assert shard.parts().marks == {w: (4, []) for w in range(3)}
+    assert shard.snapshot().marks == {w: (4, []) for w in range(3)}
 
 
 def test_what_comes_twice_is_not_counted_for_admission_either() -> None:
@@ -246,7 +246,7 @@ def test_the_parts_of_a_step_are_as_good_as_the_whole(workers: int) -> None:
             parts.push(part)
     for shard in (whole, parts):
         shard.settle(4)
-    one, other = whole.parts(), parts.parts()
+    one, other = whole.snapshot(), parts.snapshot()
     for a, b in zip(one.tables, other.tables, strict=True):
         a, b = a.sorted(), b.sorted()
         assert (a.keys == b.keys).all()
@@ -352,7 +352,7 @@ def test_a_copy_goes_on_as_the_original(
 ) -> None:
     shard, todo = trained(contributions, pushes, dense=dense)
     copy = new(contributions, dense=dense)
-    copy.load(parts_from_bytes(parts_to_bytes(shard.parts())))
+    copy.load(snapshot_from_bytes(snapshot_to_bytes(shard.snapshot())))
     assert content(copy) == content(shard)
     there = content(shard)
     assert any(there["removed"])
@@ -371,9 +371,9 @@ def test_a_copy_goes_on_as_the_original(
 
 def test_parts_are_a_copy() -> None:
     shard, todo = trained(None, 10, dense=True)
-    kept = shard.parts()
+    kept = shard.snapshot()
     copy = new(dense=True)
-    copy.load(parts_from_bytes(parts_to_bytes(kept)))
+    copy.load(snapshot_from_bytes(snapshot_to_bytes(kept)))
     as_it_was = content(copy)
     for push in itertools.islice(todo, 6):
         shard.push(push)
@@ -391,16 +391,16 @@ def test_parts_are_a_copy() -> None:
 def test_a_shard_takes_no_row_that_it_has() -> None:
     shard, _ = trained(None, 10, dense=False)
     with pytest.raises(ValueError, match="here already"):
-        shard.load(shard.parts())
+        shard.load(shard.snapshot())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_what_is_of_some_arcs_leaves_whole(share: float) -> None:
     shard, _ = trained(None, 20, dense=True)
     arcs = np.random.default_rng(0).random(ARCS) < share
-    before = shard.parts()
+    before = shard.snapshot()
     assert any(len(keys) for keys in before.removed)
-    taken, left = shard.take_out(arcs), shard.parts()
+    taken, left = shard.take_out(arcs), shard.snapshot()
     for t, was in enumerate(before.tables):
         moves = arcs[arcs_of(was.keys)]
         assert same(taken.tables[t].sorted(), was.take(moves).sorted())
@@ -421,8 +421,8 @@ def test_what_moves_and_comes_back_was_never_away(contributions: int | None) -> 
         one.settle(10)
     other = new(contributions)
     arcs = np.random.default_rng(0).random(ARCS) < 0.5
-    other.take_in(parts_from_bytes(parts_to_bytes(shard.take_out(arcs))))
-    assert other.parts().marks == unmoved.parts().marks
+    other.take_in(snapshot_from_bytes(snapshot_to_bytes(shard.take_out(arcs))))
+    assert other.snapshot().marks == unmoved.snapshot().marks
     assert content(shard) != content(unmoved)
     shard.take_in(other.take_out(np.ones(ARCS, np.bool_)))
     assert content(shard) == content(unmoved)

@@ -29,7 +29,7 @@ from trainer.features.encode import SliceNames
 from trainer.features.keys import keys_of
 from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Cursor, Ledger, Planner
-from trainer.run.batches import Job, Task
+from trainer.run.job import Job, Task
 from trainer.run.local import LocalRunner
 from trainer.spec import Encoding, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import optimizers
@@ -178,9 +178,9 @@ def ours(made: Samples, folder: Path, optimizer: Ftrl) -> tuple[float, Floats]:
     of_all = next(m.measures for m in runner.take_tally().whole() if m.slice == "all")
     assert of_all.rows == of_all.weight == ROWS
     keys = np.concatenate([keys_of(slot, [text]) for slot, text in made.numbers])
-    weights, known = runner._shard.tables[0].pull(keys)
+    weights, known = runner.shard.tables[0].pull(keys)
     assert known.all()
-    assert runner._shard.tables[0].rows == len(keys)
+    assert runner.shard.tables[0].rows == len(keys)
     return of_all.log_loss, weights[:, 0]
 
 

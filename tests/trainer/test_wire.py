@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainer.server import wire
-from trainer.server.shard import Parts, Pulled, Push, TablePush
+from trainer.server import shard_file, wire
+from trainer.server.shard import Pulled, Push, Snapshot, TablePush
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table.table import Rows
 
@@ -43,7 +43,7 @@ def over_the_wire(frames: Sequence[Any]) -> list[memoryview]:
         wire.PullRequest(GREAT, GREAT, 0, 0, False),
         wire.PushRequest(1, 2, 3, 4, 5, 6, 7, (True, False), True),
         wire.PushRequest(0, 0, 0, 0, 0, GREAT, GREAT, (), False, forwarded=GREAT),
-        wire.Command(1, -1, "route", wire.arguments(epoch=3, backups={0: 1, 1: None})),
+        wire.Command(1, -1, "route", wire.pack_arguments(epoch=3, backups={0: 1, 1: None})),
         wire.Command(1, 2, "parts", b""),
     ],
     ids=lambda request: type(request).__name__,
@@ -59,7 +59,7 @@ def test_a_request_comes_out_as_it_went_in(request_: wire.Request) -> None:
     [
         wire.Reply(1, 2, 3),
         wire.Reply(GREAT, -1, 0, "ValueError: größer", b""),
-        wire.Reply(1, 2, 3, wire.OTHER_EPOCH, wire.arguments(of=[1, 2])),
+        wire.Reply(1, 2, 3, wire.OTHER_EPOCH, wire.pack_arguments(of=[1, 2])),
     ],
 )
 def test_a_reply_comes_out_as_it_went_in(reply: wire.Reply) -> None:
@@ -68,7 +68,7 @@ def test_a_reply_comes_out_as_it_went_in(reply: wire.Reply) -> None:
 
 def test_what_a_command_is_told_keeps_its_numbers() -> None:
     told = {"epoch": 3, "backups": {0: 1, 7: None}, "folder": "/tmp/ü", "everything": True}
-    assert wire.told(wire.arguments(**told)) == told
+    assert wire.unpack_arguments(wire.pack_arguments(**told)) == told
 
 
 def push_of(
@@ -167,7 +167,7 @@ def rows_of(size: int, *floats: int) -> Rows:
     )
 
 
-def parts_of(sizes: Sequence[int], *, full: bool) -> Parts:
+def parts_of(sizes: Sequence[int], *, full: bool) -> Snapshot:
     """`full`: with everything that a shard may have, and without it."""
     rng = np.random.default_rng(2)
     widths = [(2, 8), (2,)]
@@ -175,7 +175,7 @@ def parts_of(sizes: Sequence[int], *, full: bool) -> Parts:
     sketches: list[npt.NDArray[np.uint16] | None] = [None for _ in sizes]
     if full:
         sketches[1] = rng.integers(0, 99, (4, 64)).astype(np.uint16)
-    return Parts(
+    return Snapshot(
         tables=tables,
         removed=[rng.integers(1, 1 << 64, 4 * full, np.uint64) for _ in sizes],
         sketches=sketches,
@@ -191,7 +191,7 @@ def parts_of(sizes: Sequence[int], *, full: bool) -> Parts:
     )
 
 
-def assert_same_parts(one: Parts, other: Parts) -> None:
+def assert_same_parts(one: Snapshot, other: Snapshot) -> None:
     for a, b in zip(one.tables, other.tables, strict=True):
         assert same(a.keys, b.keys)
         assert same(a.touched, b.touched)
@@ -218,8 +218,8 @@ def assert_same_parts(one: Parts, other: Parts) -> None:
 @pytest.mark.parametrize("full", [False, True])
 def test_a_shard_comes_out_as_it_went_in(sizes: tuple[int, int], full: bool) -> None:
     parts = parts_of(sizes, full=full)
-    assert_same_parts(wire.parts_from_bytes(wire.parts_to_bytes(parts)), parts)
-    again = wire.parts_from_bytes(memoryview(wire.parts_to_bytes(parts)))
+    assert_same_parts(shard_file.snapshot_from_bytes(shard_file.snapshot_to_bytes(parts)), parts)
+    again = shard_file.snapshot_from_bytes(memoryview(shard_file.snapshot_to_bytes(parts)))
     assert_same_parts(again, parts)
     assert again.rows == sum(sizes)
 
@@ -227,7 +227,7 @@ def test_a_shard_comes_out_as_it_went_in(sizes: tuple[int, int], full: bool) -> 
 def test_tables_of_two_digits_are_not_taken_for_those_of_one() -> None:
     parts = parts_of(range(12), full=False)
     parts.tables[1] = rows_of(3, *range(1, 13))
-    assert_same_parts(wire.parts_from_bytes(wire.parts_to_bytes(parts)), parts)
+    assert_same_parts(shard_file.snapshot_from_bytes(shard_file.snapshot_to_bytes(parts)), parts)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_tables_of_two_digits_are_not_taken_for_those_of_one() -> None:
 )
 def test_what_is_no_shard_is_an_error(wrong: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        wire.parts_from_bytes(wrong)
+        shard_file.snapshot_from_bytes(wrong)
 
 
 def test_a_shard_that_was_cut_off_is_an_error() -> None:
-    whole = wire.parts_to_bytes(parts_of((10, 10), full=True))
+    whole = shard_file.snapshot_to_bytes(parts_of((10, 10), full=True))
     for length in range(100, len(whole) - 1, 997):
         with pytest.raises(ValueError, match=r"."):
-            wire.read_parts(io.BytesIO(whole[:length]))
+            shard_file.read_snapshot(io.BytesIO(whole[:length]))

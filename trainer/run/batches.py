@@ -1,68 +1,24 @@
-"""From tickets to batches: reads, labels and encodes, a chunk at a time."""
+"""From tasks to batches: reads, labels and encodes samples, a chunk at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pyarrow as pa
 
-from schemas.actions import ActionKind
-from schemas.features import Feature, FeatureSchema
-from schemas.samples import samples as sample_layout
-from trainer.evaluation.tally import Layout
 from trainer.features.batch import Batch
 from trainer.features.encode import Chunk, Encoder
-from trainer.losses.targets import Bools, LossRules, targets
+from trainer.losses.targets import Bools, targets
 from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
-from trainer.reading.ledger import ALL, Entry, Ticket
+from trainer.reading.ledger import ALL, Entry
 from trainer.reading.tables import CHUNK_ROWS, SampleReader
-from trainer.run.clocks import Consistency
-from trainer.spec import ModelSpec
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What every process of a run knows.
-
-    `root` has `samples/` and `late_actions/`, whose features and kinds of action are `features`
-    and `kinds`. `exposure` and `leaves_out`: what corrections are made by (`corrections.apply`).
-    `slow`: seconds that each batch of a worker takes longer, for experiments. `channel`:
-    "module:name:argument" of a function that every worker wraps its channel with, for tests of
-    faults: it is given the channel, the worker's number and the argument.
-    """
-
-    spec: ModelSpec
-    rules: LossRules
-    root: str
-    features: tuple[Feature, ...]
-    kinds: tuple[ActionKind, ...]
-    exposure: str | None
-    leaves_out: bool
-    batch_rows: int
-    workers: int
-    consistency: Consistency
-    layout: Layout
-    slow: dict[int, float] = {}
-    channel: str | None = None
-
-    @property
-    def samples(self) -> pa.Schema:
-        """The columns of a file of samples."""
-        return sample_layout(FeatureSchema(self.features), self.kinds)
-
-
-class Task(msgspec.Struct, frozen=True):
-    """A batch: its ticket, the entry that it is of, and what a late file corrects (`before`)."""
-
-    ticket: Ticket
-    entry: Entry
-    before: tuple[Entry, ...] = ()
+from trainer.run.job import Job, Task
 
 
 class Batches:
-    """Makes batches. `number` gives the number of a slice's value, see `encode.SliceNames`."""
+    """Makes batches. `number`: see `SliceNames.number`."""
 
     def __init__(self, job: Job, number: Callable[[str, str], int]) -> None:
         self._job = job
@@ -75,7 +31,10 @@ class Batches:
         self._chunk: tuple[str, int, Chunk] | None = None
 
     def of(self, task: Task, part: int, parts: int) -> Batch:
-        """One of so many parts of a task, which may have no rows. Raises ReadError."""
+        """Part number `part` of `parts` equal parts of a task; it may have no rows.
+
+        Raises ReadError.
+        """
         if task.ticket.rows == ALL:
             chunk = self._corrections(task)
             start, rows = 0, chunk.rows

@@ -1,81 +1,82 @@
-"""The processes of a run, placed and supervised by Ray: an actor a server, an actor a worker."""
+"""The processes of a run, placed and supervised by Ray: an actor for each server and worker."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
 import ray
 
-from trainer.server.process import RayServer, ZmqServer
+from trainer.run.runner import RunError
+from trainer.server.process import ServerProcess
 
 #: Ray replaces 127.0.0.1 by an address that others can reach. (Apart from Linux it does not, and
 #: there is no 127.0.0.2.)
 _LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 
+#: The body of a worker's process: the job in msgpack, the worker's number, the coordinator's
+#: address. It returns when the worker is told to stop.
+WorkerMain = Callable[[bytes, int, str], None]
+
 
 @ray.remote(num_cpus=1, max_restarts=0)
 class _ServerActor:
-    """`serve` lasts as long as the process; with ZeroMQ it is what does the work."""
+    """`serve` lasts as long as the process does."""
 
-    def __init__(self, server: int, transport: str, loopback: bool) -> None:
+    def __init__(self, server: int, loopback: bool) -> None:
         interface = "127.0.0.1" if loopback else ray.util.get_node_ip_address()
-        self._server: ZmqServer | RayServer
-        if transport == "zmq":
-            self._server = ZmqServer(server, interface)
-        else:
-            self._server = RayServer(server)
+        self._server = ServerProcess(server, interface)
 
     def about(self) -> tuple[int, str]:
-        """The process id, and where messages go to (ZeroMQ)."""
-        return os.getpid(), getattr(self._server, "address", "")
+        """The process id, and the address for messages."""
+        return os.getpid(), self._server.address
 
     def serve(self) -> None:
         self._server.serve()
 
-    def connect(self, addresses: dict[int, str]) -> None:
-        self._server.connect(addresses)
-
-    def call(self, frames: list[bytes]) -> list[bytes]:
-        assert isinstance(self._server, RayServer)
-        return self._server.call(frames)
-
 
 @ray.remote(num_cpus=1, max_restarts=0)
 class _WorkerActor:
-    def work(self, job: bytes, number: int, control: str, transport: str) -> None:
-        # here: servers do without JAX, which takes seconds to import
-        from trainer.run.worker import worker_main
+    def work(self, main: WorkerMain | None, job: bytes, number: int, control: str) -> None:
+        if main is None:
+            # here: servers do without JAX, which takes seconds to import
+            from trainer.run.worker import worker_main
 
-        worker_main(job, number, control, transport)
+            main = worker_main
+        main(job, number, control)
 
 
 @dataclass
 class Process:
-    """A server or worker. `lasting`: the call that ends when the process does; `about`: what tells
+    """A server or worker. `lasting`: the call that ends when the process does. `about`: the call
 
-    that a server has started.
+    that ends when a server has started.
     """
 
     number: int
     actor: Any
     lasting: Any
-    name: str
     about: Any = None
     pid: int = 0
     address: str = ""
 
 
 class Cluster:
-    """`address`: of a Ray cluster; None: one is started on loopback, and stopped again."""
+    """`address`: of a Ray cluster; None: one is started on loopback, and stopped again.
 
-    def __init__(self, address: str | None, transport: str, processes: int) -> None:
-        self.transport = transport
+    `processes`: how many it will have. `worker_main`: the body of workers, which other programs may
+    replace; that of `trainer.run.worker` if None.
+    """
+
+    def __init__(
+        self, address: str | None, processes: int, worker_main: WorkerMain | None = None
+    ) -> None:
         self._local = address is None
+        self._worker_main = worker_main
         self._namespace = f"trainer-{uuid4().hex[:8]}"
         self._started = not ray.is_initialized()
         if self._started:
@@ -83,43 +84,47 @@ class Cluster:
 
     @property
     def interface(self) -> str:
-        """Where the coordinator listens."""
+        """The IP address on which the coordinator listens."""
         return "127.0.0.1" if self._local else str(ray.util.get_node_ip_address())
 
     def start_server(self, number: int) -> Process:
-        """A server that is starting; `is_up` says when it has."""
-        name = f"{self._namespace}-server-{number}"
+        """Starts a server; `is_up` says when it is there."""
         actor = (
             cast(Any, _ServerActor)
             .options(
-                name=name, namespace="trainer", max_concurrency=64, scheduling_strategy="SPREAD"
+                name=f"{self._namespace}-server-{number}",
+                namespace="trainer",
+                max_concurrency=64,
+                scheduling_strategy="SPREAD",
             )
-            .remote(number, self.transport, self._local)
+            .remote(number, self._local)
         )
-        return Process(number, actor, None, name, actor.about.remote())
+        return Process(number, actor, None, actor.about.remote())
 
     def is_up(self, process: Process) -> bool:
-        """Whether a server that is starting can be told things; its address is known then."""
+        """Whether a server that is starting is there. If so, its pid and address are known.
+
+        Raises RunError where it could not start.
+        """
         ready, _ = ray.wait([process.about], timeout=0.02)
         if not ready:
             return False
-        process.pid, process.address = ray.get(process.about)
-        if self.transport == "ray":
-            process.address = process.name
+        try:
+            process.pid, process.address = ray.get(process.about)
+        except ray.exceptions.RayError as error:
+            why = str(error).strip().splitlines()[-1].strip()
+            raise RunError(f"server {process.number} did not start: {why}") from None
         process.lasting = process.actor.serve.remote()
         return True
 
-    def introduce(self, server: Process, addresses: dict[int, str]) -> None:
-        """Tells a server where the others are, by a call that has ended when this returns."""
-        ray.get(server.actor.connect.remote(addresses))
-
     def start_worker(self, number: int, job: bytes, control: str) -> Process:
+        """Starts a worker. `job`: in msgpack. `control`: the coordinator's address."""
         actor = cast(Any, _WorkerActor).options(scheduling_strategy="SPREAD").remote()
-        lasting = actor.work.remote(job, number, control, self.transport)
-        return Process(number, actor, lasting, f"worker {number}")
+        lasting = actor.work.remote(self._worker_main, job, number, control)
+        return Process(number, actor, lasting)
 
     def ended(self, processes: Iterable[Process]) -> list[Process]:
-        """Those that have ended, however they did."""
+        """Those that have ended, for whatever reason."""
         lasting = {p.lasting: p for p in processes if p.lasting is not None}
         if not lasting:
             return []
@@ -127,10 +132,11 @@ class Cluster:
         return [lasting[ref] for ref in done]
 
     def kill(self, process: Process) -> None:
-        """At once."""
+        """Ends a process at once."""
         ray.kill(process.actor)
 
     def stop(self) -> None:
+        """Leaves the Ray cluster, and stops it if it was started here."""
         if self._started:
             ray.shutdown()
 

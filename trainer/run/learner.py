@@ -19,8 +19,8 @@ from trainer.losses import objective
 from trainer.losses.targets import LossRules
 from trainer.models import bags
 from trainer.models.network import Network, embedded_slots, padded
-from trainer.run.messages import Outcome
-from trainer.server.client import Parameters
+from trainer.run.job import Outcome
+from trainer.server.parameters import Parameters
 from trainer.spec import ModelSpec
 from trainer.table.finite import NotFiniteError
 

@@ -4,47 +4,59 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from trainer.checkpoint import File, divided, write_shard
 from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
-from trainer.run.batches import Batches, Job, Task
+from trainer.run.batches import Batches
+from trainer.run.job import Job, Outcome, Task
 from trainer.run.learner import Learner
-from trainer.run.messages import Outcome
+from trainer.run.runner import Written
 from trainer.server import ring
-from trainer.server.client import LocalParameters
-from trainer.server.shard import Parts, Shard
+from trainer.server.parameters import LocalParameters
+from trainer.server.resharding import resharded
+from trainer.server.shard import Shard, Snapshot
+from trainer.server.shard_file import File, write_shard
 from trainer.serving.files import PartInfo, write_tables
 
 _T = TypeVar("_T")
 
 
-class LocalRunner:
-    """See `trainer.run.session.Runner`."""
+class Writer(Protocol):
+    """Writes files while training goes on: a `ThreadPoolExecutor`, usually."""
 
-    def __init__(self, job: Job, names: SliceNames) -> None:
+    def submit(self, write: Callable[[], _T], /) -> Future[_T]:
+        """Begins to write; the result is that of `write`."""
+
+    def shutdown(self) -> None:
+        """Waits for what is being written."""
+
+
+class LocalRunner:
+    """See `trainer.run.runner.Runner`. `shard`: all parameters. `writer`: one thread, if None."""
+
+    def __init__(self, job: Job, names: SliceNames, writer: Writer | None = None) -> None:
         self.job = job
         self.say: Callable[[str], None] = lambda _: None
         self._batches = Batches(job, names.number)
         self._learner = Learner(job.spec, job.rules, job.layout, job.batch_rows)
-        self._shard = Shard(job.spec, contributions=None, has_dense=True)
+        self.shard = Shard(job.spec, contributions=None, has_dense=True)
         self._sequence = 0
-        self._writer = ThreadPoolExecutor(1, "writer")
+        self._writer: Writer = ThreadPoolExecutor(1, "writer") if writer is None else writer
 
     @property
     def wants_pause(self) -> bool:
         return False
 
-    def start(self, shards: Sequence[Parts]) -> None:
-        self._shard = Shard(self.job.spec, contributions=None, has_dense=True)
+    def start(self, shards: Sequence[Snapshot]) -> None:
+        self.shard = Shard(self.job.spec, contributions=None, has_dense=True)
         self._sequence = 0
         self._learner.take_tally()
         if shards:
-            parts = divided(shards, ring.owners([0], 1), [0])[0]
-            self._shard.load(parts.unmarked())
+            whole = resharded(shards, ring.owners([0], 1), [0])[0]
+            self.shard.load(whole.unmarked())
 
     def run(
         self,
@@ -52,7 +64,7 @@ class LocalRunner:
         done: Callable[[Outcome], None],
         pause: Callable[[], bool],
     ) -> None:
-        parameters = LocalParameters(self._shard)
+        parameters = LocalParameters(self.shard)
         while not pause():
             task = next_task()
             if task is None:
@@ -67,33 +79,31 @@ class LocalRunner:
         return self._learner.take_tally()
 
     def expire(self, now: int) -> int:
-        return self._shard.expire(now)
+        return self.shard.expire(now)
 
-    def checkpoint(self, folder: Path) -> Callable[[], Sequence[File] | None]:
-        parts = self._shard.parts()
-        return self._written(lambda: [write_shard(folder, 0, parts, self.job.spec)])
+    def checkpoint(self, folder: Path) -> Written[File]:
+        snapshot = self.shard.snapshot()
+        return self._written(lambda: [write_shard(folder, 0, snapshot, self.job.spec)])
 
     def export(
         self, folder: Path, number: int, *, everything: bool
-    ) -> tuple[Callable[[], Sequence[PartInfo] | None], Any]:
-        changed = [table.changed(everything=everything) for table in self._shard.tables]
+    ) -> tuple[Written[PartInfo], Any]:
+        changed = [table.changed(everything=everything) for table in self.shard.tables]
         spec = self.job.spec
         names = [table.name for table in spec.tables]
-        dense = None if self._shard.dense is None else self._shard.dense.values
+        dense = None if self.shard.dense is None else self.shard.dense.values
         return self._written(lambda: write_tables(folder, number, 0, names, changed, spec)), dense
 
-    def _written(self, write: Callable[[], Sequence[_T]]) -> Callable[[], Sequence[_T] | None]:
-        """In a thread; training goes on."""
+    def _written(self, write: Callable[[], Sequence[_T]]) -> Written[_T]:
         writing = self._writer.submit(write)
         return lambda: writing.result() if writing.done() else None
 
-    def parts(self) -> Parts:
-        """A copy of all parameters."""
-        return self._shard.parts()
-
     def stats(self) -> Mapping[str, Any]:
-        tables = self._shard.tables
+        tables = self.shard.tables
         return {"rows": sum(t.rows for t in tables), "bytes": sum(t.nbytes for t in tables)}
+
+    def facts(self) -> list[tuple[str, str]]:
+        return []
 
     def resize(self, servers: int) -> float:
         raise ValueError("this run has no servers: start it with train.servers")

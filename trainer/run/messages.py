@@ -1,24 +1,21 @@
-"""What the coordinator and the workers tell each other, and how it is packed."""
+"""Messages between the coordinator and the workers, in msgpack.
+
+`generation` counts roll-backs: messages of an earlier generation are ignored.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from trainer.run.batches import Task
-from trainer.server.client import Routing
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch. `seconds`: reading, pull, compute, push."""
-
-    rows: int
-    keys: int
-    newest: int
-    seconds: tuple[float, float, float, float]
+from trainer.run.job import Outcome, Task
+from trainer.server.routing import Routing
 
 
 class Work(msgspec.Struct, frozen=True, tag="work"):
-    """A worker's share of a task: one of so many `parts` (BSP), or all of it."""
+    """A worker's share of a task: part number `part` of `parts` (BSP), or all of it.
+
+    `sequence`: of the push that comes of it. `step`: the global batch (BSP).
+    """
 
     task: Task
     part: int
@@ -29,27 +26,27 @@ class Work(msgspec.Struct, frozen=True, tag="work"):
 
 
 class Route(msgspec.Struct, frozen=True, tag="route"):
-    """`addresses`: of the servers."""
+    """A new routing. `addresses`: of all servers, by number."""
 
     routing: Routing
     addresses: dict[int, str]
 
 
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """A rollback: what is being done is not wanted any more."""
+    """A roll-back: the worker is to give up its batch, and to answer with `Ready`."""
 
     generation: int
 
 
 class Named(msgspec.Struct, frozen=True, tag="named"):
-    """The answer to `Name`: all values of the column that have a number, in its order."""
+    """The answer to `Name`: all values of the column that have a number, in that order."""
 
     column: str
     names: list[str]
 
 
 class Tell(msgspec.Struct, frozen=True, tag="tell"):
-    """Asks for the metrics since the last time; there is nothing in flight."""
+    """Asks for the metrics since the last time."""
 
     generation: int
 
@@ -59,7 +56,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """A worker that has nothing to do: it has started, or abandoned what it did."""
+    """A worker has started, or has given up its batch. `pid`: of its process."""
 
     worker: int
     pid: int
@@ -67,6 +64,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
+    """A worker has finished the `Work` of this sequence."""
+
     worker: int
     generation: int
     sequence: int
@@ -74,7 +73,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
-    """The metrics that `Tell` asked for, encoded."""
+    """The metrics that `Tell` asked for, of `Tally.encode`."""
 
     worker: int
     generation: int
@@ -90,7 +89,7 @@ class Name(msgspec.Struct, frozen=True, tag="name"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """An error that no retry mends."""
+    """An error that trying again would not mend."""
 
     worker: int
     error: str
@@ -99,6 +98,23 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 ToWorker = Work | Route | Abandon | Named | Tell | Stop
 FromWorker = Ready | Done | Told | Name | Failed
 
-pack = msgspec.msgpack.Encoder().encode
-read_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
-read_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+_pack = msgspec.msgpack.Encoder().encode
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def pack(message: ToWorker | FromWorker) -> bytes:
+    """A message as bytes."""
+    return _pack(message)
+
+
+def read_to_worker(data: bytes) -> ToWorker:
+    """A message that the coordinator packed. Raises msgspec.DecodeError."""
+    message: ToWorker = _to_worker.decode(data)
+    return message
+
+
+def read_from_worker(data: bytes) -> FromWorker:
+    """A message that a worker packed. Raises msgspec.DecodeError."""
+    message: FromWorker = _from_worker.decode(data)
+    return message

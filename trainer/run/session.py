@@ -1,113 +1,39 @@
-"""A training run from its first file to its last: what is read, when it is saved, what is shown.
+"""A training run from its first file to its last: what is read, and when it is saved.
 
-The session owns the ledger, the cursor and the metrics; a runner owns the parameters and does the
-batches. Between batches the session has checkpoints and exports made: nothing is in flight then, so
-everything that they hold is of one moment.
+The session owns the ledger, the cursor and the metrics. A runner owns the parameters and does the
+batches. Checkpoints and exports are begun between batches, when nothing is in flight, so everything
+in them is of one moment.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 import msgspec
 
 from trainer import checkpoint
-from trainer.checkpoint import File, Manifest
 from trainer.config import TrainerConfig
 from trainer.evaluation.tally import Tally
 from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
-from trainer.run.batches import Job, Task
-from trainer.run.messages import Outcome
-from trainer.run.remote import LostShardError, RunError, ServerGoneError
-from trainer.server.shard import Parts
-from trainer.serving import files as serving
-from trainer.serving.files import PartInfo
+from trainer.run.job import Outcome, Task
+from trainer.run.progress import Progress
+from trainer.run.runner import LostShardError, RunError, Runner, ServerGoneError
+from trainer.run.saving import Checkpoints, Exports
 from trainer.spec import Since
 
-#: How often rows are looked through for those to expire, in event time.
+#: How often rows are looked through for those to expire, in seconds of event time.
 _EXPIRY_STEP_S = 3600
 #: A file in `output.path` with the number of servers that a running trainer is to have.
 RESIZE = "servers"
 _RESIZE_LOOK_S = 1.0
-#: How often a run looks whether files that are being written are complete.
+#: Seconds between two looks whether files that are being written are complete.
 _WRITING_LOOK_S = 0.2
 #: How often a run goes back to the same checkpoint before it gives up.
 _MOST_IN_VAIN = 5
-
-
-_T = TypeVar("_T")
-#: What was written, or None as long as it is being written. Raises ServerGoneError.
-Written = Callable[[], Sequence[_T] | None]
-
-
-class Runner(Protocol):
-    """What does the batches and keeps the parameters: `run.local`, or `run.remote`."""
-
-    job: Job
-    #: Is told what happens to processes.
-    say: Callable[[str], None]
-
-    @property
-    def wants_pause(self) -> bool:
-        """Whether there is something to be done between batches."""
-
-    def start(self, shards: Sequence[Parts]) -> None:
-        """All parameters as in `shards`, or new."""
-
-    def run(
-        self,
-        next_task: Callable[[], Task | None],
-        done: Callable[[Outcome], None],
-        pause: Callable[[], bool],
-    ) -> None:
-        """Does tasks until there are none or `pause` says so; nothing is in flight afterwards."""
-
-    def take_tally(self) -> Tally:
-        """The metrics of the batches since the last call; nothing is in flight."""
-
-    def expire(self, now: int) -> int:
-        """Drops what was not touched for long enough before `now` (seconds); how many rows."""
-
-    def checkpoint(self, folder: Path) -> Written[File]:
-        """Writes all parameters as they are now, while training goes on."""
-
-    def export(
-        self, folder: Path, number: int, *, everything: bool
-    ) -> tuple[Written[PartInfo], Any]:
-        """Writes what changed since the last export, or everything; and the dense vector."""
-
-    def stats(self) -> Mapping[str, Any]:
-        """`rows` and `bytes` of all tables, and more."""
-
-    def resize(self, servers: int) -> float:
-        """Another number of servers; the share of the rows that moved. Raises ValueError."""
-
-    def stop(self) -> None:
-        """Ends what it has started."""
-
-
-@dataclass
-class _Saving:
-    """A checkpoint that is being written. The manifest lacks its files."""
-
-    folder: Path
-    manifest: Manifest
-    written: Written[File]
-
-
-@dataclass
-class _Exporting:
-    """An export that is being written. The manifest lacks its parts."""
-
-    manifest: serving.Manifest
-    written: Written[PartInfo]
 
 
 class State(msgspec.Struct):
@@ -127,51 +53,12 @@ class State(msgspec.Struct):
     since: dict[str, Since] = {}
 
 
-@dataclass
-class Progress:
-    """What a run has done, for those who watch. Seconds are summed over workers."""
-
-    rows: int = 0
-    steps: int = 0
-    keys: int = 0
-    expired: int = 0
-    rollbacks: int = 0
-    checkpoints: int = 0
-    exports: int = 0
-    seconds: list[float] = field(default_factory=lambda: [0.0] * 4)
-    busy_s: float = 0.0
-    _first: tuple[float, int] | None = None
-    _last: float = 0.0
-
-    def count(self, outcome: Outcome, now: float) -> None:
-        """A batch that is done."""
-        self.rows += outcome.rows
-        self.steps += 1
-        self.keys += outcome.keys
-        self.seconds = [a + b for a, b in zip(self.seconds, outcome.seconds, strict=True)]
-        if self._first is None:
-            self._first = now, self.rows
-        else:
-            self.busy_s += now - self._last
-        self._last = now
-
-    def idle(self, now: float) -> None:
-        """There was nothing to learn until now."""
-        self._last = now
-
-    @property
-    def rate(self) -> float:
-        """Samples a second from the end of the first batch on, while there was something to learn.
-
-        (The first one waits for processes to start and for compilers.)
-        """
-        if self._first is None or not self.busy_s:
-            return 0.0
-        return (self.rows - self._first[1]) / self.busy_s
-
-
 class Session:
-    """`watch` is called after each batch, `stopping` asked before each."""
+    """`watch` is called after each batch, `stopping` asked before each. `clock`: in seconds.
+
+    `say` gets lines of text for a person. `step` and `rows`: batches and samples that the
+    parameters have learned from. `newest`: the newest sample's event time in milliseconds.
+    """
 
     def __init__(
         self,
@@ -187,9 +74,6 @@ class Session:
         self.root, self.output = config.folder, Path(config.output.path)
         self.output.mkdir(parents=True, exist_ok=True)
         self.names = SliceNames()
-        self._replaced: list[Path] = []
-        self._saving: _Saving | None = None
-        self._exporting: _Exporting | None = None
         self._look_at = 0.0
         #: Whether there are metrics that the runner has not been asked for.
         self._untold = False
@@ -197,8 +81,8 @@ class Session:
         self.runner.say = say
         self.progress = Progress()
         self._watch, self._stopping, self._say, self._clock = watch, stopping, say, clock
-        self._checkpoints = self.output / "checkpoints"
-        self._serving = self.output / "serving"
+        self._checkpoints = Checkpoints(self.output / "checkpoints", config.output.keep_checkpoints)
+        self._exports = Exports(self.output / "serving", config.output.base_every)
         self._resize_file = self.output / RESIZE
         self._resize_at = 0.0
         self._begin_anew()
@@ -210,34 +94,31 @@ class Session:
         self.tally = Tally(job.layout)
         self.step, self.expired_at, self.newest, self.rows = 0, 0, 0, 0
         self.since: dict[str, Since] = {}
-        self._new_serving_run()
+        self._exports.restart()
 
-    def _new_serving_run(self) -> None:
-        """Deltas say what changed since the export before, which nobody knows after a restart."""
-        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid4().hex[:6]}"
-        self._export_number = 0
-        self._base_due = True
-        self._exported_step = -1
+    @property
+    def run_id(self) -> str:
+        """Names the folder of this run's exports."""
+        return self._exports.run_id
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Until everything is read (or, following, until it is told to stop).
 
-        Raises ReadError, CheckpointError, RunError.
+        Raises ReadError, CheckpointError, RunError, OSError.
         """
         output = self.config.output
-        found = checkpoint.find(self._checkpoints)
+        found = self._checkpoints.find()
         if found and output.resume:
             self._resume(found[-1])
         else:
-            # another run's; they stay until there is one of this run
-            self._replaced = found
+            self._checkpoints.replace(found)
             self.runner.start([])
         now = self._clock()
         self._checkpoint_at = now + output.checkpoint_every / 1e3
         self._export_at = now + output.export_every / 1e3
-        self._saved_step = self.step
+        self._checkpoints.step = self.step
         self._vain, self._back_at = 0, -1
         self.ledger.discover(self.root)
         self._discover_at = now + self.config.samples.poll / 1e3
@@ -255,6 +136,7 @@ class Session:
         return self.planner.rows_left == 0
 
     def _work(self) -> None:
+        """Batches up to the next pause, and what is to be done then."""
         self.runner.run(self._next_task, self._done, self._pause)
         self._end_writing()
         if self._untold:
@@ -319,35 +201,37 @@ class Session:
             due = due or self._resize_file.exists()
         return due or self._stopping() or self.runner.wants_pause
 
+    # -- between batches ---------------------------------------------------------------------------
+
     @property
     def _expiry_is_due(self) -> bool:
         expiring = any(t.expire_after_s is not None for t in self.runner.job.spec.tables)
         return expiring and self.newest // 1000 >= self.expired_at + _EXPIRY_STEP_S
 
     def _expire(self) -> None:
-        """By event time, so a run that is repeated drops the same."""
+        """By event time, so a run that is repeated drops the same rows."""
         if self._expiry_is_due:
             self.expired_at = self.newest // 1000
             self.progress.expired += self.runner.expire(self.expired_at)
 
     def _resize(self) -> None:
-        """Takes the number of servers out of the file that somebody put there, and changes it."""
-        if not self._resize_file.exists():
+        """Reads the number of servers that somebody put into the file, and changes to it."""
+        file = self._resize_file
+        if not file.exists():
             return
-        text = self._resize_file.read_text().strip()
-        self._resize_file.unlink()
         try:
+            text = file.read_text().strip()
+            if not text:
+                return  # whoever writes it has not written the number yet
+            file.unlink()
             self.runner.resize(int(text))
-        except ValueError as error:
-            self._say(f"{self._resize_file}: {text!r}: {error}")
-
-    # -- saving ------------------------------------------------------------------------------------
+        except (ValueError, OSError) as error:
+            self._say(f"{file}: the number of servers stays as it is: {error}")
 
     def _save(self) -> None:
         """Begins a checkpoint, if anything was learned since the last."""
-        if self.step == self._saved_step or self._saving is not None:
+        if self.step == self._checkpoints.step or self._checkpoints.writing:
             return
-        folder = checkpoint.begin(self._checkpoints, self.step)
         state = State(
             self.ledger.entries,
             self.planner.cursor,
@@ -359,114 +243,55 @@ class Session:
             self.names.names,
             self.since,
         )
-        job = self.runner.job
-        manifest = Manifest(
-            self.step,
-            job.spec,
-            [],
-            job.consistency,
-            job.workers,
+        try:
             # as it is now: the ledger grows while the files are written
-            msgspec.to_builtins(state),
-        )
-        try:
-            self._saving = _Saving(folder, manifest, self.runner.checkpoint(folder))
+            self._checkpoints.begin(self.runner, self.step, msgspec.to_builtins(state))
         except ServerGoneError:
             self._not_saved()
-
-    def _end_save(self) -> None:
-        """Makes the checkpoint that is being written complete, when its files are."""
-        if self._saving is None:
-            return
-        saving = self._saving
-        try:
-            written = saving.written()
-        except ServerGoneError:
-            self._not_saved()
-            return
-        if written is None:
-            return
-        manifest = msgspec.structs.replace(saving.manifest, shards=list(written))
-        keep = self.config.output.keep_checkpoints
-        checkpoint.finish(saving.folder, manifest, keep, self._replaced)
-        self._saving, self._replaced = None, []
-        self._saved_step = manifest.step
-        self.progress.checkpoints += 1
 
     def _not_saved(self) -> None:
         self._say("a server ended while a checkpoint was made; it is made again")
-        self._saving = None
+        self._checkpoints.discard()
         self._checkpoint_at = self._clock()
 
     def _export(self) -> None:
         """Begins an export of the model for those who rank, if it has changed."""
-        if self.step in (0, self._exported_step) or self._exporting is not None:
+        if self.step in (0, self._exports.step) or self._exports.writing:
             return
-        number = self._export_number
-        everything = self._base_due or number % self.config.output.base_every == 0
-        folder = self._serving / self.run_id
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            written, dense = self.runner.export(folder, number, everything=everything)
+            self._exports.begin(self.runner, self.step, self.newest, self.since)
         except ServerGoneError:
             self._not_exported()
-            return
-        vector = None if dense is None else serving.write_dense(folder, number, dense)
-        manifest = serving.Manifest(
-            run_id=self.run_id,
-            number=number,
-            kind="base" if everything else "delta",
-            parts=(),
-            dense=vector,
-            step=self.step,
-            event_time=self.newest or None,
-            created=time.time_ns() // 1_000_000,
-            spec=self.runner.job.spec,
-            since=self.since,
-        )
-        self._exporting = _Exporting(manifest, written)
-
-    def _end_export(self) -> None:
-        """Publishes the export that is being written, when its files are there."""
-        if self._exporting is None:
-            return
-        exporting = self._exporting
-        try:
-            written = exporting.written()
-        except ServerGoneError:
-            self._not_exported()
-            return
-        if written is None:
-            return
-        manifest = msgspec.structs.replace(exporting.manifest, parts=tuple(written))
-        serving.publish(self._serving, manifest)
-        serving.prune(self._serving)
-        self._exporting, self._base_due = None, False
-        self._export_number, self._exported_step = manifest.number + 1, manifest.step
-        self.progress.exports += 1
 
     def _not_exported(self) -> None:
-        # some shards take it that their changes have gone out
         self._say("a server ended while the model was exported; the next export has all of it")
-        self._exporting, self._base_due = None, True
+        self._exports.discard()
+
+    def _end_writing(self) -> None:
+        """Completes the checkpoint and the export that are being written, if their files are."""
+        self._look_at = self._clock() + _WRITING_LOOK_S
+        try:
+            self.progress.checkpoints += self._checkpoints.finish()
+        except ServerGoneError:
+            self._not_saved()
+        try:
+            self.progress.exports += self._exports.finish()
+        except ServerGoneError:
+            self._not_exported()
 
     def _put_out(self) -> bool:
         """At the end: saves and exports; whether all of it is there."""
         self._save()
         self._export()
-        while self._saving is not None or self._exporting is not None:
+        while self._checkpoints.writing or self._exports.writing:
             self._end_writing()
             time.sleep(0.002)
-        return self.step == 0 or self.step == self._saved_step == self._exported_step
-
-    def _end_writing(self) -> None:
-        self._look_at = self._clock() + _WRITING_LOOK_S
-        self._end_save()
-        self._end_export()
+        return self.step == 0 or self.step == self._checkpoints.step == self._exports.step
 
     # -- going on, going back ----------------------------------------------------------------------
 
     def _resume(self, folder: Path) -> None:
+        """Everything as in a checkpoint. Raises CheckpointError."""
         manifest = checkpoint.read_manifest(folder)
         spec = self.runner.job.spec
         try:
@@ -493,18 +318,19 @@ class Session:
         self.names.names = {c: list(n) for c, n in state.names.items()}
         self.step, self.rows, self.newest = state.step, state.rows, state.newest
         self.expired_at = state.expired_at
-        self._new_serving_run()
+        self._exports.restart()
         self.runner.start(shards)
         self._say(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
 
     def _go_back(self, error: Exception) -> None:
-        """All shards and the cursor to the last checkpoint, so that each sample counts once."""
+        """All shards and the cursor go back to the last checkpoint, so each sample counts once."""
         while True:
             self.progress.rollbacks += 1
-            # what is being written is of what is given up
-            self._saving = self._exporting = None
-            self._vain = self._vain + 1 if self._saved_step == self._back_at else 1
-            self._back_at = self._saved_step
+            self._checkpoints.discard()
+            self._exports.discard()
+            saved = self._checkpoints.step
+            self._vain = self._vain + 1 if saved == self._back_at else 1
+            self._back_at = saved
             if self._vain > _MOST_IN_VAIN:
                 raise RunError(f"{error}, for the {self._vain}th time since the last checkpoint")
             rows = self.rows
@@ -518,12 +344,12 @@ class Session:
             return
 
     def _begin_from_the_last(self, error: Exception) -> None:
-        found = [] if self._replaced else checkpoint.find(self._checkpoints)
+        found = self._checkpoints.find()
         if found:
-            self._say(f"{error}: no copy is left; going back to {found[-1].name}")
+            self._say(f"{error}: no replica is left; going back to {found[-1].name}")
             self._resume(found[-1])
         else:
-            self._say(f"{error}: no copy is left, and no checkpoint; beginning anew")
+            self._say(f"{error}: no replica is left, and no checkpoint; beginning anew")
             self._begin_anew()
             self.runner.start([])
-        self._saved_step = self.step
+        self._checkpoints.step = self.step

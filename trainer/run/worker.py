@@ -1,17 +1,19 @@
-"""A worker's process: does the work that the coordinator gives it, and tells what came of it."""
+"""A worker's process: does the batches that the coordinator gives it, and sends the outcomes."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from collections import deque
+from typing import Any
 
 import msgspec
 import zmq
 
+from trainer.features.batch import Batch
 from trainer.features.encode import MOST_SLICES
-from trainer.run.batches import Batches, Job
+from trainer.run.batches import Batches
+from trainer.run.job import Job
 from trainer.run.learner import Learner
 from trainer.run.messages import (
     Abandon,
@@ -28,28 +30,24 @@ from trainer.run.messages import (
     pack,
     read_to_worker,
 )
-from trainer.server.channel import Channel, RayChannel, ZmqChannel
+from trainer.server.channel import Channel, ZmqChannel
 from trainer.server.client import RemoteParameters
 
 
-class _Abandoned(Exception):  # noqa: N818  not an error: it leaves what is not wanted any more
+class _Abandoned(Exception):  # noqa: N818  not an error: it leaves a batch that was given up
     pass
 
 
 class Worker:
-    """`number` is its rank; `control` the coordinator's address."""
+    """`number`: the worker's. `control`: the coordinator's address."""
 
-    def __init__(self, job: Job, number: int, control: str, transport: str) -> None:
+    def __init__(self, job: Job, number: int, control: str) -> None:
         self._job, self._number = job, number
         self._context = zmq.Context()
         self._control: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._control.setsockopt(zmq.LINGER, 1_000)
         self._control.connect(control)
-        self._channel: Channel = ZmqChannel(self._context) if transport == "zmq" else RayChannel()
-        if job.channel is not None:
-            module, name, argument = job.channel.split(":", 2)
-            wrap = getattr(importlib.import_module(module), name)
-            self._channel = wrap(self._channel, number, argument)
+        self._channel = self.make_channel(self._context)
         self._parameters = RemoteParameters(
             job.spec, number, self._channel, self._listen, self._control
         )
@@ -61,8 +59,12 @@ class Worker:
         self._generation = 0
         self._stopped = False
 
+    def make_channel(self, context: zmq.Context[Any]) -> Channel:
+        """The connection to the servers."""
+        return ZmqChannel(context)
+
     def run(self) -> None:
-        """Works until it is told to stop. Raises what a batch raises, after telling it."""
+        """Works until it is told to stop. An error of a batch is sent, and then raised."""
         self._send(Ready(self._number, os.getpid(), self._generation))
         while not self._stopped:
             try:
@@ -82,19 +84,20 @@ class Worker:
 
     def _work(self, work: Work) -> None:
         began = time.perf_counter()
-        batch = self._batches.of(work.task, work.part, work.parts)
-        pause = self._job.slow.get(self._number)
-        if pause:
-            time.sleep(pause)
+        batch = self.read(work)
         read_s = time.perf_counter() - began
         outcome = self._learner.learn(batch, self._parameters, work.sequence, work.step, read_s)
         self._send(Done(self._number, work.generation, work.sequence, outcome))
+
+    def read(self, work: Work) -> Batch:
+        """The samples of a piece of work. Raises ReadError."""
+        return self._batches.of(work.task, work.part, work.parts)
 
     def _send(self, message: FromWorker) -> None:
         self._control.send(pack(message))
 
     def _listen(self) -> None:
-        """Takes what the coordinator has sent meanwhile."""
+        """Takes the coordinator's messages. Raises _Abandoned."""
         while True:
             try:
                 data = self._control.recv(zmq.NOBLOCK)
@@ -132,7 +135,6 @@ class Worker:
                 self._listen()
 
 
-def worker_main(job_bytes: bytes, number: int, control: str, transport: str) -> None:
-    """The body of a worker's actor."""
-    job = msgspec.msgpack.decode(job_bytes, type=Job)
-    Worker(job, number, control, transport).run()
+def worker_main(job: bytes, number: int, control: str) -> None:
+    """The body of a worker's process. `job`: in msgpack. `control`: the coordinator's address."""
+    Worker(msgspec.msgpack.decode(job, type=Job), number, control).run()

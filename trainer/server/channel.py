@@ -1,7 +1,7 @@
-"""How messages get to servers and back: one interface, over ZeroMQ or over Ray's calls.
+"""How messages get to shard servers and back, over ZeroMQ.
 
-A channel neither waits nor retries: it sends, and gives what has come. `trainer.server.client`
-decides what to send again, and where to.
+A channel does not retry: it sends, and gives what has arrived. `trainer.server.client` decides what
+to send again, and where to.
 """
 
 from __future__ import annotations
@@ -11,30 +11,44 @@ from typing import Any, Protocol
 
 import zmq
 
+#: A message: bytes-like objects, see `trainer.server.wire`.
 Frames = Sequence[Any]
 
-#: Below it a frame is copied: that is cheaper than to keep track of the buffer.
+#: Bytes. Smaller frames are copied, which is cheaper than tracking when ZeroMQ has sent them.
 _COPY_BELOW = 65_536
 
 
 class Channel(Protocol):
-    """To servers by their number."""
+    """Sends to servers by their number, and receives their answers. Not for several threads."""
 
     def connect(self, server: int, address: Any) -> None:
-        """From here on `send` may name it. `address` as the server gave it."""
+        """Makes `server` known to `send`. A second call for the same server does nothing.
+
+        `address`: as the server gave it (ZeroMQ: `tcp://host:port`).
+        """
 
     def send(self, server: int, frames: Frames) -> None:
-        """Sends, or keeps to be sent; a server that is gone loses it."""
+        """Queues a message, and does not wait. A server that is gone never gets it.
+
+        Raises KeyError for a server that is not connected.
+        """
 
     def receive(self, timeout_ms: int, also: zmq.Socket[bytes] | None = None) -> list[Frames]:
-        """What has come, waiting for so long if nothing has; it returns when `also` is readable."""
+        """All messages that have arrived, in their order for each server.
+
+        Waits up to `timeout_ms` milliseconds if there are none. Returns early, with an empty list,
+        when `also` becomes readable.
+        """
 
     def close(self) -> None:
-        """Nothing is sent or received after it."""
+        """Closes all connections. Messages that were not sent yet are lost."""
 
 
 def unbounded(context: zmq.Context[Any], kind: int) -> zmq.Socket[bytes]:
-    """A socket that keeps what it cannot send yet, and forgets it when it is closed."""
+    """A socket whose queues have no limit, and which discards what is unsent when it is closed.
+
+    `kind`: a ZeroMQ socket type, such as `zmq.DEALER`.
+    """
     socket: zmq.Socket[bytes] = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -83,14 +97,14 @@ class ZmqChannel:
 
 
 def send(socket: zmq.Socket[bytes], frames: Frames) -> None:
-    """All frames as one message; large ones are not copied."""
+    """Sends all frames as one message. Large frames are not copied, so they must not change."""
     for n, frame in enumerate(frames):
         more = zmq.SNDMORE if n + 1 < len(frames) else 0
         socket.send(frame, more, copy=len(frame) < _COPY_BELOW)
 
 
 def received(socket: zmq.Socket[bytes]) -> list[Frames]:
-    """All messages that have come, without waiting."""
+    """All messages that have arrived, without waiting; the frames are memoryviews."""
     messages: list[Frames] = []
     while True:
         try:
@@ -98,44 +112,3 @@ def received(socket: zmq.Socket[bytes]) -> list[Frames]:
         except zmq.Again:
             return messages
         messages.append([part.buffer for part in parts])
-
-
-class RayChannel:
-    """A call of the server's actor for each message. Addresses are names of actors."""
-
-    def __init__(self) -> None:
-        import ray
-
-        self._ray = ray
-        self._actors: dict[int, Any] = {}
-        self._calls: list[Any] = []
-
-    def connect(self, server: int, address: Any) -> None:
-        if server not in self._actors:
-            self._actors[server] = self._ray.get_actor(address, namespace="trainer")
-
-    def send(self, server: int, frames: Frames) -> None:
-        # Ray sends what is small with the call, and puts the rest where the actor can map it
-        self._calls.append(self._actors[server].call.remote([bytes(f) for f in frames]))
-
-    def receive(self, timeout_ms: int, also: zmq.Socket[bytes] | None = None) -> list[Frames]:
-        if not self._calls:
-            if also is not None:
-                also.poll(timeout_ms)
-            return []
-        # Ray cannot wait for a socket as well, so it looks there every few milliseconds
-        wait_s = (min(timeout_ms, 5) if also is not None else timeout_ms) / 1e3
-        done, self._calls = self._ray.wait(
-            self._calls, num_returns=1, timeout=wait_s, fetch_local=True
-        )
-        messages: list[Frames] = []
-        for call in done:
-            try:
-                got: Frames = [memoryview(frame) for frame in self._ray.get(call)]
-            except self._ray.exceptions.RayError:
-                continue  # the server is gone; the client hears where to send it instead
-            messages.append(got)
-        return messages
-
-    def close(self) -> None:
-        self._calls.clear()

@@ -1,7 +1,7 @@
-"""The parameters as a worker sees them: pull by key, push gradients, whatever server has what.
+"""Parameters on shard servers, as a worker uses them.
 
-A message that is not answered is sent again when the routing changes (a backup has taken over, rows
-have moved): pulls change nothing, and pushes are named by their marks, so that is safe.
+A request that is not answered is sent again when the routing changes: a backup has become primary,
+or rows have moved. That is safe, since pulls change nothing and pushes are deduplicated.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,7 +20,8 @@ from numba import njit
 from trainer.server import ring, wire
 from trainer.server.channel import Channel
 from trainer.server.ring import Owners
-from trainer.server.shard import Pulled, Push, Shard, TablePush
+from trainer.server.routing import Routing
+from trainer.server.shard import Pulled, TablePush
 from trainer.spec import ModelSpec
 from trainer.table.optimizers import Floats
 from trainer.table.table import Counts, Keys
@@ -28,66 +29,8 @@ from trainer.table.table import Counts, Keys
 _POLL_MS = 100
 
 
-class Routing(msgspec.Struct, frozen=True):
-    """Where shards are. `primaries`: the server of each shard. `dense`: the shard with the dense
-
-    parameters (None: the model has none). The ring follows from the shards.
-    """
-
-    epoch: int
-    primaries: dict[int, int]
-    virtual_nodes: int
-    dense: int | None
-
-    @property
-    def shards(self) -> list[int]:
-        return sorted(self.primaries)
-
-
 class ServerError(Exception):
-    """A server refused a message; the text is its error."""
-
-
-class Parameters(Protocol):
-    """What a worker needs of the parameters."""
-
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
-        """Values of the keys of each table, in their order, and the dense vector."""
-
-    def push(
-        self,
-        sequence: int,
-        step: int,
-        now: int,
-        gradients: Sequence[Floats],
-        counts: Sequence[Counts | None],
-        dense: Floats | None,
-    ) -> None:
-        """Gradients for the keys that were pulled last. Returns when they are taken for good."""
-
-
-class LocalParameters:
-    """One shard in this process, for one worker."""
-
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
-        self._keys: Sequence[Keys] = []
-
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
-        self._keys = keys
-        return self.shard.pull(step, keys, dense=True)
-
-    def push(
-        self,
-        sequence: int,
-        step: int,
-        now: int,
-        gradients: Sequence[Floats],
-        counts: Sequence[Counts | None],
-        dense: Floats | None,
-    ) -> None:
-        tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
-        self.shard.push(Push(0, sequence, step, now, tables, dense))
+    """A server refused a request; the text is its error."""
 
 
 @njit(cache=True, nogil=True)
@@ -106,7 +49,11 @@ def _order(owners, keys, shift, at, order):
 
 @dataclass
 class _Division:
-    """The keys of a table by shard: `order` has the positions of shard n from bounds[n] on."""
+    """The keys of a table, grouped by shard.
+
+    `order`: positions in the caller's order, int64 (K,); those of shard n are `order[bounds[n]]`.
+    `keys`: the keys in that order, uint64 (K,).
+    """
 
     order: npt.NDArray[np.int64]
     bounds: dict[int, slice]
@@ -114,7 +61,10 @@ class _Division:
 
 
 def divide(owners: Owners, shards: Sequence[int], keys: Keys) -> _Division:
-    """Which keys go to which shard, in one pass of counting and one of placing."""
+    """Groups keys, uint64 (K,), by the shard that owns them: a counting sort in two passes.
+
+    `owners`: of `ring.owners`, (ARCS,). `shards`: their numbers, at least one.
+    """
     sizes = np.zeros(max(shards) + 1, np.int64)
     _count(owners, keys, np.uint64(64 - ring.ARC_BITS), sizes)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -125,10 +75,10 @@ def divide(owners: Owners, shards: Sequence[int], keys: Keys) -> _Division:
 
 
 class RemoteParameters:
-    """Shards on servers.
+    """`trainer.server.parameters.Parameters` on shard servers.
 
-    `listen` looks for news while an answer is waited for: it may call `reroute`, or raise to
-    leave. `news` is the socket that it reads, so that waiting ends when there is some.
+    `listen` is called while an answer is waited for. It may call `reroute`, or raise to leave.
+    `news` is the socket that it reads; waiting ends when that becomes readable.
     """
 
     def __init__(
@@ -147,7 +97,7 @@ class RemoteParameters:
         self._next_id = 0
 
     def reroute(self, routing: Routing) -> None:
-        """Takes a newer routing. The servers in it are connected to the channel."""
+        """Takes a newer routing; an older one is ignored. Its servers are connected already."""
         if routing.epoch <= self._routing.epoch:
             return
         if routing.shards != self._routing.shards:
@@ -188,7 +138,8 @@ class RemoteParameters:
         counts: Sequence[Counts | None],
         dense: Floats | None,
     ) -> None:
-        # every shard gets one, be it empty: so every shard has every mark, and knows every step
+        # Empty pushes are sent too, so every shard's deduplication marks agree, and every shard
+        # learns of every step.
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
         counted = tuple(c is not None for c in counts)
         for shard in self._routing.shards:
@@ -207,7 +158,7 @@ class RemoteParameters:
     def _exchange(
         self, messages: dict[int, tuple[wire.Request, wire.Frames]]
     ) -> dict[int, wire.Frames]:
-        """Sends each shard its message, until all have answered."""
+        """Sends each shard its message, again where needed; returns when all have answered."""
         answers: dict[int, wire.Frames] = {}
         waiting: dict[int, int] = {}  # id: shard
         sent_under: dict[int, Routing] = {}  # by shard
@@ -230,10 +181,10 @@ class RemoteParameters:
                 reply = wire.unpack_reply(reply_frames)
                 shard = waiting.pop(reply.id, -1)
                 if shard < 0 or shard in answers:
-                    continue  # of a message that was sent again since
+                    continue  # the answer to a message that was sent again since
                 if reply.error == wire.OTHER_EPOCH:
                     if sent_under[shard].epoch == self._routing.epoch > reply.epoch:
-                        # the server has not heard of it yet
+                        # the server was not told of this epoch yet: ask it again
                         refused.add(shard)
                 elif reply.error is not None:
                     raise ServerError(f"shard {shard}: {reply.error}")

@@ -1,33 +1,38 @@
-"""What the coordinator tells servers to do, between batches.
+"""The commands that the coordinator gives a shard server between batches.
 
-Each takes the host, the shard, the frames behind the header, and named arguments; and gives what is
-answered: something for msgpack, and frames.
+Each takes the server's replicas, the number of the shard (-1 where the command is for the whole
+server), the frames behind the header, and named arguments. It returns a value for msgpack, and
+frames. `trainer.run.server_commands` is the side that sends them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from trainer.checkpoint import write_shard
+from trainer.server.replicas import Replica, Replicas
 from trainer.server.ring import ARCS
 from trainer.server.shard import Shard
-from trainer.server.wire import parts_from_bytes, parts_to_bytes
+from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes, write_shard
 from trainer.serving.files import write_tables
 from trainer.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from trainer.server.host import Host
 
 Result = tuple[Any, list[Any]]
 
 
+def _model(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Sets the model (frame: the spec in msgpack). All replicas that are here go."""
+    replicas.spec = msgspec.msgpack.decode(frames[0], type=ModelSpec)
+    replicas.held.clear()
+    return None, []
+
+
 def _create(
-    host: Host,
+    replicas: Replicas,
     shard: int,
     frames: Sequence[Any],
     *,
@@ -35,78 +40,85 @@ def _create(
     has_dense: bool,
     lineage: int = 0,
 ) -> Result:
-    """A new shard; with a frame: as a copy of those parts."""
-    from trainer.server.host import Copy
-
-    assert host.spec is not None
-    made = Shard(host.spec, contributions=contributions, has_dense=has_dense)
+    """Creates a replica: empty, or with the snapshot in the frame, if there is one."""
+    assert replicas.spec is not None
+    made = Shard(replicas.spec, contributions=contributions, has_dense=has_dense)
     if frames:
-        made.load(parts_from_bytes(frames[0]))
-    host.copies[shard] = Copy(made, primary=False, lineage=lineage)
-    return None, []
-
-
-def _model(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    """Which model it is; everything that was here goes."""
-    host.spec = msgspec.msgpack.decode(frames[0], type=ModelSpec)
-    host.copies.clear()
+        made.load(snapshot_from_bytes(frames[0]))
+    replicas.held[shard] = Replica(made, primary=False, lineage=lineage)
     return None, []
 
 
 def _route(
-    host: Host, shard: int, frames: Sequence[Any], *, epoch: int, backups: Mapping[int, int | None]
+    replicas: Replicas,
+    shard: int,
+    frames: Sequence[Any],
+    *,
+    epoch: int,
+    backups: Mapping[int, int | None],
 ) -> Result:
-    """A new epoch. `backups`: the shards that are primary here, and where their backup is."""
-    host.epoch = epoch
-    for number, copy in host.copies.items():
-        copy.primary = number in backups
-        copy.backup = backups.get(number)
+    """Begins a new epoch. `backups`: the shards that are primary here, and their backup servers."""
+    replicas.epoch = epoch
+    for number, replica in replicas.held.items():
+        replica.primary = number in backups
+        replica.backup = backups.get(number)
     return None, []
 
 
-def _drop(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    host.copies.pop(shard, None)
+def _drop(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Removes a replica, if it is here."""
+    replicas.held.pop(shard, None)
     return None, []
 
 
-def _settle(host: Host, shard: int, frames: Sequence[Any], *, step: int) -> Result:
-    """Everything before `step` is complete (BSP)."""
-    host.copies[shard].shard.settle(step)
+def _settle(replicas: Replicas, shard: int, frames: Sequence[Any], *, step: int) -> Result:
+    """BSP: all steps before `step` are complete, so they are applied."""
+    replicas.held[shard].shard.settle(step)
     return None, []
 
 
-def _expire(host: Host, shard: int, frames: Sequence[Any], *, now: int) -> Result:
-    return host.copies[shard].shard.expire(now), []
+def _expire(replicas: Replicas, shard: int, frames: Sequence[Any], *, now: int) -> Result:
+    """Drops old rows by event time (`now`: seconds); the value is how many."""
+    return replicas.held[shard].shard.expire(now), []
 
 
-def _parts(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    """A copy of the shard, as bytes."""
-    return None, [parts_to_bytes(host.copies[shard].shard.parts())]
+def _snapshot(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Answers with one frame: the shard's snapshot (see `shard_file`)."""
+    return None, [snapshot_to_bytes(replicas.held[shard].shard.snapshot())]
 
 
-def _checkpoint(host: Host, shard: int, frames: Sequence[Any], *, folder: str) -> Result:
-    """The cut is a copy in memory; it is written while training goes on."""
-    assert host.spec is not None
-    parts, spec = host.copies[shard].shard.parts(), host.spec
-    name = f"checkpoint {shard}"
-    host.run_later(
-        name, lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, parts, spec))]
+def _checkpoint(replicas: Replicas, shard: int, frames: Sequence[Any], *, folder: str) -> Result:
+    """Takes a snapshot in memory, and writes it while training goes on."""
+    snapshot, spec = replicas.held[shard].shard.snapshot(), replicas.held[shard].shard.spec
+    replicas.run_later(
+        f"checkpoint {shard}",
+        lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, snapshot, spec))],
     )
-    return parts.rows, []
+    return snapshot.rows, []
 
 
 def _export(
-    host: Host, shard: int, frames: Sequence[Any], *, folder: str, number: int, everything: bool
+    replicas: Replicas,
+    shard: int,
+    frames: Sequence[Any],
+    *,
+    folder: str,
+    number: int,
+    everything: bool,
 ) -> Result:
-    """What changed since the last export (or all); written while training goes on."""
-    copy, spec = host.copies[shard], host.spec
-    changed = [table.changed(everything=everything) for table in copy.shard.tables]
-    names = [table.spec.name for table in copy.shard.tables]
-    dense = [] if copy.shard.dense is None else [copy.shard.dense.values.tobytes()]
-    if copy.primary:
-        name = f"export {shard}"
-        host.run_later(
-            name,
+    """Takes what changed since the last export (or all), and writes it while training goes on.
+
+    The primary writes the files; a backup only counts changes anew. The value is the number of
+    rows; the frame, where the shard has the dense parameters, is their float32 vector.
+    """
+    replica = replicas.held[shard]
+    spec = replica.shard.spec
+    changed = [table.changed(everything=everything) for table in replica.shard.tables]
+    names = [table.spec.name for table in replica.shard.tables]
+    dense = [] if replica.shard.dense is None else [replica.shard.dense.values.tobytes()]
+    if replica.primary:
+        replicas.run_later(
+            f"export {shard}",
             lambda: msgspec.to_builtins(
                 write_tables(Path(folder), number, shard, names, changed, spec)
             ),
@@ -114,31 +126,32 @@ def _export(
     return sum(len(keys) for keys, _, _ in changed), dense
 
 
-def _result(host: Host, shard: int, frames: Sequence[Any], *, name: str) -> Result:
-    """What became of work that outlasted its command; None while it goes on."""
-    return host.results.get(f"{name} {shard}"), []
+def _result(replicas: Replicas, shard: int, frames: Sequence[Any], *, name: str) -> Result:
+    """What became of work that outlasted its command (see `Replicas.results`); None: not ready."""
+    return replicas.results.get(f"{name} {shard}"), []
 
 
-def _take_out(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    """What is here of the arcs in the frame (a boolean each); it is no longer here then."""
-    moved = host.copies[shard].shard.take_out(np.frombuffer(frames[0], np.bool_, ARCS))
-    return moved.rows, [parts_to_bytes(moved)]
+def _take_out(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Removes the rows of the arcs in the frame (a boolean each), and answers with them."""
+    moved = replicas.held[shard].shard.take_out(np.frombuffer(frames[0], np.bool_, ARCS))
+    return moved.rows, [snapshot_to_bytes(moved)]
 
 
-def _take_in(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    """What another shard took out."""
-    host.copies[shard].shard.take_in(parts_from_bytes(frames[0]))
+def _take_in(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Adds the rows that another shard took out."""
+    replicas.held[shard].shard.take_in(snapshot_from_bytes(frames[0]))
     return None, []
 
 
-def _stats(host: Host, shard: int, frames: Sequence[Any]) -> Result:
-    tables = host.copies[shard].shard.tables
+def _stats(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """Rows and bytes of each table of a shard; messages and keys of the whole server."""
+    tables = replicas.held[shard].shard.tables
     return {
         "rows": [table.rows for table in tables],
         "bytes": [table.nbytes for table in tables],
-        "pulls": host.pulls,
-        "pushes": host.pushes,
-        "keys_pushed": host.keys_moved,
+        "pulls": replicas.pulls,
+        "pushes": replicas.pushes,
+        "keys_pushed": replicas.keys_pushed,
     }, []
 
 
@@ -149,7 +162,7 @@ COMMANDS: Mapping[str, Callable[..., Result]] = {
     "drop": _drop,
     "settle": _settle,
     "expire": _expire,
-    "parts": _parts,
+    "snapshot": _snapshot,
     "checkpoint": _checkpoint,
     "export": _export,
     "result": _result,

@@ -1,27 +1,26 @@
-"""The shards of one server, as primaries and as backups: what it does with each message.
+"""What a shard server does with each message. No sockets in here.
 
-No sockets in here. `receive` and `acknowledge` give what is to be sent: an answer to where a
-message came from, or a push on its way to the backup. A push is answered when the backup has it, so
-what a worker was told is on two servers.
+`receive` and `acknowledge` return what is to be sent: an answer to the sender of the message, or a
+push that is forwarded to the backup. A push is answered only when the backup has it too, so
+whatever a worker was told is done is on two servers.
 """
 
 from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.server import wire
 from trainer.server.commands import COMMANDS
-from trainer.server.shard import Shard
-from trainer.spec import ModelSpec
+from trainer.server.replicas import Replicas
 
 
 @dataclass
 class Answer:
-    """To whoever sent the message."""
+    """To be sent to `origin`, the sender of the message that it answers."""
 
     origin: Any
     frames: wire.Frames
@@ -29,7 +28,7 @@ class Answer:
 
 @dataclass
 class Forward:
-    """To the server with the backup, which answers with the id `id`."""
+    """A push to be sent to the backup on `server`, which acknowledges it with the number `id`."""
 
     server: int
     id: int
@@ -37,45 +36,24 @@ class Forward:
 
 
 @dataclass
-class Copy:
-    """A shard here. `primary`: answers workers. `backup`: the server that gets its pushes too.
-
-    `lineage`: copies of one shard have the same; those that a roll-back makes have another.
-    """
-
-    shard: Shard
-    primary: bool
-    backup: int | None = None
-    lineage: int = 0
-
-
-@dataclass
 class _Parked:
+    """An answer that waits for the backup's acknowledgement."""
+
     origin: Any
     frames: wire.Frames
     shard: int
 
 
-@dataclass
 class Host:
-    """`server`: its number. Work that outlasts a command (writing a file) is given to `later`."""
+    """The server with the number `server`. `later`: see `Replicas`."""
 
-    server: int
-    later: Callable[[Callable[[], None]], None]
-    epoch: int = 0
-    spec: ModelSpec | None = None
-    copies: dict[int, Copy] = field(default_factory=dict)
-    #: Results of work that was given to `later`, by name.
-    results: dict[str, Any] = field(default_factory=dict)
-    pulls: int = 0
-    pushes: int = 0
-    keys_moved: int = 0
-    _running: dict[str, int] = field(default_factory=dict)
-    _parked: dict[int, _Parked] = field(default_factory=dict)
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    def __init__(self, server: int, later: Callable[[Callable[[], None]], None]) -> None:
+        self.replicas = Replicas(server, later)
+        self._parked: dict[int, _Parked] = {}
+        self._numbers = itertools.count(1)
 
     def receive(self, origin: Any, frames: Sequence[Any]) -> list[Answer | Forward]:
-        """What to send for a message from `origin`."""
+        """What to send for a message from `origin`. An error is an answer, and never raised."""
         request = wire.unpack_request(frames)
         try:
             if isinstance(request, wire.PullRequest):
@@ -86,14 +64,14 @@ class Host:
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-            reply = wire.Reply(request.id, request.shard, self.epoch, text)
+            reply = wire.Reply(request.id, request.shard, self.replicas.epoch, text)
             return [Answer(origin, wire.pack(reply))]
 
     def acknowledge(self, reply: wire.Reply) -> list[Answer | Forward]:
-        """What a backup says of a push that was forwarded to it."""
+        """What to send when a backup has replied to a push that was forwarded to it."""
         if reply.error is not None:
-            # it is no backup of this one: the coordinator is about to say who is, and until then
-            # nobody is told
+            # The backup refuses pushes of this primary. The coordinator is about to name another
+            # primary or backup; until then the worker gets no answer.
             return []
         return self._release(reply.id)
 
@@ -102,24 +80,25 @@ class Host:
         return [] if parked is None else [Answer(parked.origin, parked.frames)]
 
     def _refuses(self, request: wire.PullRequest | wire.PushRequest) -> bool:
-        copy = self.copies.get(request.shard)
-        if copy is None:
+        replica = self.replicas.held.get(request.shard)
+        if replica is None:
             return True
         if isinstance(request, wire.PushRequest) and request.forwarded is not None:
-            # Whatever the epoch: a backup gets what its primary got, in that order. But a server
-            # that still takes itself for the primary must not reach what was made primary, nor what
-            # was on its way before a roll-back what is there now.
-            return copy.primary or copy.lineage != request.forwarded
-        return request.epoch != self.epoch or not copy.primary
+            # Forwarded pushes are taken in any epoch: a backup needs all that its primary took, in
+            # the same order. Two cases are refused. The replica here is the primary now, and the
+            # sender does not know that yet. Or the push was sent before a roll-back, and the
+            # replica here was created after it.
+            return replica.primary or replica.lineage != request.forwarded
+        return request.epoch != self.replicas.epoch or not replica.primary
 
     def _pull(self, origin: Any, request: wire.PullRequest, frames: Sequence[Any]) -> Answer:
         if self._refuses(request):
             return self._other_epoch(origin, request)
-        self.pulls += 1
+        self.replicas.pulls += 1
         keys = wire.read_pull(frames)
-        copy = self.copies[request.shard]
-        pulled = copy.shard.pull(request.step, keys, dense=request.dense)
-        reply = wire.Reply(request.id, request.shard, self.epoch)
+        shard = self.replicas.held[request.shard].shard
+        pulled = shard.pull(request.step, keys, dense=request.dense)
+        reply = wire.Reply(request.id, request.shard, self.replicas.epoch)
         return Answer(origin, wire.pack(reply, wire.pulled_frames(pulled)))
 
     def _push(
@@ -127,16 +106,17 @@ class Host:
     ) -> Answer | Forward:
         if self._refuses(request):
             return self._other_epoch(origin, request)
-        assert self.spec is not None
-        copy = self.copies[request.shard]
-        push = wire.read_push(request, frames, self.spec)
-        copy.shard.push(push)
-        self.pushes += 1
-        self.keys_moved += sum(len(t.keys) for t in push.tables)
-        answer = wire.pack(wire.Reply(request.id, request.shard, self.epoch))
-        if copy.backup is None:
+        replicas = self.replicas
+        assert replicas.spec is not None
+        replica = replicas.held[request.shard]
+        push = wire.read_push(request, frames, replicas.spec)
+        replica.shard.push(push)
+        replicas.pushes += 1
+        replicas.keys_pushed += sum(len(t.keys) for t in push.tables)
+        answer = wire.pack(wire.Reply(request.id, request.shard, replicas.epoch))
+        if replica.backup is None:
             return Answer(origin, answer)
-        # also what was taken before: the backup may not have it, if its answer was lost
+        # A duplicate is forwarded as well: the backup may lack it, if the acknowledgement was lost.
         forwarded = next(self._numbers)
         self._parked[forwarded] = _Parked(origin, answer, request.shard)
         copied = wire.PushRequest(
@@ -149,51 +129,37 @@ class Host:
             request.now,
             request.counts,
             request.dense,
-            forwarded=copy.lineage,
+            forwarded=replica.lineage,
         )
-        return Forward(copy.backup, forwarded, wire.pack(copied, list(frames[1:])))
+        return Forward(replica.backup, forwarded, wire.pack(copied, list(frames[1:])))
 
     def _other_epoch(self, origin: Any, request: wire.PullRequest | wire.PushRequest) -> Answer:
-        reply = wire.Reply(request.id, request.shard, self.epoch, wire.OTHER_EPOCH)
+        reply = wire.Reply(request.id, request.shard, self.replicas.epoch, wire.OTHER_EPOCH)
         return Answer(origin, wire.pack(reply))
 
     def _command(
         self, origin: Any, request: wire.Command, frames: Sequence[Any]
     ) -> list[Answer | Forward]:
-        told = wire.told(request.arguments) if request.arguments else {}
+        named = wire.unpack_arguments(request.arguments) if request.arguments else {}
         command = COMMANDS[request.name]
-        result, more = command(self, request.shard, list(frames[1:]), **told)
-        reply = wire.Reply(request.id, request.shard, self.epoch, None, wire.arguments(of=result))
+        result, more = command(self.replicas, request.shard, list(frames[1:]), **named)
+        reply = wire.Reply(
+            *(request.id, request.shard, self.replicas.epoch, None),
+            wire.pack_arguments(of=result),
+        )
         return [*self._released(), Answer(origin, wire.pack(reply, more))]
 
-    def run_later(self, name: str, work: Callable[[], Any]) -> None:
-        """Work that outlasts a command; what it gives, or its error, is in `results` then."""
-
-        number = next(self._numbers)
-        self._running[name] = number
-        self.results.pop(name, None)
-
-        def run() -> None:
-            try:
-                result = {"of": work()}
-            except Exception as error:  # the coordinator asks for it
-                result = {"error": f"{type(error).__name__}: {error}"}
-            # work of an earlier command may end after that of a later one
-            if self._running[name] == number:
-                self.results[name] = result
-
-        self.later(run)
-
     def _released(self) -> list[Answer | Forward]:
-        """Answers that waited for a backup which is no longer one.
+        """Answers that no longer wait, as their shard has no backup any more.
 
-        Of a shard that is no longer primary here nothing is answered: whoever is may not have it.
+        For a shard that is not primary here any more the answers are discarded: the new primary may
+        lack the push, and the worker sends it again.
         """
         answers: list[Answer | Forward] = []
         for n, parked in list(self._parked.items()):
-            copy = self.copies.get(parked.shard)
-            if copy is None or not copy.primary:
+            replica = self.replicas.held.get(parked.shard)
+            if replica is None or not replica.primary:
                 del self._parked[n]
-            elif copy.backup is None:
+            elif replica.backup is None:
                 answers += self._release(n)
         return answers

@@ -1,16 +1,16 @@
-"""A shard: one server's part of all tables, as a deterministic state machine.
+"""A shard: one part of all tables, as a deterministic state machine.
 
-Messages in, answers out; no clock, no network. A copy that is given the same pushes and commands in
-the same order is equal to the bit, which is how shards are replicated. Pulls change nothing that
-a push would not change as well.
+Messages in, answers out; no clock, no network. A replica that gets the same pushes and commands in
+the same order is equal to the bit, which is how shards are replicated. (Pulls change nothing that
+a push would not change as well.)
 
-A push is named by its mark (worker, sequence), counted from 0 for each worker. What comes a second
-time, or late, is answered and does nothing.
+A push is identified by (worker, sequence), where each worker counts from 0. Duplicates change
+nothing: deduplication marks say which pushes were taken.
 
 With `contributions` (bulk-synchronous training) the pushes of a step are kept until all workers
-have sent theirs and something of a later step comes in; then they are added up in the order of the
-workers, and applied as one. So a worker that starts again in the middle of a step reads what it
-read before, whatever of its pushes had arrived.
+have sent theirs and the first message of a later step arrives. Then they are added up in the order
+of the workers, and applied as one. So a worker that is restarted in the middle of a step reads the
+same values as before, whatever of its pushes had arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class TablePush:
 
 @dataclass
 class Push:
-    """`step`: the global batch, under BSP. `now`: the newest sample's second of event time."""
+    """Gradients of one batch. `step`: the global batch (BSP). `now`: the newest sample, in seconds
+
+    of event time. `tables`: one for each table of the spec. `dense`: of the dense vector, (D,).
+    """
 
     worker: int
     sequence: int
@@ -52,28 +55,32 @@ class Push:
 
 @dataclass
 class Pulled:
-    """Of each table: values (keys, width), and whether the key has a row. The dense vector."""
+    """For each table: values float32 (keys, width), and uint8 (keys,), 1 where the key has a row.
+
+    `dense`: the dense vector, float32 (D,), if it was asked for and is here.
+    """
 
     tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
     dense: Floats | None
 
 
 class OutOfStepError(Exception):
-    """Something came for a step that is over, or is not to begin yet."""
+    """A message is of a step that is over, or that may not begin yet."""
 
 
 @dataclass
 class Marks:
-    """Which pushes of a worker were taken: all below `below`, and those in `above`."""
+    """Deduplication marks of one worker: all below `below` were taken, and those in `above`."""
 
     below: int = 0
     above: set[int] = field(default_factory=set)
 
     def has(self, sequence: int) -> bool:
+        """Whether the push was taken."""
         return sequence < self.below or sequence in self.above
 
     def take(self, sequence: int) -> bool:
-        """Whether it is new; it is taken then."""
+        """Marks a push as taken; False where it was taken before."""
         if self.has(sequence):
             return False
         self.above.add(sequence)
@@ -84,8 +91,14 @@ class Marks:
 
 
 @dataclass
-class Parts:
-    """All of a shard, outside of it: for a checkpoint, or a copy on another server."""
+class Snapshot:
+    """A copy of a whole shard: for a checkpoint, or for a replica on another server.
+
+    `removed`: keys whose removal no export has said yet. `sketches`: admission counters, uint16
+    (depth, width), for tables that have some. `dense`: the dense vector and its optimizer's state.
+    `marks`: for each worker `below` and `above` of `Marks`. `pending`: by worker, pushes of a step
+    that is not complete (BSP).
+    """
 
     tables: list[Rows]
     removed: list[Keys]
@@ -97,10 +110,11 @@ class Parts:
 
     @property
     def rows(self) -> int:
+        """Of all tables."""
         return sum(len(rows) for rows in self.tables)
 
-    def unmarked(self) -> Parts:
-        """For a run that counts its pushes and steps anew: none of before can come."""
+    def unmarked(self) -> Snapshot:
+        """Without marks and step, for a run that counts pushes and steps from 0 again."""
         return replace(self, marks={}, step=0)
 
 
@@ -123,7 +137,7 @@ class Shard:
     # -- training ----------------------------------------------------------------------------------
 
     def push(self, push: Push) -> bool:
-        """Takes a push; False where it was taken before."""
+        """Takes a push; False for a duplicate. Raises OutOfStepError (BSP)."""
         self.settle(push.step)
         marks = self.marks.setdefault(push.worker, Marks())
         if marks.has(push.sequence):
@@ -138,7 +152,10 @@ class Shard:
         return True
 
     def pull(self, step: int, keys: Sequence[Keys], *, dense: bool = False) -> Pulled:
-        """The values as of the beginning of a step (BSP), or now."""
+        """The values as of the beginning of `step` (BSP), or as they are now.
+
+        `keys`: for each table, uint64 (keys,). Raises OutOfStepError (BSP).
+        """
         if self._contributions is not None and step < self.step:
             raise OutOfStepError(f"a pull for step {step}; this is {self.step}")
         self.settle(step)
@@ -147,7 +164,10 @@ class Shard:
         return Pulled(pulled, vector)
 
     def settle(self, step: int) -> None:
-        """BSP: something of `step` has come, so all steps before it are complete."""
+        """BSP: a message of `step` has arrived, so all steps before it are complete.
+
+        Raises OutOfStepError where they are not.
+        """
         if self._contributions is not None and step > self.step:
             self._finish_step(step)
 
@@ -169,12 +189,12 @@ class Shard:
     # -- commands ----------------------------------------------------------------------------------
 
     def expire(self, now: int) -> int:
-        """Drops rows by age; how many."""
+        """Drops rows by age, at `now` in seconds of event time; returns how many."""
         return sum(table.expire(now) for table in self.tables)
 
-    def parts(self) -> Parts:
+    def snapshot(self) -> Snapshot:
         """A copy of everything."""
-        return Parts(
+        return Snapshot(
             tables=[table.all_rows() for table in self.tables],
             removed=[table.removed.copy() for table in self.tables],
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
@@ -184,29 +204,29 @@ class Shard:
             pending=dict(self._pending),
         )
 
-    def load(self, parts: Parts) -> None:
-        """Becomes what `parts` is a copy of. Only for a shard that is new."""
+    def load(self, snapshot: Snapshot) -> None:
+        """Becomes what the snapshot is a copy of. Only for a new shard."""
         for table, rows, removed, sketch in zip(
-            self.tables, parts.tables, parts.removed, parts.sketches, strict=True
+            self.tables, snapshot.tables, snapshot.removed, snapshot.sketches, strict=True
         ):
             table.absorb(rows)
             table.removed = removed
             if sketch is not None:
                 table.sketch = sketch.copy()
-        if self.dense is not None and parts.dense:
-            self.dense = Dense.of(self.spec, parts.dense)
-        self._take_over(parts)
-        self._pending = dict(parts.pending)
+        if self.dense is not None and snapshot.dense:
+            self.dense = Dense.of(self.spec, snapshot.dense)
+        self._take_over(snapshot)
+        self._pending = dict(snapshot.pending)
 
-    def take_out(self, arcs: npt.NDArray[np.bool_]) -> Parts:
-        """What is here of the arcs that the mask (ARCS,) says; it is no longer here then."""
+    def take_out(self, arcs: npt.NDArray[np.bool_]) -> Snapshot:
+        """Removes the rows of some arcs, and returns them. `arcs`: a mask, bool (ARCS,)."""
         rows, removed = [], []
         for table in self.tables:
             rows.append(table.take_out(arcs[arcs_of(table.keys())]))
             going = arcs[arcs_of(table.removed)]
             removed.append(table.removed[going])
             table.removed = table.removed[~going]
-        return Parts(
+        return Snapshot(
             tables=rows,
             removed=removed,
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
@@ -216,28 +236,31 @@ class Shard:
             pending={},
         )
 
-    def take_in(self, parts: Parts) -> None:
-        """What another shard took out, between batches: then all shards have the same marks."""
+    def take_in(self, snapshot: Snapshot) -> None:
+        """Adds what another shard took out. Between batches, when all shards have the same marks.
+
+        Raises ValueError for a row that is here already.
+        """
         for table, rows, removed, sketch in zip(
-            self.tables, parts.tables, parts.removed, parts.sketches, strict=True
+            self.tables, snapshot.tables, snapshot.removed, snapshot.sketches, strict=True
         ):
             table.absorb(rows)
             table.removed = np.concatenate([table.removed, removed])
             if table.sketch is not None and sketch is not None:
                 table.sketch = merged(table.sketch, sketch)
-        self._take_over(parts)
+        self._take_over(snapshot)
 
     def _marks_apart(self) -> dict[int, tuple[int, list[int]]]:
         return {w: (m.below, sorted(m.above)) for w, m in self.marks.items()}
 
-    def _take_over(self, parts: Parts) -> None:
-        """Which pushes were taken, and the step."""
-        self.marks = {w: Marks(below, set(above)) for w, (below, above) in parts.marks.items()}
-        self.step = parts.step
+    def _take_over(self, snapshot: Snapshot) -> None:
+        """Takes the marks and the step of the snapshot."""
+        self.marks = {w: Marks(below, set(above)) for w, (below, above) in snapshot.marks.items()}
+        self.step = snapshot.step
 
 
 def _added(pushes: Sequence[Push]) -> Push:
-    """The pushes of one step as one: gradients and counts summed, in the order given."""
+    """The pushes of one step as one: gradients and counts are summed in the order given."""
     first = pushes[0]
     if len(pushes) == 1:
         return first

@@ -1,13 +1,17 @@
-"""Messages between workers, servers and the coordinator: a small header, then raw buffers.
+"""Messages between workers, shard servers and the coordinator: a header, then raw buffers.
 
-A message is a list of frames. The first is a msgpack header; the others are contiguous arrays as
-they lie in memory (uint64 keys, float32 rows), which are neither copied nor looked at on the way.
+A message is a list of frames. The first is a msgpack header. The others are contiguous arrays as
+they lie in memory (little-endian uint64 keys, float32 rows); they are not copied on the way.
+
+In this module K is the number of keys in one message for one table, and "table" means those of the
+model's spec, in its order. Reading functions take the frames as a channel gives them (bytes or
+memoryviews, the header first), and return arrays that are read-only views of these frames. They
+raise ValueError or StopIteration for frames that do not fit the header; a header that cannot be
+decoded raises `msgspec.DecodeError` (or `ValidationError`).
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +19,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainer.server.shard import Parts, Pulled, Push, TablePush
+from trainer.server.shard import Pulled, Push, TablePush
 from trainer.spec import ModelSpec
-from trainer.table.table import Keys, Rows
+from trainer.table.table import Keys
 
+#: A message: the header, and what follows it.
 Frames = list[Any]
 
 
 class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
-    """Frames: the keys of each table."""
+    """A worker asks for values. Frames: the keys of each table, uint64 (K,).
+
+    `id` names the request in its reply. `step`: the global batch (BSP). `dense`: whether the dense
+    vector is wanted, too.
+    """
 
     id: int
     epoch: int
@@ -33,7 +42,12 @@ class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
 
 
 class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
-    """Frames: of each table keys, gradients and (`counts`) counts; then the dense gradient."""
+    """A worker sends gradients. Frames: see `push_frames`.
+
+    (`worker`, `sequence`) identifies the push for deduplication. `now`: the newest sample, in
+    seconds of event time. `counts`: for each table whether a frame with counts follows. `dense`:
+    whether the dense gradient follows.
+    """
 
     id: int
     epoch: int
@@ -44,12 +58,16 @@ class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
     now: int
     counts: tuple[bool, ...]
     dense: bool
-    #: From a primary to its backup: the lineage of the copies (`host.Copy`).
+    #: From a primary to its backup: the lineage of its replica (`replicas.Replica`).
     forwarded: int | None = None
 
 
 class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
-    """From the coordinator. `arguments` is msgpack; frames as the command has them."""
+    """The coordinator tells a server to do something (see `trainer.server.commands`).
+
+    `shard`: -1 for the whole server. `arguments`: of `pack_arguments`. Frames: as the command
+    defines them.
+    """
 
     id: int
     shard: int
@@ -58,7 +76,10 @@ class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True):
-    """`epoch`: the server's. `error`: what went wrong, if something did."""
+    """The answer to a request. `id` and `shard`: the request's. `epoch`: the server's.
+
+    `error`: None, `OTHER_EPOCH`, or what went wrong. `arguments`: of a command, its value.
+    """
 
     id: int
     shard: int
@@ -67,8 +88,10 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     arguments: bytes = b""
 
 
-#: The error of a message under another epoch than the server's.
+#: The error for a request of another epoch than the server's.
 OTHER_EPOCH = "other epoch"
+#: The first frame, instead of a header, of a message with the addresses of all servers.
+PEERS = b"peers"
 
 Request = PullRequest | PushRequest | Command
 _pack = msgspec.msgpack.Encoder().encode
@@ -77,24 +100,28 @@ _replies = msgspec.msgpack.Decoder(Reply)
 
 
 def pack(header: Request | Reply, frames: Sequence[Any] = ()) -> Frames:
+    """A message: the encoded header, and the frames as they are."""
     return [_pack(header), *frames]
 
 
 def unpack_request(frames: Sequence[Any]) -> Request:
+    """The header of a message to a server. Raises msgspec.DecodeError."""
     request: Request = _requests.decode(frames[0])
     return request
 
 
 def unpack_reply(frames: Sequence[Any]) -> Reply:
+    """The header of a server's answer. Raises msgspec.DecodeError."""
     return _replies.decode(frames[0])
 
 
-def arguments(**named: Any) -> bytes:
-    """What a command is told."""
+def pack_arguments(**named: Any) -> bytes:
+    """Named arguments of a command, or its value as `of`, in msgpack. Raises TypeError."""
     return _pack(named)
 
 
-def told(data: bytes) -> Any:
+def unpack_arguments(data: Any) -> Any:
+    """What `pack_arguments` packed: a dictionary. Raises msgspec.DecodeError."""
     return msgspec.msgpack.decode(data)
 
 
@@ -102,6 +129,11 @@ def told(data: bytes) -> Any:
 
 
 def push_frames(tables: Sequence[TablePush], dense: Any) -> Frames:
+    """The frames of a push.
+
+    For each table: keys uint64 (K,), gradients float32 (K, width), and, where it has some, counts
+    uint32 (K,). Then `dense`, the gradient of the dense vector as float32, if it is not None.
+    """
     frames: Frames = []
     for table in tables:
         frames += [_buffer(table.keys), _buffer(table.gradients)]
@@ -113,6 +145,7 @@ def push_frames(tables: Sequence[TablePush], dense: Any) -> Frames:
 
 
 def read_push(request: PushRequest, frames: Sequence[Any], spec: ModelSpec) -> Push:
+    """The push in a message whose header is `request`."""
     at = iter(frames[1:])
     tables = []
     for table, counted in zip(spec.tables, request.counts, strict=True):
@@ -126,14 +159,21 @@ def read_push(request: PushRequest, frames: Sequence[Any], spec: ModelSpec) -> P
 
 
 def pull_frames(keys: Sequence[Keys]) -> Frames:
+    """The frames of a pull: for each table its keys, uint64 (K,)."""
     return [_buffer(k) for k in keys]
 
 
 def read_pull(frames: Sequence[Any]) -> list[Keys]:
+    """The keys of each table in a pull, uint64 (K,) each."""
     return [np.frombuffer(frame, np.uint64) for frame in frames[1:]]
 
 
 def pulled_frames(pulled: Pulled) -> Frames:
+    """The frames of an answer to a pull.
+
+    For each table: values float32 (K, width), in the order of the keys asked for, and uint8 (K,),
+    which is 1 where the key has a row. Then the dense vector, float32, if it was asked for.
+    """
     frames: Frames = []
     for values, known in pulled.tables:
         frames += [_buffer(values), _buffer(known)]
@@ -143,6 +183,7 @@ def pulled_frames(pulled: Pulled) -> Frames:
 
 
 def read_pulled(frames: Sequence[Any], spec: ModelSpec) -> Pulled:
+    """The values in an answer to a pull."""
     at = iter(frames[1:])
     tables = []
     for table in spec.tables:
@@ -153,98 +194,6 @@ def read_pulled(frames: Sequence[Any], spec: ModelSpec) -> Pulled:
 
 
 def _buffer(array: npt.NDArray[Any]) -> Any:
+    """The array's memory as bytes; memoryview cannot cast what is empty."""
     contiguous: Any = np.ascontiguousarray(array)
     return memoryview(contiguous).cast("B") if array.size else b""
-
-
-# -- whole shards --------------------------------------------------------------------------------
-
-
-def write_parts(parts: Parts, file: Any) -> None:
-    """As numpy's `.npz`, uncompressed; the same for a copy and for a checkpoint."""
-    arrays: dict[str, Any] = {}
-    for t, rows in enumerate(parts.tables):
-        arrays |= {f"{t}.keys": rows.keys, f"{t}.touched": rows.touched, f"{t}.dirty": rows.dirty}
-        arrays |= {f"{t}.state{s}": state for s, state in enumerate(rows.states)}
-        arrays[f"{t}.removed"] = parts.removed[t]
-        sketch = parts.sketches[t]
-        if sketch is not None:
-            arrays[f"{t}.sketch"] = sketch
-    arrays |= {f"dense{n}": array for n, array in enumerate(parts.dense)}
-    pending = {}
-    for worker, push in parts.pending.items():
-        names = [f"pending{worker}.{n}" for n in range(3 * len(push.tables) + 1)]
-        arrays |= _named_push(push, names)
-        pending[worker] = (push.sequence, push.step, push.now, push.dense is not None)
-    told = {
-        "tables": len(parts.tables),
-        "marks": parts.marks,
-        "step": parts.step,
-        "dense": len(parts.dense),
-        "pending": pending,
-    }
-    arrays["told"] = np.frombuffer(_pack(told), np.uint8)
-    np.savez(file, **arrays)
-
-
-def _named_push(push: Push, names: list[str]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for t, table in enumerate(push.tables):
-        named[names[3 * t]], named[names[3 * t + 1]] = table.keys, table.gradients
-        if table.counts is not None:
-            named[names[3 * t + 2]] = table.counts
-    if push.dense is not None:
-        named[names[-1]] = push.dense
-    return named
-
-
-def read_parts(file: Any) -> Parts:
-    """What `write_parts` wrote. Raises ValueError for anything else."""
-    try:
-        return _read_parts(file)
-    except (EOFError, KeyError, OSError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
-        raise ValueError(f"not a shard, or not all of it: {error}") from None
-
-
-def _read_parts(file: Any) -> Parts:
-    with np.load(file, allow_pickle=False) as arrays:
-        told = msgspec.msgpack.decode(arrays["told"].tobytes())
-        tables, removed, sketches = [], [], []
-        for t in range(told["tables"]):
-            states = [arrays[n] for n in arrays.files if n.startswith(f"{t}.state")]
-            heads = (arrays[f"{t}.keys"], arrays[f"{t}.touched"], arrays[f"{t}.dirty"])
-            tables.append(Rows(*heads, states))
-            removed.append(arrays[f"{t}.removed"])
-            sketches.append(arrays[f"{t}.sketch"] if f"{t}.sketch" in arrays.files else None)
-        pending = {}
-        for worker, (sequence, step, now, has_dense) in told["pending"].items():
-            names = [f"pending{worker}.{n}" for n in range(3 * told["tables"] + 1)]
-            parts = [
-                TablePush(
-                    arrays[names[3 * t]],
-                    arrays[names[3 * t + 1]],
-                    arrays[names[3 * t + 2]] if names[3 * t + 2] in arrays.files else None,
-                )
-                for t in range(told["tables"])
-            ]
-            dense = arrays[names[-1]] if has_dense else None
-            pending[worker] = Push(worker, sequence, step, now, parts, dense)
-        return Parts(
-            tables=tables,
-            removed=removed,
-            sketches=sketches,
-            dense=[arrays[f"dense{n}"] for n in range(told["dense"])],
-            marks={w: (below, above) for w, (below, above) in told["marks"].items()},
-            step=told["step"],
-            pending=pending,
-        )
-
-
-def parts_to_bytes(parts: Parts) -> bytes:
-    file = io.BytesIO()
-    write_parts(parts, file)
-    return file.getvalue()
-
-
-def parts_from_bytes(data: Any) -> Parts:
-    return read_parts(io.BytesIO(data))

@@ -1,0 +1,348 @@
+"""Training on many processes: the coordinator.
+
+It gives out tasks, watches the processes, and has servers do what is to be done between batches.
+What it does when a process ends:
+
+* a worker: another process takes its number and its batch. Pushes that had arrived were marked, so
+  nothing counts twice.
+* a server whose shards have backups: these become primaries in a new epoch, and workers send again
+  what was not answered. A new server starts; it gets copies of the shards at the next pause.
+* a server with the only replica of a shard: `LostShardError`. The session goes back to its last
+  checkpoint, and calls `start` with all shards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zmq
+
+from trainer.config import TrainerConfig
+from trainer.evaluation.tally import Tally
+from trainer.features.encode import SliceNames
+from trainer.run.clocks import Clocks
+from trainer.run.cluster import Cluster, Process, WorkerMain
+from trainer.run.dispatcher import Dispatcher
+from trainer.run.job import Job, Outcome, Task
+from trainer.run.messages import Route
+from trainer.run.placement import Placement, resize_plan
+from trainer.run.runner import LostShardError, RunError, ServerGoneError, Written
+from trainer.run.server_commands import ServerCommands
+from trainer.run.servers import Servers
+from trainer.run.workers import Workers
+from trainer.server import ring
+from trainer.server.dense import has_dense
+from trainer.server.resharding import resharded
+from trainer.server.shard import Snapshot
+from trainer.server.shard_file import File, snapshot_to_bytes
+from trainer.serving.files import PartInfo
+
+_POLL_MS = 20
+#: Seconds between two looks whether processes have ended.
+_LOOK_S = 0.05
+
+_T = TypeVar("_T")
+
+
+def coordinator_of(
+    config: TrainerConfig, job: Job, names: SliceNames, worker_main: WorkerMain | None = None
+) -> Coordinator:
+    """Starts Ray, and nothing on it yet. `worker_main`: see `Cluster`. Raises RunError."""
+    train = config.train
+    return Coordinator(
+        job,
+        names,
+        Cluster(train.address, train.servers + train.workers + 2, worker_main),
+        Clocks(job.consistency, job.workers, train.staleness, config.max_in_flight // train.batch),
+        servers=train.servers,
+        replicas=train.replicas,
+        virtual_nodes=train.virtual_nodes,
+    )
+
+
+class Coordinator:
+    """See `trainer.run.runner.Runner`. `servers`: how many; `replicas`: backups of a shard.
+
+    `placement`: where shards are. `recoveries`: for each server that ended, the seconds until the
+    next batch was finished.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        names: SliceNames,
+        cluster: Cluster,
+        clocks: Clocks,
+        *,
+        servers: int,
+        replicas: int,
+        virtual_nodes: int,
+    ) -> None:
+        self.job = job
+        self.say: Callable[[str], None] = lambda _: None
+        self.recoveries: list[float] = []
+        self._events: list[str] = []
+        self._shards, self._replicas, self._virtual_nodes = servers, replicas, virtual_nodes
+        self._dense = 0 if has_dense(job.spec) else None
+        self._cluster = cluster
+        self._context = zmq.Context()
+        self.servers = Servers(cluster, self._context)
+        self.workers = Workers(cluster, self._context, job, names)
+        self.dispatcher = Dispatcher(job, self.workers, clocks)
+        self.commands = ServerCommands(
+            self._tell,
+            contributions=job.workers if job.consistency == "bsp" else None,
+            dense=self._dense,
+        )
+        self.placement = Placement(0, {}, {})
+        self._generation = 0
+        self._last_look = 0.0
+        #: When a server ended, as long as no batch was finished since.
+        self._died_at: float | None = None
+
+    # -- processes and shards ----------------------------------------------------------------------
+
+    def start(self, shards: Sequence[Snapshot]) -> None:
+        self._generation += 1
+        # First of all: workers must not send what they are doing under the new epoch.
+        self.workers.abandon(self._generation)
+        self.dispatcher.begin(self._generation)
+        while self.servers.count < self._shards:
+            self.servers.start()
+        self.servers.await_all()
+        servers = sorted(self.servers.running)
+        self.placement = Placement.initial(
+            self._shards, servers, replicated=self._is_replicated, epoch=self.placement.epoch
+        )
+        for server in servers:
+            # all replicas that it has go
+            self.commands.set_model(server, self.job.spec)
+        made: dict[int, Snapshot] = {}
+        if shards:
+            numbers = self.placement.shards
+            made = resharded(shards, ring.owners(numbers, self._virtual_nodes), numbers)
+        for shard in self.placement.shards:
+            # Pushes are counted from 0 again: no message of before is taken in the new epoch.
+            frames = [snapshot_to_bytes(made[shard].unmarked())] if shard in made else []
+            for server in self.placement.holders(shard):
+                self.commands.create(server, shard, frames, self._generation)
+        self._announce(self.placement.renewed())
+        for number in range(self.job.workers):
+            if number not in self.workers.processes:
+                self.workers.start(number)
+
+    @property
+    def _is_replicated(self) -> bool:
+        """Whether each shard is to have a backup; one server alone has none."""
+        return self._replicas > 0 and self._shards > 1
+
+    def _announce(self, placement: Placement) -> None:
+        """Tells the servers of a new placement first, then the workers."""
+        self.placement = placement
+        try:
+            self.commands.announce(placement, list(self.servers.running))
+        except ServerGoneError:
+            return  # `_server_ended` has announced a newer placement meanwhile
+        routing = placement.routing(self._virtual_nodes, self._dense)
+        self.workers.reroute(Route(routing, self.servers.addresses))
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def run(
+        self,
+        next_task: Callable[[], Task | None],
+        done: Callable[[Outcome], None],
+        pause: Callable[[], bool],
+    ) -> None:
+        more = True
+        while True:
+            if more and not pause():
+                more = self.dispatcher.give_out(next_task)
+            elif not self.dispatcher.busy:
+                break
+            self._poll(done)
+        self.repair()
+
+    def take_tally(self) -> Tally:
+        """The metrics of all workers; what one had not sent when it died is missing."""
+        self.dispatcher.ask_all()
+        while self.dispatcher.asking:
+            self._poll(lambda _: None)
+        return self.dispatcher.take_tally()
+
+    def _poll(self, done: Callable[[Outcome], None]) -> None:
+        for message in self.workers.receive(_POLL_MS):
+            outcome = self.dispatcher.hear(message)
+            if outcome is not None:
+                if self._died_at is not None:
+                    self.recoveries.append(time.monotonic() - self._died_at)
+                    self._died_at = None
+                done(outcome)
+        now = time.monotonic()
+        if now - self._last_look >= _LOOK_S:
+            self._last_look = now
+            self._look_for_ends()
+
+    # -- when a process ends -----------------------------------------------------------------------
+
+    def _take_up(self) -> None:
+        """Servers that have started learn the model."""
+        for server in self.servers.take_up():
+            try:
+                self.commands.set_model(server, self.job.spec)
+            except ServerGoneError:
+                continue  # another starts in its place already, see `_server_ended`
+
+    def _look_for_ends(self) -> None:
+        self._take_up()
+        for process in self.servers.ended():
+            self._server_ended(process)
+        for number in self.workers.ended():
+            self._note(f"worker {number} ended; another process takes its work")
+            self.dispatcher.restart(number)
+
+    def _server_ended(self, process: Process) -> None:
+        number = process.number
+        self._died_at = time.monotonic()
+        try:
+            placement = self.placement.without(number)
+        except LostShardError as error:
+            self._note(f"server {number} ended, with the only replica of {error}")
+            raise
+        self._announce(placement)
+        self._note(f"server {number} ended; its shards go on from their backups")
+        # it gets shards at the next pause, and starts meanwhile
+        self.servers.start()
+
+    def _tell(
+        self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
+    ) -> tuple[Any, list[Any]]:
+        """See `server_commands.Tell`. Whatever ended while it waited is dealt with."""
+        try:
+            return self.servers.tell(server, shard, command, frames, **arguments)
+        except ServerGoneError:
+            self._look_for_ends()
+            raise
+
+    @property
+    def repaired(self) -> bool:
+        """Whether every shard has the backup that it is to have."""
+        return not self._is_replicated or self.placement.replicated
+
+    @property
+    def wants_pause(self) -> bool:
+        """Whether a server is up that shards without a backup wait for."""
+        return self._is_replicated and self.placement.has_spare(self.servers.running)
+
+    def repair(self) -> None:
+        """Between batches: copies shards that have no backup, if there are servers for it."""
+        if self.repaired:
+            return
+        try:
+            self._take_up()
+            placement = self.placement
+            for shard, server in placement.repairs(self.servers.running).items():
+                placement = self.commands.add_backup(
+                    placement, shard, server, step=self.dispatcher.step, lineage=self._generation
+                )
+        except ServerGoneError:
+            self._note("a server ended while shards were copied; they are copied at the next pause")
+            return
+        if placement != self.placement:
+            self._announce(placement.renewed())
+
+    def _note(self, text: str) -> None:
+        self._events.append(text)
+        self.say(text)
+
+    # -- between batches ---------------------------------------------------------------------------
+
+    def expire(self, now: int) -> int:
+        return self.commands.expire(self.placement, step=self.dispatcher.step, now=now)
+
+    def checkpoint(self, folder: Path) -> Written[File]:
+        self.commands.checkpoint(self.placement, folder, step=self.dispatcher.step)
+        return self._written("checkpoint", File)
+
+    def export(
+        self, folder: Path, number: int, *, everything: bool
+    ) -> tuple[Written[PartInfo], Any]:
+        dense = self.commands.export(
+            self.placement, folder, number, everything=everything, step=self.dispatcher.step
+        )
+        return self._written("export", PartInfo), dense
+
+    def _written(self, name: str, kind: type[_T]) -> Written[_T]:
+        """Asks the servers of now for what they write, until each has answered."""
+        waiting = dict(self.placement.primaries)
+        found: list[_T] = []
+
+        def look() -> list[_T] | None:
+            for shard, server in list(waiting.items()):
+                result = self.commands.result(server, shard, name, kind)
+                if result is not None:
+                    found.extend(result)
+                    del waiting[shard]
+            return None if waiting else found
+
+        return look
+
+    def stats(self) -> Mapping[str, Any]:
+        """Rows and bytes of the primaries, in all and by shard."""
+        each = self.commands.stats(self.placement)
+        return {
+            "rows": sum(sum(of_shard["rows"]) for of_shard in each.values()),
+            "bytes": sum(sum(of_shard["bytes"]) for of_shard in each.values()),
+            "shards": each,
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        lead = f"{self.dispatcher.clocks.widest} batches"
+        return [("widest lead of a worker", lead), *(("event", text) for text in self._events)]
+
+    def resize(self, servers: int) -> float:
+        plan = resize_plan(self.placement.shards, servers, self._virtual_nodes)
+        total = self.stats()["rows"]
+        for shard in self.placement.shards:
+            self.commands.settle(self.placement, shard, self.dispatcher.step)
+        self._join(plan.joining)
+        moved = sum(self.commands.move(self.placement, move) for move in plan.moves)
+        self._leave(plan.leaving)
+        self._shards = servers
+        self._announce(self.placement.renewed())
+        self.repair()
+        self._note(f"{servers} servers now; {moved:,} of {total:,} rows moved")
+        return moved / total if total else 0.0
+
+    def _join(self, shards: Sequence[int]) -> None:
+        """Creates empty shards, each on a new server. Raises ValueError if these do not start."""
+        for _ in shards:
+            self.servers.start()
+        try:
+            started = self.servers.await_all()
+        except RunError as error:
+            raise ValueError(str(error)) from None
+        # there may be more of them: one that replaces a server which has ended
+        new = dict(zip(shards, sorted(started), strict=False))
+        for shard, server in new.items():
+            self.commands.set_model(server, self.job.spec)
+            self.commands.create(server, shard, (), self._generation)
+        self.placement = self.placement.with_shards(new)
+
+    def _leave(self, shards: Sequence[int]) -> None:
+        """Removes shards that have no rows any more, and servers that have no primary then."""
+        for shard in shards:
+            self.commands.drop(self.placement, shard)
+        self.placement = self.placement.without_shards(shards)
+        for number in set(self.servers.running) - set(self.placement.primaries.values()):
+            self.servers.end(number)
+
+    def stop(self) -> None:
+        """Ends all processes."""
+        self.workers.stop()
+        self.servers.stop()
+        self._cluster.stop()
+        self._context.term()

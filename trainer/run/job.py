@@ -1,0 +1,103 @@
+"""What a run is to do, as every process of it knows it: the job, its tasks, and their outcomes."""
+
+from __future__ import annotations
+
+import msgspec
+import pyarrow as pa
+
+from schemas.actions import ActionKind
+from schemas.features import Feature, FeatureSchema
+from schemas.samples import samples as sample_layout
+from trainer.config import TrainerConfig
+from trainer.evaluation.tally import Layout
+from trainer.features.encode import MOST_SLICES
+from trainer.losses.targets import LossRules
+from trainer.reading.ledger import Entry, Ticket
+from trainer.run.clocks import Consistency
+from trainer.spec import ModelSpec
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What every process of a run knows.
+
+    `root` has `samples/` and `late_actions/`, whose features and kinds of action are `features`
+    and `kinds`. `exposure` and `leaves_out`: how corrections are made (`corrections.apply`).
+    `batch_rows`: samples of a batch.
+    """
+
+    spec: ModelSpec
+    rules: LossRules
+    root: str
+    features: tuple[Feature, ...]
+    kinds: tuple[ActionKind, ...]
+    exposure: str | None
+    leaves_out: bool
+    batch_rows: int
+    workers: int
+    consistency: Consistency
+    layout: Layout
+
+    @property
+    def samples(self) -> pa.Schema:
+        """The columns of a file of samples."""
+        return sample_layout(FeatureSchema(self.features), self.kinds)
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One batch: its ticket, the ledger's entry that has it, and the entries before that
+
+    (`before`), where the entry is a file of late actions that corrects them.
+    """
+
+    ticket: Ticket
+    entry: Entry
+    before: tuple[Entry, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """The outcome of a batch.
+
+    `keys`: distinct keys, of all tables. `newest`: the newest sample's event time in milliseconds.
+    `seconds`: of reading, pull, compute, push.
+    """
+
+    rows: int
+    keys: int
+    newest: int
+    seconds: tuple[float, float, float, float]
+
+
+def job_of(config: TrainerConfig) -> Job:
+    """The job that a configuration describes."""
+    declared = config.declared
+    spec = config.spec
+    first = declared.resolved_emission.first_emit_after
+    rules = LossRules(
+        loss=config.loss_type,
+        actions=tuple(kind.name for kind in config.actions),
+        first_emit_after_ms=None if first is None else int(first),
+        sampling=config.loss.sampling,
+        repeats=any(kind.label != "any" for kind in declared.kinds),
+        kinds=tuple(kind.name for kind in declared.kinds),
+        rate=declared.sampling.rate,
+    )
+    layout = Layout(
+        rules.actions,
+        int(config.evaluation.window),
+        tuple(config.evaluation.by),
+        tuple(slot.name for slot in spec.slots if slot.column is not None),
+        MOST_SLICES,
+    )
+    return Job(
+        spec=spec,
+        rules=rules,
+        root=str(config.folder),
+        features=declared.schema.features,
+        kinds=declared.kinds,
+        exposure=declared.exposure_action,
+        leaves_out=declared.leaves_out,
+        batch_rows=config.train.batch,
+        workers=config.train.workers,
+        consistency=config.train.consistency,
+        layout=layout,
+    )

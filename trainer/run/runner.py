@@ -1,0 +1,95 @@
+"""What does the batches of a run and keeps its parameters: the protocol, and its errors.
+
+`trainer.run.local` does it in this process, `trainer.run.coordinator` on many. This module imports
+neither, so that training in one process imports no Ray and no ZeroMQ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from trainer.evaluation.tally import Tally
+from trainer.run.job import Job, Outcome, Task
+from trainer.server.shard import Snapshot
+from trainer.server.shard_file import File
+from trainer.serving.files import PartInfo
+
+_T = TypeVar("_T")
+#: Asks for what is being written: all of it, or None while it is not complete. Raises
+#: ServerGoneError and RunError.
+Written = Callable[[], Sequence[_T] | None]
+
+
+class RunError(Exception):
+    """Training cannot go on; the message says why."""
+
+
+class LostShardError(Exception):
+    """The only replica of a shard is gone: the run goes back to its last checkpoint."""
+
+
+class ServerGoneError(Exception):
+    """A shard server ended while a command waited for it. Its shards go on from their backups."""
+
+
+class Runner(Protocol):
+    """All methods but `run` are called between batches, when nothing is in flight.
+
+    Any of them may raise RunError, and, with servers, LostShardError and ServerGoneError.
+    """
+
+    job: Job
+    #: Is called with a line of text when something happens that a person should know.
+    say: Callable[[str], None]
+
+    @property
+    def wants_pause(self) -> bool:
+        """Whether there is something to do between batches, so that `run` should return."""
+
+    def start(self, shards: Sequence[Snapshot]) -> None:
+        """Sets all parameters: to `shards` (of any number), or to new ones where it is empty."""
+
+    def run(
+        self,
+        next_task: Callable[[], Task | None],
+        done: Callable[[Outcome], None],
+        pause: Callable[[], bool],
+    ) -> None:
+        """Does tasks until `next_task` gives None or `pause` gives True.
+
+        `done` is called after each batch. Nothing is in flight when this returns.
+        """
+
+    def take_tally(self) -> Tally:
+        """The metrics of the batches since the last call."""
+
+    def expire(self, now: int) -> int:
+        """Drops rows that are too old at `now` (event time, seconds); returns how many."""
+
+    def checkpoint(self, folder: Path) -> Written[File]:
+        """Writes all parameters as they are now to `folder`, while training goes on."""
+
+    def export(
+        self, folder: Path, number: int, *, everything: bool
+    ) -> tuple[Written[PartInfo], Any]:
+        """Writes what changed since the last export (or everything) while training goes on.
+
+        Returns the dense vector too, float32 (D,), or None.
+        """
+
+    def stats(self) -> Mapping[str, Any]:
+        """`rows` and `bytes` of all tables, and more."""
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What a person should know of the run when it has ended: names and values."""
+
+    def resize(self, servers: int) -> float:
+        """Changes the number of servers; returns the share of the rows that moved.
+
+        Raises ValueError, and changes nothing, where that number is not possible.
+        """
+
+    def stop(self) -> None:
+        """Ends what this has started."""

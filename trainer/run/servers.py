@@ -1,0 +1,129 @@
+"""The processes of the shard servers, and commands to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import zmq
+
+from trainer.run.cluster import Cluster, Process
+from trainer.run.runner import RunError, ServerGoneError
+from trainer.server import wire
+from trainer.server.channel import ZmqChannel
+
+_POLL_MS = 20
+_START_DEADLINE_S = 120.0
+_ANSWER_DEADLINE_S = 120.0
+
+
+class Servers:
+    """`running`: the servers that are up, by number. Numbers are not used twice."""
+
+    def __init__(self, cluster: Cluster, context: zmq.Context[Any]) -> None:
+        self.running: dict[int, Process] = {}
+        self._cluster = cluster
+        self._channel = ZmqChannel(context)
+        self._starting: list[Process] = []
+        self._next = 0
+        self._ids = 0
+
+    @property
+    def count(self) -> int:
+        """Servers that are up, and those that are starting."""
+        return len(self.running) + len(self._starting)
+
+    @property
+    def addresses(self) -> dict[int, str]:
+        """Of the servers that are up."""
+        return {number: process.address for number, process in self.running.items()}
+
+    def start(self) -> None:
+        """Starts one more server; `take_up` says when it is there."""
+        self._starting.append(self._cluster.start_server(self._next))
+        self._next += 1
+
+    def take_up(self) -> list[int]:
+        """Looks once at the servers that are starting; returns those that have come up now.
+
+        All servers are told the addresses of the others, before anything else is told to them.
+        """
+        found = []
+        for process in list(self._starting):
+            if self._cluster.is_up(process):
+                self._starting.remove(process)
+                self.running[process.number] = process
+                self._channel.connect(process.number, process.address)
+                found.append(process.number)
+        if found:
+            peers = [wire.PEERS, msgspec.msgpack.encode(self.addresses)]
+            for number in self.running:
+                self._channel.send(number, peers)
+        return found
+
+    def await_all(self) -> list[int]:
+        """Waits until all servers that are starting are up; returns them.
+
+        Raises RunError, and gives up those that are not there, after two minutes.
+        """
+        found: list[int] = []
+        end = time.monotonic() + _START_DEADLINE_S
+        while self._starting:
+            if time.monotonic() > end:
+                late = len(self._starting)
+                self._give_up()
+                raise RunError(
+                    f"{late} of the servers did not start within {_START_DEADLINE_S:.0f} s;"
+                    " does the Ray cluster have as many free CPUs as there are servers and workers?"
+                )
+            found += self.take_up()
+        return found
+
+    def _give_up(self) -> None:
+        for process in self._starting:
+            self._cluster.kill(process)
+        self._starting.clear()
+
+    def ended(self) -> list[Process]:
+        """Servers that have ended, and are not in `running` any more."""
+        found = self._cluster.ended(self.running.values())
+        for process in found:
+            del self.running[process.number]
+        return found
+
+    def end(self, number: int) -> None:
+        """Ends a server that holds no shard."""
+        self._cluster.kill(self.running.pop(number))
+
+    def tell(
+        self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
+    ) -> tuple[Any, list[Any]]:
+        """See `server_commands.Tell`."""
+        if server not in self.running:
+            raise ServerGoneError(f"server {server}")
+        self._ids += 1
+        head = wire.Command(self._ids, shard, command, wire.pack_arguments(**arguments))
+        self._channel.send(server, wire.pack(head, frames))
+        end = time.monotonic() + _ANSWER_DEADLINE_S
+        while time.monotonic() < end:
+            for answer in self._channel.receive(_POLL_MS):
+                reply = wire.unpack_reply(answer)
+                if reply.id != self._ids:
+                    continue  # the late answer to a command that was given up
+                if reply.error is not None:
+                    raise RunError(f"server {server}, command {command!r}: {reply.error}")
+                return wire.unpack_arguments(reply.arguments)["of"], list(answer[1:])
+            if self._cluster.ended([self.running[server]]):
+                raise ServerGoneError(f"server {server}")
+        raise RunError(
+            f"server {server} did not answer {command!r} within {_ANSWER_DEADLINE_S:.0f} s"
+        )
+
+    def stop(self) -> None:
+        """Ends all servers."""
+        for process in self.running.values():
+            self._cluster.kill(process)
+        self._give_up()
+        self._channel.close()

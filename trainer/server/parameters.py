@@ -1,0 +1,66 @@
+"""The parameters as a worker uses them: pull by key, push gradients.
+
+`LocalParameters` has them in this process. `trainer.server.client.RemoteParameters` has them on
+shard servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trainer.server.shard import Pulled, Push, Shard, TablePush
+from trainer.table.optimizers import Floats
+from trainer.table.table import Counts, Keys
+
+
+class Parameters(Protocol):
+    """What a worker needs of the parameters. K is the number of keys of one table."""
+
+    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        """Values of the keys of each table, in their order, and the dense vector.
+
+        `keys`: for each table distinct keys, uint64 (K,). `step`: the global batch (BSP). Raises
+        `client.ServerError` where a server refuses.
+        """
+
+    def push(
+        self,
+        sequence: int,
+        step: int,
+        now: int,
+        gradients: Sequence[Floats],
+        counts: Sequence[Counts | None],
+        dense: Floats | None,
+    ) -> None:
+        """Sends the gradients of the keys that were pulled last; returns when they are taken.
+
+        `sequence`: counts this worker's pushes from 0. `now`: the newest sample, in seconds of
+        event time. `gradients`: for each table float32 (K, width). `counts`: for each table that
+        counts keys before admission uint32 (K,), the samples with each key; else None. `dense`: the
+        gradient of the dense vector. Raises `client.ServerError` where a server refuses.
+        """
+
+
+class LocalParameters:
+    """One shard in this process, for one worker."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self._keys: Sequence[Keys] = []
+
+    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        self._keys = keys
+        return self.shard.pull(step, keys, dense=True)
+
+    def push(
+        self,
+        sequence: int,
+        step: int,
+        now: int,
+        gradients: Sequence[Floats],
+        counts: Sequence[Counts | None],
+        dense: Floats | None,
+    ) -> None:
+        tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
+        self.shard.push(Push(0, sequence, step, now, tables, dense))

@@ -1,0 +1,68 @@
+"""The replicas of shards that one shard server holds, and the state that belongs to all of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.server.shard import Shard
+from trainer.spec import ModelSpec
+
+
+@dataclass
+class Replica:
+    """One replica of a shard.
+
+    `primary`: whether it answers workers. `backup`: the server that gets this primary's pushes too
+    (None: no server does). `lineage`: replicas of one shard have the same number; a roll-back
+    gives all new replicas another one, so late messages of the time before it are recognised.
+    """
+
+    shard: Shard
+    primary: bool
+    backup: int | None = None
+    lineage: int = 0
+
+
+@dataclass
+class Replicas:
+    """All replicas on the server with the number `server`.
+
+    `later` runs work that outlasts a command (writing a file), usually in a thread.
+    """
+
+    server: int
+    later: Callable[[Callable[[], None]], None]
+    #: The routing epoch that this server was told last.
+    epoch: int = 0
+    spec: ModelSpec | None = None
+    #: By the number of the shard.
+    held: dict[int, Replica] = field(default_factory=dict)
+    #: Results of work that was given to `later`, by its name: {"of": value} or {"error": text}.
+    results: dict[str, Any] = field(default_factory=dict)
+    pulls: int = 0
+    pushes: int = 0
+    keys_pushed: int = 0
+    _running: dict[str, int] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def run_later(self, name: str, work: Callable[[], Any]) -> None:
+        """Starts work that outlasts a command; its value or its error is in `results` afterwards.
+
+        A later call with the same name replaces this one, whichever of the two ends first.
+        """
+        number = next(self._numbers)
+        self._running[name] = number
+        self.results.pop(name, None)
+
+        def run() -> None:
+            try:
+                result = {"of": work()}
+            except Exception as error:  # the coordinator asks for it
+                result = {"error": f"{type(error).__name__}: {error}"}
+            if self._running[name] == number:
+                self.results[name] = result
+
+        self.later(run)
