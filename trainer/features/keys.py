@@ -29,4 +29,5 @@ def keys_of(slot: str, values: Iterable[str] | pa.Array) -> npt.NDArray[np.uint6
     """
     if not isinstance(values, pa.Array):
         values = pa.array(list(values), pa.string())
-    return np.maximum(hashes(slot_prefix(slot), values), np.uint64(1))
+    keys: npt.NDArray[np.uint64] = np.maximum(hashes(slot_prefix(slot), values), np.uint64(1))
+    return keys

@@ -187,7 +187,7 @@ def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
 
 def _without(array: Floats, rows: Any) -> Floats:
     """A copy with zeros in these rows."""
-    out = array.copy()
+    out: Floats = array.copy()
     out[rows] = 0
     return out
 

@@ -41,5 +41,6 @@ def owners(shards: Iterable[int], virtual_nodes: int) -> Owners:
 
 
 def arcs_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The arc of each key."""
-    return (keys >> _SHIFT).astype(np.int64)
+    """The arc of each key: int64, as long as `keys`."""
+    arcs: npt.NDArray[np.int64] = (keys >> _SHIFT).astype(np.int64)
+    return arcs

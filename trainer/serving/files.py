@@ -308,7 +308,8 @@ class View:
 
     def keys(self, table: str) -> Keys:
         """All keys of a table, ascending. Raises KeyError where there is no such table."""
-        return self._tables[table].keys.copy()
+        found: Keys = self._tables[table].keys.copy()
+        return found
 
 
 class Snapshot:
