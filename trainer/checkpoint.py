@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from trainer.disk import sync
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File, check_snapshot, checksum, read_snapshot
 from trainer.spec import ModelSpec
 from trainer.table.finite import NotFiniteError
@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_shards(folder: Path, manifest: Manifest) -> list[Snapshot]:
+def read_shards(folder: Path, manifest: Manifest) -> list[ShardSnapshot]:
     """All shards; each file must have the manifest's checksum. Raises CheckpointError."""
     shards = []
     for file in manifest.shards:

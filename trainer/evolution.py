@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
 from trainer.table.table import Rows
@@ -159,7 +159,7 @@ def _about(optimizer: Any) -> str:
 # -- parameters ------------------------------------------------------------------------------------
 
 
-def evolved(shards: Sequence[Snapshot], old: ModelSpec, new: ModelSpec) -> list[Snapshot]:
+def evolved(shards: Sequence[ShardSnapshot], old: ModelSpec, new: ModelSpec) -> list[ShardSnapshot]:
     """The parts of the old model as parts of the new one. Raises CannotGoOnError."""
     evolution = Evolution.of(old, new)
     if old.heads == new.heads and old.slots == new.slots and old.tables == new.tables:
@@ -167,7 +167,9 @@ def evolved(shards: Sequence[Snapshot], old: ModelSpec, new: ModelSpec) -> list[
     return [_evolved(parts, evolution, old, new) for parts in shards]
 
 
-def _evolved(parts: Snapshot, evolution: Evolution, old: ModelSpec, new: ModelSpec) -> Snapshot:
+def _evolved(
+    parts: ShardSnapshot, evolution: Evolution, old: ModelSpec, new: ModelSpec
+) -> ShardSnapshot:
     tables, removed, sketches = [], [], []
     for spec, sources in zip(new.tables, evolution.sources, strict=True):
         states = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.server.shard import Push, Snapshot
+from trainer.server.shard import Push, ShardSnapshot
 from trainer.table.table import Rows
 
 
@@ -24,7 +24,7 @@ def of_push(push: Push) -> Any:
     return push.worker, push.sequence, push.step, push.now, tables, dense
 
 
-def of_snapshot(snapshot: Snapshot) -> Any:
+def of_snapshot(snapshot: ShardSnapshot) -> Any:
     """Everything, but for the order in which rows came to be."""
     return {
         "rows": [of_rows(rows.sorted()) for rows in snapshot.tables],

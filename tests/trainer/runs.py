@@ -35,7 +35,7 @@ from trainer.run.runner import Runner
 from trainer.run.session import Session
 from trainer.server import ring
 from trainer.server.resharding import resharded
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 
 #: 16 batches of 1,024 in two files.
 ROWS, BATCH = 16_384, 1_024
@@ -47,9 +47,9 @@ class Run:
     """A run that has ended. `parts`: all parameters as one shard, rows by key."""
 
     session: Session
-    parts: Snapshot
-    backups: dict[int, Snapshot] = field(default_factory=dict)
-    primaries: dict[int, Snapshot] = field(default_factory=dict)
+    parts: ShardSnapshot
+    backups: dict[int, ShardSnapshot] = field(default_factory=dict)
+    primaries: dict[int, ShardSnapshot] = field(default_factory=dict)
 
     @property
     def log_loss(self) -> float:
@@ -121,7 +121,7 @@ def train(
         runner.stop()
 
 
-def snapshots_of(runner: Coordinator, *, backups: bool = False) -> dict[int, Snapshot]:
+def snapshots_of(runner: Coordinator, *, backups: bool = False) -> dict[int, ShardSnapshot]:
     """A copy of every shard, from its primary or its backup."""
     found = {}
     for shard in runner.placement.shards:
@@ -142,14 +142,16 @@ def tell(runner: Coordinator, folder: Path) -> None:
             path.write_text(str(process.pid))
 
 
-def one(shards: list[Snapshot]) -> Snapshot:
+def one(shards: list[ShardSnapshot]) -> ShardSnapshot:
     """All shards as one, rows by key."""
     parts = resharded(shards, ring.owners([0], 1), [0])[0]
     parts.tables = [rows.sorted() for rows in parts.tables]
     return parts
 
 
-def assert_equal(one: Snapshot, other: Snapshot, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+def assert_equal(
+    one: ShardSnapshot, other: ShardSnapshot, *, rtol: float = 0.0, atol: float = 0.0
+) -> None:
     """Keys are the same, and the state of every optimizer, to the bit or within tolerances."""
     for mine, theirs in zip(one.tables, other.tables, strict=True):
         np.testing.assert_array_equal(mine.keys, theirs.keys)

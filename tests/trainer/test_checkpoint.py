@@ -18,7 +18,7 @@ from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Manifest
 from trainer.server.resharding import resharded
 from trainer.server.ring import arcs_of, owners
-from trainer.server.shard import Push, Shard, Snapshot, TablePush
+from trainer.server.shard import Push, Shard, ShardSnapshot, TablePush
 from trainer.server.shard_file import write_shard
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import admission
@@ -79,7 +79,7 @@ def trained(count: int, shards: Sequence[int] = (0,)) -> dict[int, Shard]:
 
 
 @pytest.fixture(scope="module")
-def cut() -> list[Snapshot]:
+def cut() -> list[ShardSnapshot]:
     """Three shards with everything that there may be."""
     with pytest.MonkeyPatch.context() as patch:
         _small_sketches.__wrapped__(patch)  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def cut() -> list[Snapshot]:
 
 
 def save(
-    root: Path, step: int, shards: Sequence[Snapshot], *, keep: int = 3, note: str = ""
+    root: Path, step: int, shards: Sequence[ShardSnapshot], *, keep: int = 3, note: str = ""
 ) -> tuple[Path, Manifest]:
     folder = checkpoint.begin(root, step)
     files = [write_shard(folder, n, parts, SPEC) for n, parts in enumerate(shards)]
@@ -95,7 +95,7 @@ def save(
     return checkpoint.finish(folder, manifest, keep), manifest
 
 
-def small(value: int) -> list[Snapshot]:
+def small(value: int) -> list[ShardSnapshot]:
     """Two shards of one row, to be told apart."""
     out = []
     for number in range(2):
@@ -120,7 +120,7 @@ def read(folder: Path) -> list[Any]:
 # -- written, found, read --------------------------------------------------------------------------
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path, cut: list[Snapshot]) -> None:
+def test_what_is_read_is_what_was_written(tmp_path: Path, cut: list[ShardSnapshot]) -> None:
     folder, manifest = save(tmp_path / "new" / "checkpoints", 1234, cut)
     assert folder.name == "step-000000001234"
     assert checkpoint.find(folder.parent) == [folder]
@@ -345,7 +345,7 @@ def test_an_error_in_the_middle_leaves_nothing_that_is_found(
 # -- other numbers of shards -----------------------------------------------------------------------
 
 
-def united(shards: Sequence[Snapshot]) -> Any:
+def united(shards: Sequence[ShardSnapshot]) -> Any:
     """All rows of all shards, by key, with everything that is kept of them."""
     rows: dict[tuple[int, int], Any] = {}
     count = 0
@@ -363,7 +363,7 @@ def united(shards: Sequence[Snapshot]) -> Any:
 
 
 @pytest.mark.parametrize("count", range(1, 6))
-def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[Snapshot], count: int) -> None:
+def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[ShardSnapshot], count: int) -> None:
     numbers = range(count)
     ring = owners(numbers, NODES)
     made = resharded(cut, ring, numbers)
@@ -377,8 +377,8 @@ def test_each_row_goes_whole_to_the_shard_of_its_arc(cut: list[Snapshot], count:
         assert (parts.marks, parts.step, parts.pending) == (cut[0].marks, cut[0].step, {})
 
 
-def test_there_and_back_is_the_same(cut: list[Snapshot]) -> None:
-    there: Sequence[Snapshot] = cut
+def test_there_and_back_is_the_same(cut: list[ShardSnapshot]) -> None:
+    there: Sequence[ShardSnapshot] = cut
     for count in (5, 1, 4, 2, 3):
         numbers = range(count)
         made = resharded(there, owners(numbers, NODES), numbers)
@@ -391,7 +391,7 @@ def test_there_and_back_is_the_same(cut: list[Snapshot]) -> None:
     assert before == after
 
 
-def test_the_parts_of_shards_are_left_as_they_are(cut: list[Snapshot]) -> None:
+def test_the_parts_of_shards_are_left_as_they_are(cut: list[ShardSnapshot]) -> None:
     before = [bits.of_snapshot(parts) for parts in cut]
     made = resharded(cut, owners([0, 1], NODES), [0, 1])
     for parts in made.values():
@@ -403,7 +403,7 @@ def test_the_parts_of_shards_are_left_as_they_are(cut: list[Snapshot]) -> None:
     assert [bits.of_snapshot(parts) for parts in cut] == before
 
 
-def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[Snapshot]) -> None:
+def test_no_key_has_to_be_seen_again_for_its_admission(cut: list[ShardSnapshot]) -> None:
     """Counted on one of three shards before, and on one of two afterwards."""
     seen: dict[int, int] = {}
     for push in pushes(20):

@@ -24,7 +24,7 @@ from benchmarks.trainer.data import Traffic, files, write
 from tests.trainer import runs
 from trainer import checkpoint
 from trainer.checkpoint import Manifest
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def newest(output: Path) -> tuple[Manifest, Snapshot]:
+def newest(output: Path) -> tuple[Manifest, ShardSnapshot]:
     folder = checkpoint.find(output / "checkpoints")[-1]
     manifest = checkpoint.read_manifest(folder)
     return manifest, runs.one(checkpoint.read_shards(folder, manifest))

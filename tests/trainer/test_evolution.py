@@ -31,7 +31,7 @@ from trainer.features.keys import keys_of
 from trainer.reading.columns import absent, conformed
 from trainer.reading.files import ReadError
 from trainer.run.runner import LostShardError
-from trainer.server.shard import Push, Shard, Snapshot, TablePush
+from trainer.server.shard import Push, Shard, ShardSnapshot, TablePush
 from trainer.serving.files import Snapshot
 from trainer.serving.model import ServedModel
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
@@ -136,13 +136,13 @@ class Project:
         sets = [part for text in overrides for part in ("--set", text)]
         return main(["--config", str(self.root / "trainer.toml"), *sets])
 
-    def newest(self) -> tuple[checkpoint.Manifest, Snapshot]:
+    def newest(self) -> tuple[checkpoint.Manifest, ShardSnapshot]:
         folder = checkpoint.find(self.root / "model/checkpoints")[-1]
         manifest = checkpoint.read_manifest(folder)
         return manifest, runs.one(checkpoint.read_shards(folder, manifest))
 
 
-def states(spec: ModelSpec, parts: Snapshot, slot: str, value: str) -> list[list[float]]:
+def states(spec: ModelSpec, parts: ShardSnapshot, slot: str, value: str) -> list[list[float]]:
     """The optimizer states of a key; empty where it has no row."""
     table = next(s.table for s in spec.slots if s.name == slot)
     rows = parts.tables[table]

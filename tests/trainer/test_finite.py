@@ -34,7 +34,7 @@ from trainer.run.learner import Learner
 from trainer.server.commands import COMMANDS
 from trainer.server.parameters import LocalParameters
 from trainer.server.replicas import Replica, Replicas
-from trainer.server.shard import Push, Shard, Snapshot, TablePush
+from trainer.server.shard import Push, Shard, ShardSnapshot, TablePush
 from trainer.server.shard_file import (
     File,
     check_snapshot,
@@ -488,7 +488,7 @@ def test_settings_that_float32_cannot_compute_with(
 # -- the check before anything is written ----------------------------------------------------------
 
 
-def spoilt(value: float) -> tuple[ModelSpec, Snapshot]:
+def spoilt(value: float) -> tuple[ModelSpec, ShardSnapshot]:
     """A model of which one optimizer state, that of `price`, is not finite."""
     spec = spec_of("lr", "plain", Ftrl(), AdaGrad(), Adam())
     shard, _ = learned(spec, LossRules("plain", ("click", "buy")), [_plain_table()], 1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from trainer.server import shard_file, wire
-from trainer.server.shard import Pulled, Push, Snapshot, TablePush
+from trainer.server.shard import Pulled, Push, ShardSnapshot, TablePush
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table.table import Rows
 
@@ -167,7 +167,7 @@ def rows_of(size: int, *floats: int) -> Rows:
     )
 
 
-def parts_of(sizes: Sequence[int], *, full: bool) -> Snapshot:
+def parts_of(sizes: Sequence[int], *, full: bool) -> ShardSnapshot:
     """`full`: with everything that a shard may have, and without it."""
     rng = np.random.default_rng(2)
     widths = [(2, 8), (2,)]
@@ -175,7 +175,7 @@ def parts_of(sizes: Sequence[int], *, full: bool) -> Snapshot:
     sketches: list[npt.NDArray[np.uint16] | None] = [None for _ in sizes]
     if full:
         sketches[1] = rng.integers(0, 99, (4, 64)).astype(np.uint16)
-    return Snapshot(
+    return ShardSnapshot(
         tables=tables,
         removed=[rng.integers(1, 1 << 64, 4 * full, np.uint64) for _ in sizes],
         sketches=sketches,
@@ -191,7 +191,7 @@ def parts_of(sizes: Sequence[int], *, full: bool) -> Snapshot:
     )
 
 
-def assert_same_parts(one: Snapshot, other: Snapshot) -> None:
+def assert_same_parts(one: ShardSnapshot, other: ShardSnapshot) -> None:
     for a, b in zip(one.tables, other.tables, strict=True):
         assert same(a.keys, b.keys)
         assert same(a.touched, b.touched)

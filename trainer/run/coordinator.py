@@ -36,7 +36,7 @@ from trainer.run.workers import Workers
 from trainer.server import ring
 from trainer.server.dense import has_dense
 from trainer.server.resharding import resharded
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File, snapshot_to_bytes
 from trainer.serving.files import PartInfo
 
@@ -105,7 +105,7 @@ class Coordinator:
 
     # -- processes and shards ----------------------------------------------------------------------
 
-    def start(self, shards: Sequence[Snapshot]) -> None:
+    def start(self, shards: Sequence[ShardSnapshot]) -> None:
         self._generation += 1
         # First of all: workers must not send what they are doing under the new epoch.
         self.workers.abandon(self._generation)
@@ -120,7 +120,7 @@ class Coordinator:
         for server in servers:
             # all replicas that it has go
             self.commands.set_model(server, self.job.spec)
-        made: dict[int, Snapshot] = {}
+        made: dict[int, ShardSnapshot] = {}
         if shards:
             numbers = self.placement.shards
             made = resharded(shards, ring.owners(numbers, self._virtual_nodes), numbers)

@@ -17,7 +17,7 @@ from trainer.run.runner import Written
 from trainer.server import ring
 from trainer.server.parameters import LocalParameters
 from trainer.server.resharding import resharded
-from trainer.server.shard import Shard, Snapshot
+from trainer.server.shard import Shard, ShardSnapshot
 from trainer.server.shard_file import File, write_shard
 from trainer.serving.files import PartInfo, write_tables
 
@@ -50,7 +50,7 @@ class LocalRunner:
     def wants_pause(self) -> bool:
         return False
 
-    def start(self, shards: Sequence[Snapshot]) -> None:
+    def start(self, shards: Sequence[ShardSnapshot]) -> None:
         self.shard = Shard(self.job.spec, contributions=None, has_dense=True)
         self._sequence = 0
         self._learner.take_tally()

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from trainer.evaluation.tally import Tally
 from trainer.run.job import Job, Outcome, Task
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File
 from trainer.serving.files import PartInfo
 
@@ -48,7 +48,7 @@ class Runner(Protocol):
     def wants_pause(self) -> bool:
         """Whether there is something to do between batches, so that `run` should return."""
 
-    def start(self, shards: Sequence[Snapshot]) -> None:
+    def start(self, shards: Sequence[ShardSnapshot]) -> None:
         """Sets all parameters: to `shards` (of any number), or to new ones where it is empty."""
 
     def run(

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer.run.placement import Move, Placement
 from trainer.run.runner import RunError
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import snapshot_from_bytes
 from trainer.spec import ModelSpec
 from trainer.table.optimizers import Floats
@@ -99,7 +99,7 @@ class ServerCommands:
         """A replica's snapshot, as `create` takes it: one frame."""
         return self._tell(server, shard, "snapshot")[1]
 
-    def snapshot(self, server: int, shard: int) -> Snapshot:
+    def snapshot(self, server: int, shard: int) -> ShardSnapshot:
         """A copy of a replica."""
         return snapshot_from_bytes(self.snapshot_frames(server, shard)[0])
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from trainer.server.ring import Owners, arcs_of
-from trainer.server.shard import Snapshot
+from trainer.server.shard import ShardSnapshot
 from trainer.table import admission
 from trainer.table.table import Rows
 
 
 def resharded(
-    shards: Sequence[Snapshot], owners: Owners, numbers: Sequence[int]
-) -> dict[int, Snapshot]:
+    shards: Sequence[ShardSnapshot], owners: Owners, numbers: Sequence[int]
+) -> dict[int, ShardSnapshot]:
     """Snapshots for the shards `numbers`: each row goes to the shard that owns its arc.
 
     `shards` are of one moment between two batches. So the deduplication marks of all of them are
@@ -53,7 +53,7 @@ def resharded(
         copies = [None if s is None else s.copy() for s in sketches]
         marks = {w: (below, list(above)) for w, (below, above) in first.marks.items()}
         has_dense = dense if number == min(numbers) else []
-        out[number] = Snapshot(mine, gone, copies, has_dense, marks, first.step, {})
+        out[number] = ShardSnapshot(mine, gone, copies, has_dense, marks, first.step, {})
     return out
 
 

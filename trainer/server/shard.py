@@ -91,7 +91,7 @@ class Marks:
 
 
 @dataclass
-class Snapshot:
+class ShardSnapshot:
     """A copy of a whole shard: for a checkpoint, or for a replica on another server.
 
     `removed`: keys whose removal no export has said yet. `sketches`: admission counters, uint16
@@ -113,7 +113,7 @@ class Snapshot:
         """Of all tables."""
         return sum(len(rows) for rows in self.tables)
 
-    def unmarked(self) -> Snapshot:
+    def unmarked(self) -> ShardSnapshot:
         """Without marks and step, for a run that counts pushes and steps from 0 again."""
         return replace(self, marks={}, step=0)
 
@@ -192,9 +192,9 @@ class Shard:
         """Drops rows by age, at `now` in seconds of event time; returns how many."""
         return sum(table.expire(now) for table in self.tables)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> ShardSnapshot:
         """A copy of everything."""
-        return Snapshot(
+        return ShardSnapshot(
             tables=[table.all_rows() for table in self.tables],
             removed=[table.removed.copy() for table in self.tables],
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
@@ -204,7 +204,7 @@ class Shard:
             pending=dict(self._pending),
         )
 
-    def load(self, snapshot: Snapshot) -> None:
+    def load(self, snapshot: ShardSnapshot) -> None:
         """Becomes what the snapshot is a copy of. Only for a new shard."""
         for table, rows, removed, sketch in zip(
             self.tables, snapshot.tables, snapshot.removed, snapshot.sketches, strict=True
@@ -218,7 +218,7 @@ class Shard:
         self._take_over(snapshot)
         self._pending = dict(snapshot.pending)
 
-    def take_out(self, arcs: npt.NDArray[np.bool_]) -> Snapshot:
+    def take_out(self, arcs: npt.NDArray[np.bool_]) -> ShardSnapshot:
         """Removes the rows of some arcs, and returns them. `arcs`: a mask, bool (ARCS,)."""
         rows, removed = [], []
         for table in self.tables:
@@ -226,7 +226,7 @@ class Shard:
             going = arcs[arcs_of(table.removed)]
             removed.append(table.removed[going])
             table.removed = table.removed[~going]
-        return Snapshot(
+        return ShardSnapshot(
             tables=rows,
             removed=removed,
             sketches=[None if t.sketch is None else t.sketch.copy() for t in self.tables],
@@ -236,7 +236,7 @@ class Shard:
             pending={},
         )
 
-    def take_in(self, snapshot: Snapshot) -> None:
+    def take_in(self, snapshot: ShardSnapshot) -> None:
         """Adds what another shard took out. Between batches, when all shards have the same marks.
 
         Raises ValueError for a row that is here already.
@@ -253,7 +253,7 @@ class Shard:
     def _marks_apart(self) -> dict[int, tuple[int, list[int]]]:
         return {w: (m.below, sorted(m.above)) for w, m in self.marks.items()}
 
-    def _take_over(self, snapshot: Snapshot) -> None:
+    def _take_over(self, snapshot: ShardSnapshot) -> None:
         """Takes the marks and the step of the snapshot."""
         self.marks = {w: Marks(below, set(above)) for w, (below, above) in snapshot.marks.items()}
         self.step = snapshot.step

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from trainer.server.shard import Push, Snapshot, TablePush
+from trainer.server.shard import Push, ShardSnapshot, TablePush
 from trainer.spec import ModelSpec
 from trainer.table.finite import check_rows, check_vector
 from trainer.table.table import Rows
@@ -33,7 +33,7 @@ class File(msgspec.Struct, frozen=True):
     checksum: str
 
 
-def write_shard(folder: Path, shard: int, snapshot: Snapshot, spec: ModelSpec) -> File:
+def write_shard(folder: Path, shard: int, snapshot: ShardSnapshot, spec: ModelSpec) -> File:
     """Writes and flushes one shard's file in `folder`.
 
     Raises OSError; and NotFiniteError, before it writes anything.
@@ -47,7 +47,7 @@ def write_shard(folder: Path, shard: int, snapshot: Snapshot, spec: ModelSpec) -
     return File(path.name, path.stat().st_size, checksum(path))
 
 
-def check_snapshot(what: str, snapshot: Snapshot, spec: ModelSpec) -> None:
+def check_snapshot(what: str, snapshot: ShardSnapshot, spec: ModelSpec) -> None:
     """Raises NotFiniteError, with the text `what`, for a parameter or optimizer state that is not
 
     a finite number.
@@ -67,7 +67,7 @@ def checksum(path: Path) -> str:
     return str(digest.hexdigest())
 
 
-def write_snapshot(snapshot: Snapshot, file: Any) -> None:
+def write_snapshot(snapshot: ShardSnapshot, file: Any) -> None:
     """Writes to an open binary file. Raises OSError."""
     arrays: dict[str, Any] = {}
     for t, rows in enumerate(snapshot.tables):
@@ -93,7 +93,7 @@ def write_snapshot(snapshot: Snapshot, file: Any) -> None:
     np.savez(file, **arrays)
 
 
-def read_snapshot(file: Any) -> Snapshot:
+def read_snapshot(file: Any) -> ShardSnapshot:
     """Reads what `write_snapshot` wrote. Raises ValueError for anything else."""
     try:
         return _read(file)
@@ -101,14 +101,14 @@ def read_snapshot(file: Any) -> Snapshot:
         raise ValueError(f"not a shard, or not all of it: {error}") from None
 
 
-def snapshot_to_bytes(snapshot: Snapshot) -> bytes:
+def snapshot_to_bytes(snapshot: ShardSnapshot) -> bytes:
     """What `write_snapshot` writes."""
     file = io.BytesIO()
     write_snapshot(snapshot, file)
     return file.getvalue()
 
 
-def snapshot_from_bytes(data: Any) -> Snapshot:
+def snapshot_from_bytes(data: Any) -> ShardSnapshot:
     """Of bytes or a memoryview. Raises ValueError."""
     return read_snapshot(io.BytesIO(data))
 
@@ -129,7 +129,7 @@ def _named_push(push: Push, names: list[str]) -> dict[str, Any]:
     return named
 
 
-def _read(file: Any) -> Snapshot:
+def _read(file: Any) -> ShardSnapshot:
     with np.load(file, allow_pickle=False) as arrays:
         told = msgspec.msgpack.decode(arrays["told"].tobytes())
         tables, removed, sketches = [], [], []
@@ -152,7 +152,7 @@ def _read(file: Any) -> Snapshot:
             ]
             dense = arrays[names[-1]] if has_dense else None
             pending[worker] = Push(worker, sequence, step, now, pushes, dense)
-        return Snapshot(
+        return ShardSnapshot(
             tables=tables,
             removed=removed,
             sketches=sketches,
