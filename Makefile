@@ -1,6 +1,9 @@
 # Everything runs from here; `make` alone lists what there is. Needed on the machine:
 # Python 3.10, 3.11 or 3.12, make, git. The rest is set up on the first use.
 
+# CONFIG and DATA are read from the environment ("$$CONFIG"), into which make puts what its command
+# line sets: so a path may hold spaces, quotes and whatever else a shell would take apart.
+
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 ARGS ?=
@@ -60,10 +63,10 @@ test-thorough: setup ## run what takes longer: whole stories, and more random in
 
 .PHONY: train
 train: setup-trainer ## train on samples: CONFIG=trainer.toml, or on those of the demo (ARGS="--set a.b=value")
-	@[ -n "$(CONFIG)" ] || [ -f out/demo/trainer.toml ] || { \
+	@[ -n "$$CONFIG" ] || [ -f out/demo/trainer.toml ] || { \
 		echo "train: there is no out/demo/trainer.toml yet: run \`make demo\` first," \
 			"or give a file: make train CONFIG=/path/to/trainer.toml" >&2; exit 2; }
-	@$(TRAINER_PY) -m trainer.train --config "$(or $(CONFIG),out/demo/trainer.toml)" $(ARGS)
+	@$(TRAINER_PY) -m trainer.train --config "$${CONFIG:-out/demo/trainer.toml}" $(ARGS)
 
 .PHONY: bench-trainer
 bench-trainer: setup ## the trainer's speed and quality beside others' (ARGS=--quick)
@@ -73,25 +76,25 @@ bench-trainer: setup ## the trainer's speed and quality beside others' (ARGS=--q
 
 .PHONY: kuairand
 kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other key
-	@[ -n "$(DATA)" ] || { echo "usage: make kuairand DATA=/path/to/kuairand_extract.tsv" >&2; exit 2; }
+	@[ -n "$$DATA" ] || { echo "usage: make kuairand DATA=/path/to/kuairand_extract.tsv" >&2; exit 2; }
 	@rm -rf out/kuairand
-	@$(RUN) $(PY) examples/kuairand/convert.py --input "$(DATA)" --out out/kuairand
+	@$(RUN) $(PY) examples/kuairand/convert.py --input "$$DATA" --out out/kuairand
 	@$(RUN) $(PY) -m jobs.join_samples --config out/kuairand/pipeline.toml \
 		--set join.key=$(or $(KEY),request_id)
-	@$(RUN) $(PY) examples/kuairand/check.py --input "$(DATA)" \
+	@$(RUN) $(PY) examples/kuairand/check.py --input "$$DATA" \
 		--config out/kuairand/pipeline.toml --output out/kuairand/out \
 		$(if $(KEY),--key $(KEY))
 	@$(RUN) $(PY) -m tools.summary out/kuairand/out
 
 .PHONY: audit
 audit: setup-jobs ## is every record of a run accounted for? CONFIG=pipeline.toml (ARGS="--show 50")
-	@[ -n "$(CONFIG)" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(PY) -m tools.audit --config "$(CONFIG)" $(ARGS)
+	@[ -n "$$CONFIG" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(PY) -m tools.audit --config "$$CONFIG" $(ARGS)
 
 .PHONY: correct
 correct: setup-jobs ## corrections from late actions, beside the samples: CONFIG=pipeline.toml
-	@[ -n "$(CONFIG)" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(PY) -m tools.correct_samples --config "$(CONFIG)" $(ARGS)
+	@[ -n "$$CONFIG" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(PY) -m tools.correct_samples --config "$$CONFIG" $(ARGS)
 
 .PHONY: policies
 policies: setup-jobs ## emission policies side by side on a generated day (minutes; ARGS="--requests 1000")
@@ -104,8 +107,8 @@ bench: setup ## speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 
 .PHONY: advise
 advise: setup-advise ## how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
-	@[ -n "$(CONFIG)" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
-	@$(RUN) $(PY) -m tools.advise_window --config "$(CONFIG)" $(ARGS)
+	@[ -n "$$CONFIG" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(RUN) $(PY) -m tools.advise_window --config "$$CONFIG" $(ARGS)
 
 # --- set-up --------------------------------------------------------------------------
 

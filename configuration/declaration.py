@@ -1,18 +1,22 @@
-"""What a pipeline's file declares of its samples, for the job that writes them and for whoever
+"""What a pipeline's file declares about its samples: features, actions, and which rows there are.
 
-reads them: the features, the actions, and which rows a sample has.
+The job that writes the samples (`jobs.pipeline.config.Pipeline`) and everything that reads them
+share `Declaration`. Which names can be columns is decided here (docs/configuration.md, "Names").
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
+from configuration.paths import beside
+from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
+from schemas import sql
 from schemas.actions import ActionKind, Label
 from schemas.features import Feature, FeatureSchema, FeatureType, Role, Scope
 from schemas.samples import FinalEmit, NegativeKind, reserved_columns
@@ -20,6 +24,8 @@ from schemas.samples import FinalEmit, NegativeKind, reserved_columns
 Policy = Literal["wait", "fake_negative", "es_dfm", "defer"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Of the columns that are made of it, `delay_<kind>_ms` is the longest.
+_KIND_MAX_LENGTH = sql.IDENTIFIER_MAX_LENGTH - len("delay__ms")
 _Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -88,7 +94,7 @@ def action_kinds(actions: Mapping[str, ActionSection]) -> tuple[ActionKind, ...]
 
 
 def feature_schema(features: Mapping[str, FeatureSection]) -> FeatureSchema:
-    """Raises ValueError for types that there are not, which `check_columns` finds first."""
+    """Raises ValueError for an unknown type, which `check_columns` finds first."""
     return FeatureSchema.of(
         Feature(name, FeatureType.parse(f.type), f.scope, f.required, f.role)
         for name, f in features.items()
@@ -107,34 +113,87 @@ def resolve_emission(policy: Policy, own: EmissionSection) -> EmissionSection:
     )
 
 
+def check(declared: Declaration, wrong: Wrong) -> None:
+    """Raises ConfigError for actions and features that cannot be columns."""
+    check_actions(declared.actions, wrong)
+    check_columns(declared.actions, declared.features, wrong)
+
+
 def check_actions(actions: Mapping[str, ActionSection], wrong: Wrong) -> None:
     """Raises ConfigError for kinds that the samples cannot have."""
     if not actions:
         raise wrong("actions", "at least one [actions.<kind>] is needed")
     for kind, action in actions.items():
         if not _NAME.fullmatch(kind):
-            raise wrong(f"actions.{kind}", "a kind becomes a column: letters, digits and _ only")
+            raise wrong(
+                key_of("actions", kind),
+                "a kind becomes a part of column names: letters, digits and _ only",
+            )
+        if len(kind) > _KIND_MAX_LENGTH:
+            raise wrong(key_of("actions", kind), f"longer than {_KIND_MAX_LENGTH} characters")
         if action.window <= 0:
-            raise wrong(f"actions.{kind}.window", "must be longer than 0")
+            raise wrong(key_of("actions", kind, "window"), "must be longer than 0")
+    by_column = {kind.lower(): kind for kind in actions}
+    for kind in actions:
+        if by_column[kind.lower()] != kind:
+            raise wrong(
+                key_of("actions", kind),
+                f"differs from {by_column[kind.lower()]!r} in upper and lower case only",
+            )
 
 
 def check_columns(
     actions: Mapping[str, ActionSection], features: Mapping[str, FeatureSection], wrong: Wrong
 ) -> None:
     """Raises ConfigError for features that cannot be columns beside those of the actions."""
-    taken = {column.lower(): column for column in reserved_columns(action_kinds(actions))}
+    taken = {_alike(column): column for column in reserved_columns(action_kinds(actions))}
+    lists = []
     for name, feature in features.items():
         try:
-            FeatureType.parse(feature.type)
+            type_ = FeatureType.parse(feature.type)
         except ValueError as error:
-            raise wrong(f"features.{name}.type", str(error)) from None
-        if not name or name.startswith("__") or "`" in name:
-            raise wrong(f"features.{name}", "a feature becomes a column: no ` and not __…")
-        if name.lower() in taken:
-            raise wrong(
-                f"features.{name}", f"the samples have a column {taken[name.lower()]!r} already"
-            )
-        taken[name.lower()] = name
+            raise wrong(key_of("features", name, "type"), str(error)) from None
+        key = key_of("features", name)
+        fault = name_fault(name)
+        if fault is not None:
+            raise wrong(key, f"a feature becomes a column, and {fault}; rename it")
+        if _alike(name) in taken:
+            raise wrong(key, f"the samples have a column {taken[_alike(name)]!r} already")
+        taken[_alike(name)] = name
+        if type_.is_list:
+            lists.append(name)
+    for name in features:
+        for of in lists:
+            if name.startswith(f"{of}."):
+                raise wrong(
+                    key_of("features", name),
+                    f"Parquet calls the elements of the list {of!r} so; rename one of the two",
+                )
+
+
+def name_fault(name: str) -> str | None:
+    """Why a feature cannot have this name; None if it can.
+
+    The names that are left pass through JSON, Flink SQL, Parquet, Arrow and the trainer as they
+    are: letters of any script, spaces, and all other punctuation.
+    """
+    if not name:
+        return "this name is empty"
+    if name.startswith("__"):
+        return "names that begin with __ are kept for readers of the files"
+    for char in name:
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            return f"this name holds the control character U+{ord(char):04X}"
+        if char in '"\\':
+            return f"this name holds a {char}, which JSON must escape"
+    if len(name.encode("utf-16-le")) // 2 > sql.IDENTIFIER_MAX_LENGTH:
+        return f"this name is longer than {sql.IDENTIFIER_MAX_LENGTH} characters"
+    return None
+
+
+def _alike(name: str) -> str:
+    """Equal for names that some reader of the files takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 # -- for readers of the samples --------------------------------------------------------------------
@@ -153,7 +212,7 @@ class WrittenTo(Section, frozen=True, kw_only=True, forbid_unknown_fields=False)
 
 
 class Declaration(Section, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    """A pipeline's file, seen by a reader of its samples. What else is in it is the job's own."""
+    """A pipeline's file, as a reader of its samples sees it. All other keys are the job's."""
 
     join: JoinedBy = JoinedBy()
     emission: EmissionSection = EmissionSection()
@@ -178,14 +237,14 @@ class Declaration(Section, frozen=True, kw_only=True, forbid_unknown_fields=Fals
 
     @property
     def exposure_action(self) -> str | None:
-        """The kind that says an item was on screen, if there is one."""
+        """The kind that says that an item was on screen; None without `[exposure]`."""
         return None if self.exposure is None else self.exposure.action
 
     @property
     def leaves_out(self) -> bool:
-        """Whether a settled impression may have no row: negatives are sampled, or the unexposed
+        """Whether a settled impression may have no row.
 
-        are dropped.
+        That is so when negatives are sampled, and when impressions without exposure are dropped.
         """
         drops = self.exposure is not None and self.exposure.unexposed == "drop"
         return drops or self.sampling.rate < 1 or bool(self.sampling.rules)
@@ -197,7 +256,11 @@ def load(path: Path) -> Declaration:
     Raises ConfigError.
     """
     declared = read(path, Declaration)
-    check_actions(declared.actions, wrong_in(path))
-    check_columns(declared.actions, declared.features, wrong_in(path))
-    written_to = msgspec.structs.replace(declared.output, path=beside(path, declared.output.path))
+    wrong = wrong_in(path)
+    check(declared, wrong)
+    try:
+        output = beside(path, declared.output.path)
+    except ValueError as error:
+        raise wrong("output.path", str(error)) from None
+    written_to = msgspec.structs.replace(declared.output, path=output)
     return msgspec.structs.replace(declared, output=written_to)

@@ -1,15 +1,16 @@
 """Configuration files: one TOML file, with `a.b=value` over it, as a checked tree of structs.
 
-The habits that the jobs and the trainer share. What the keys are is in `jobs.pipeline.config` and
-`trainer.config`; here is how they are read, and how the one line comes about that says what is
+The jobs and the trainer share this. Which keys there are is in `jobs.pipeline.config` and
+`trainer.config`. Here is how they are read, and how an error becomes one line that says what is
 wrong: the file (or the override), the key, and what was expected.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,14 +20,15 @@ import msgspec
 import tomli
 
 _UNITS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min|h|d)")
 
 
 class ConfigError(Exception):
-    """One line for a person: what is wrong, where, and what was expected."""
+    """What is wrong in a configuration, where, and what was expected, in one line."""
 
 
-#: Makes the error of a key and of what is wrong with it.
+#: Makes the error of a key (see `key_of`) and of what is wrong with it.
 Wrong = Callable[[str, str], ConfigError]
 
 
@@ -61,33 +63,105 @@ def read(path: Path, into: type[_File], overrides: Sequence[str] = ()) -> _File:
 
     Raises ConfigError.
     """
-    try:
-        document = tomli.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    document = _document(path)
     layout = _layout(into)
-    origins: dict[str, str] = {}
     for override in overrides:
-        _override(document, override, layout, origins)
+        _override(document, override, layout)
     try:
         return msgspec.convert(document, into, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(_readable(str(error), path, layout, origins)) from None
+        origin = _Origin(path, overrides, layout)
+        raise ConfigError(_readable(error, document, into, layout, origin)) from None
 
 
-def wrong_in(path: Path) -> Wrong:
-    """For what the types of a file's keys cannot say."""
-    return lambda key, text: ConfigError(f"{path}: {key}: {text}")
+def wrong_in(path: Path, overrides: Sequence[str] = ()) -> Wrong:
+    """For what the types of a file's keys cannot say. The error names the file or the override."""
+    origin = _Origin(path, overrides, _Layout())
+    return lambda key, text: ConfigError(f"{origin.of(key, whole=True)}: {key}: {text}")
 
 
-def beside(path: Path, text: str) -> str:
-    """The absolute place of `text`, which is relative to the file `path`; a URI stays as it is."""
-    # a scheme (s3://, file://) is for Flink's file systems; what else is local
-    return text if "://" in text else str((path.parent / Path(text).expanduser()).resolve())
+def key_of(*names: str) -> str:
+    """A key as TOML writes it, on one line: `features."a b".type`."""
+    return ".".join(n if _BARE.fullmatch(n) else _quoted(n) for n in names)
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises ConfigError."""
+    try:
+        raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    try:
+        return tomli.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: not valid TOML: line {line} is not UTF-8") from None
+    except tomli.TOMLDecodeError as error:
+        text = str(error)
+        if text.endswith("(at end of document)"):
+            line = raw.rstrip().count(b"\n") + 1
+            text = text.removesuffix("(at end of document)") + f"(at the end, line {line})"
+        raise ConfigError(f"{path}: not valid TOML: {text}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+
+
+@dataclass
+class _Origin:
+    """Who said a key: the file or one of the overrides."""
+
+    path: Path
+    overrides: Sequence[str]
+    layout: _Layout
+
+    def of(self, key: str, *, whole: bool = False) -> str:
+        """`whole`: what is wrong follows from several keys, so all overrides are named if none has
+        this key.
+        """
+        keys = [(key_of(*_split(o, self.layout)[0]), o) for o in self.overrides]
+        for said, override in reversed(keys):
+            if said and (key == said or key.startswith((f"{said}.", f"{said}["))):
+                return f"--set {override}"
+        try:
+            in_file = _lookup(_document(self.path), key)
+        except ConfigError:  # the file was changed since it was read
+            in_file = True
+        if not in_file:
+            for said, override in reversed(keys):
+                if said.startswith(f"{key}."):
+                    return f"--set {override}"
+        if whole and keys:
+            return f"{self.path} with " + " ".join(f"--set {o}" for o in self.overrides)
+        return str(self.path)
+
+
+def _lookup(document: dict[str, Any], key: str) -> bool:
+    """Whether there is anything under a key."""
+    table: Any = document
+    for name in _parse_key(re.sub(r"\[\d+\]", "", key)) or key.split("."):
+        if not isinstance(table, dict) or name not in table:
+            return False
+        table = table[name]
+    return True
+
+
+def _parse_key(text: str) -> list[str]:
+    """The names of a dotted TOML key; empty if it is none."""
+    names: list[str] = []
+    try:
+        table: Any = tomli.loads(f"{text} = 0")
+    except tomli.TOMLDecodeError:
+        return []
+    while isinstance(table, dict) and len(table) == 1:
+        name, table = next(iter(table.items()))
+        names.append(name)
+    return names if table == 0 else []
 
 
 # -- what keys there are ---------------------------------------------------------------------------
@@ -95,9 +169,10 @@ def beside(path: Path, text: str) -> str:
 
 @dataclass
 class _Layout:
-    """`sections`: by place, the structs that may be there. `free`: tables of scalars by any name,
+    """Which keys a file may have.
 
-    as Flink's options and Kafka's properties, which have dots in their own names.
+    `sections`: by place, the structs that may be there. `free`: tables of scalars with any names,
+    such as Flink's options and Kafka's properties, which have dots in their own names.
     """
 
     sections: dict[str, list[type[msgspec.Struct]]] = field(default_factory=dict)
@@ -137,17 +212,14 @@ def _structs(
 # -- overrides -------------------------------------------------------------------------------------
 
 
-def _override(
-    document: dict[str, Any], override: str, layout: _Layout, origins: dict[str, str]
-) -> None:
+def _override(document: dict[str, Any], override: str, layout: _Layout) -> None:
     """The value is read as TOML if it is that, else as a string: `a.b=10s` needs no quotes."""
-    key, equals, text = override.partition("=")
-    parts = _parts(key.strip(), layout)
-    if not equals or not all(parts):
+    parts, text = _split(override, layout)
+    if text is None:
         raise ConfigError(f"--set {override}: expected a.b=value")
     try:
         value = tomli.loads(f"value = {text}")["value"]
-    except tomli.TOMLDecodeError:
+    except (tomli.TOMLDecodeError, KeyError, RecursionError):
         value = text
     if ".".join(parts[:-1]) in layout.free and not isinstance(value, str):
         # options of Flink and Kafka are texts, so `flink.a.b=true` needs no quotes either
@@ -159,14 +231,24 @@ def _override(
             raise ConfigError(f"--set {override}: {part!r} is a value, not a table")
         table = inner
     table[parts[-1]] = value
-    origins[key.strip()] = f"--set {override}"
 
 
-def _parts(key: str, layout: _Layout) -> list[str]:
+def _split(override: str, layout: _Layout) -> tuple[list[str], str | None]:
+    """The names of the key, and the text of the value (None: there is none).
+
+    A name with a dot or `=` in it is quoted, as in TOML: `features."a.b".type=int64`.
+    """
+    key, equals, text = override.partition("=")
     for place in layout.free:
-        if key.startswith(f"{place}."):
-            return [*place.split("."), key.removeprefix(f"{place}.")]
-    return key.split(".")
+        if key.strip().startswith(f"{place}.") and key.strip() != f"{place}.":
+            name = key.strip().removeprefix(f"{place}.")
+            return [*place.split("."), *(_parse_key(name) if '"' in name else [name])], text
+    for end in (i for i, c in enumerate(override) if c == "="):
+        names = _parse_key(override[:end])
+        if names:
+            return names, override[end + 1 :]
+    names = key.strip().split(".")
+    return names, text if equals and all(names) else None
 
 
 # -- values and errors -----------------------------------------------------------------------------
@@ -178,25 +260,60 @@ def _decode(expected: type, value: object) -> object:
     raise NotImplementedError(expected)
 
 
-def _readable(message: str, path: Path, layout: _Layout, origins: Mapping[str, str]) -> str:
+def _readable(
+    error: msgspec.ValidationError,
+    document: dict[str, Any],
+    into: type[Section],
+    layout: _Layout,
+    origin: _Origin,
+) -> str:
     """`Expected X - at `$.a.b`` becomes `FILE: a.b: expected X`."""
-    text, _, place = message.partition(" - at `$")
-    key = place.rstrip("`").lstrip(".").replace("[...]", ".<name>")
-    unknown = re.search(r"unknown field `(.+)`", text)
+    text, _, place = str(error).rpartition(" - at `$")
+    if not text:
+        text, place = str(error), ""
+    place = place.rstrip("`").lstrip(".")
+    section = place.replace("[...]", ".<name>")
+    key = _with_name(place, str(error), document, into)
+    unknown = re.search(r"unknown field `(.+)`", text, re.DOTALL)
     if unknown:
-        name = f"{key}.{unknown[1]}".lstrip(".")
-        instead = _instead(key, unknown[1], layout)
-        return f"{origins.get(name, path)}: {name}: there is no such key{instead}"
+        name = f"{key}.{key_of(unknown[1])}".lstrip(".")
+        instead = _instead(section, unknown[1], layout)
+        return f"{origin.of(name)}: {name}: there is no such key{instead}"
     missing = re.search(r"missing required field `(.+)`", text)
     if missing:
-        return f"{path}: {f'{key}.{missing[1]}'.lstrip('.')}: this key is required"
-    choices = _choices(key, layout) if text.startswith("Invalid") else ()
+        name = f"{key}.{missing[1]}".lstrip(".")
+        return f"{origin.of(key) if key else origin.path}: {name}: this key is required"
+    choices = _choices(section, layout) if text.startswith("Invalid") else ()
     expected = f"; expected one of {', '.join(choices)}" if choices else ""
-    return f"{origins.get(key, path)}: {key}: {text[:1].lower()}{text[1:]}{expected}"
+    return f"{origin.of(key)}: {key}: {text[:1].lower()}{text[1:]}{expected}"
+
+
+def _with_name(place: str, message: str, document: dict[str, Any], into: type[Section]) -> str:
+    """`actions[...].window` with the name of the entry that is wrong: msgspec does not tell it."""
+    before, named, after = place.partition("[...]")
+    if not named:
+        return place
+    names = before.split(".")
+    table: Any = document
+    for name in names:
+        table = table[name]
+    for entry, value in table.items():
+        alone: Any = {entry: value}
+        for depth in range(len(names), 0, -1):
+            around: Any = document
+            for name in names[: depth - 1]:
+                around = around[name]
+            alone = around | {names[depth - 1]: alone}
+        try:
+            msgspec.convert(alone, into, dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            if str(error) == message:
+                return f"{before}.{key_of(entry)}{after}"
+    return f"{before}.<name>{after}"
 
 
 def _at(section: str, layout: _Layout) -> Sequence[type[msgspec.Struct]]:
-    """The structs of a section; of an array's table (`a.b[0]`) those of the array."""
+    """The structs of a section; for a table of an array (`a.b[0]`) those of the array."""
     return layout.sections.get(re.sub(r"\[\d+\]", "", section), ())
 
 
@@ -208,9 +325,9 @@ def _choices(key: str, layout: _Layout) -> Sequence[str]:
     words = [
         word
         for struct in structs
-        for key_of in msgspec.structs.fields(struct)
-        if key_of.encode_name == re.sub(r"\[\d+\]", "", name)
-        for word in _words(key_of.type)
+        for field_of in msgspec.structs.fields(struct)
+        if field_of.encode_name == re.sub(r"\[\d+\]", "", name)
+        for word in _words(field_of.type)
     ]
     return list(dict.fromkeys(tags + words))
 

@@ -106,7 +106,9 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
             soft_wrap=True,
         )
         return FAILED
-    console.print(f"join_samples: done; samples are in {pipeline.output.path}", soft_wrap=True)
+    console.print(
+        f"join_samples: done; samples are in {pipeline.output.path}", markup=False, soft_wrap=True
+    )
     return DONE
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from schemas import sql
 from schemas.actions import ActionKind
 from schemas.features import FeatureSchema
 
@@ -104,5 +105,5 @@ def sql_type(arrow: pa.DataType) -> str:
 
 
 def sql_columns(schema: pa.Schema) -> str:
-    """The columns as a CREATE TABLE statement lists them."""
-    return ", ".join(f"`{field.name}` {sql_type(field.type)}" for field in schema)
+    """The columns as a CREATE TABLE statement lists them. Raises ValueError (`sql.identifier`)."""
+    return ", ".join(f"{sql.identifier(field.name)} {sql_type(field.type)}" for field in schema)

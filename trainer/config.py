@@ -19,8 +19,9 @@ import msgspec
 
 from configuration import declaration
 from configuration.declaration import Declaration, Policy
+from configuration.paths import beside
 from configuration.reading import ConfigError as ConfigError
-from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
+from configuration.reading import Duration, Section, Wrong, read, wrong_in
 from schemas.actions import ActionKind
 from schemas.features import FeatureType
 from trainer.limits import MAX_VALUE, MIN_SAMPLING_RATE
@@ -316,19 +317,28 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainerConfig:
     Raises ConfigError.
     """
     document = read(path, _Document, overrides)
-    wrong = wrong_in(path)
+    wrong = wrong_in(path, overrides)
+
+    def place(key: str, text: str) -> str:
+        try:
+            return beside(path, text)
+        except ValueError as error:
+            raise wrong(key, str(error)) from None
+
     samples = document.samples
-    pipeline = Path(beside(path, samples.pipeline))
+    pipeline = Path(place("samples.pipeline", samples.pipeline))
     if not pipeline.is_file():
         raise wrong("samples.pipeline", f"there is no file {pipeline}")
     samples = msgspec.structs.replace(
         samples,
         pipeline=str(pipeline),
-        path=None if samples.path is None else beside(path, samples.path),
+        path=None if samples.path is None else place("samples.path", samples.path),
     )
     if "://" in document.output.path:
         raise wrong("output.path", f"{document.output.path} is not a local folder")
-    output = msgspec.structs.replace(document.output, path=beside(path, document.output.path))
+    output = msgspec.structs.replace(
+        document.output, path=place("output.path", document.output.path)
+    )
     said = {name: getattr(document, name) for name in document.__struct_fields__}
     config = TrainerConfig(
         **said | {"samples": samples, "output": output}, declared=declaration.load(pipeline)

@@ -197,7 +197,11 @@ def _report(session: Session, stats: object) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         out.print(f"  {name:{width}}  {value}", markup=False, soft_wrap=True)
-    out.print(f"\n  metrics  {_shortest(path)}\n  page     {_shortest(page)}", soft_wrap=True)
+    out.print(
+        f"\n  metrics  {_shortest(path)}\n  page     {_shortest(page)}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _shortest(path: Path) -> str:

@@ -21,7 +21,7 @@ from benchmarks.join.sql_plans import CLICK_AFTER_MS, CLICK_POSITION
 from jobs.pipeline import environment
 from jobs.pipeline.config import FilesSource, Pipeline, load
 from jobs.pipeline.file_plan import plan
-from schemas import samples
+from schemas import samples, sql
 from schemas.events import ActionEvent, Origin, RequestBody, RequestEvent
 
 #: Requests that the source of the join alone makes from one row.
@@ -102,11 +102,19 @@ def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
     assert isinstance(actions, FilesSource)
     folder = Path(pipeline.output.path).parent / "chunks"
     folder.mkdir()
-    chunks = plan(features.path, actions.path)
+    chunks = plan(features, actions).chunks
     (folder / "chunks.txt").write_bytes(b"\n".join(map(msgspec.json.encode, chunks)))
     tables.execute_sql(
-        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ('connector' = 'filesystem', "
-        f"'path' = '{folder.as_uri()}', 'format' = 'raw', 'source.monitor-interval' = '1s')"
+        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ("
+        + sql.options(
+            {
+                "connector": "filesystem",
+                "path": str(folder),
+                "format": "raw",
+                "source.monitor-interval": "1s",
+            }
+        )
+        + ")"
     )
     decoded = tables.to_data_stream(tables.sql_query("SELECT v FROM chunks")).process(
         ReadFiles(sources.decode_settings(pipeline, sources.beacon_keys(env))),
@@ -128,7 +136,7 @@ def _made(spec: Spec, tables: Any) -> Any:
     else:
         columns = "v STRING, i AS CAST(v AS BIGINT)"
         folder = number_folder(spec, "batches", batches)
-        source = f"""'connector' = 'filesystem', 'path' = '{folder.as_uri()}',
+        source = f"""'connector' = 'filesystem', 'path' = {sql.literal(str(folder))},
             'format' = 'raw', 'source.monitor-interval' = '1s'"""
     tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
     decoded = tables.to_data_stream(tables.sql_query("SELECT i FROM batches")).process(

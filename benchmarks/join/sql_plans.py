@@ -26,6 +26,7 @@ from benchmarks.join.data import feature_names, number_folder
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
 from jobs.pipeline.config import OutputSection
 from jobs.pipeline.sinks import table
+from schemas import sql
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.samples import samples, sql_columns
@@ -215,7 +216,7 @@ def _generated(name: str, spec: Spec, rows: int, columns: str, time: str) -> str
     else:
         number = "v STRING, i AS CAST(v AS BIGINT)"
         folder = number_folder(spec, name, rows)
-        source = f"""'connector' = 'filesystem', 'path' = '{folder.as_uri()}',
+        source = f"""'connector' = 'filesystem', 'path' = {sql.literal(str(folder))},
             'format' = 'raw', 'source.monitor-interval' = '1s'"""
         columns = re.sub(r"\bi\b", "CAST(v AS BIGINT)", columns)
         time = re.sub(r"\bi\b", "CAST(v AS BIGINT)", time)

@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from configuration.declaration import (
-    ActionSection,
-    EmissionSection,
-    ExposureSection,
-    FeatureSection,
-    action_kinds,
-    check_actions,
-    check_columns,
-    feature_schema,
-    resolve_emission,
-)
+from configuration import declaration, paths
+from configuration.declaration import Declaration, EmissionSection
 from configuration.declaration import Policy as Policy
-from configuration.declaration import SamplingSection as DeclaredSampling
 from configuration.reading import ConfigError as ConfigError
-from configuration.reading import Duration, Section, Wrong, beside, read, wrong_in
+from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
 from jobs.pipeline import kafka_properties, secrets
-from schemas.actions import ActionKind
 from schemas.events import LATEST_TIME
-from schemas.features import FeatureSchema
 from udfs.core.matching import JoinRules
 from udfs.core.sampling import Sampling, SamplingRule
 
@@ -49,24 +37,14 @@ class PipelineSection(Section, frozen=True, kw_only=True):
     name: str = "sample-stitch"
 
 
-class JoinSection(Section, frozen=True, kw_only=True):
+class JoinSection(declaration.JoinedBy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[join]`, see docs/join-semantics.md; `late_horizon` is 2 W when absent."""
 
     key: Literal["request_id", "user_id"] = "request_id"
-    policy: Policy = "wait"
     clock_skew: Duration = Duration(0)
     allowed_lateness: Duration = Duration(0)
     late_horizon: Duration | None = None
     unknown_actions: Literal["reject", "ignore"] = "reject"
-
-
-class SamplingSection(DeclaredSampling, frozen=True, kw_only=True):
-    """`[sampling]`, as the join applies it."""
-
-    @property
-    def settings(self) -> Sampling:
-        rules = (SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in self.rules)
-        return Sampling(self.seed, self.rate, tuple(rules))
 
 
 class LabelSilenceSection(Section, frozen=True, kw_only=True):
@@ -84,8 +62,9 @@ class EndOfInputSection(Section, frozen=True, kw_only=True):
 
 
 class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
-    """`[sources.*] type = "files"`: a folder or glob of `.jsonl` files, relative to the TOML file.
+    """`[sources.*] type = "files"`: a file, a folder, or a glob, relative to the TOML file.
 
+    In a loaded `Pipeline`, `path` is an absolute glob (`configuration.paths.pattern_beside`).
     `not_after` (epoch ms): later events are rejected as coming from a broken clock.
     """
 
@@ -128,7 +107,7 @@ class SourcesSection(Section, frozen=True, kw_only=True):
     actions: Source
 
 
-class OutputSection(Section, frozen=True, kw_only=True):
+class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[output]`: where the Parquet goes.
 
     `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
@@ -136,7 +115,6 @@ class OutputSection(Section, frozen=True, kw_only=True):
     the features of their sample, so that one that was sampled out can be made again.
     """
 
-    path: str
     compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
     compact: bool | None = None
     target_file_size: str = "128MB"
@@ -154,18 +132,16 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     max_late_requests: _Share = 0.1
 
 
-class Pipeline(Section, frozen=True, kw_only=True):
-    """A checked configuration. Paths in it are absolute or have a scheme."""
+class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checked configuration: what readers of the samples see, and all that is the job's own.
+
+    Paths in it are absolute or have a scheme.
+    """
 
     pipeline: PipelineSection = PipelineSection()
     join: JoinSection = JoinSection()
-    emission: EmissionSection = EmissionSection()
-    exposure: ExposureSection | None = None
-    sampling: SamplingSection = SamplingSection()
     label_silence: LabelSilenceSection | None = None
     end_of_input: EndOfInputSection = EndOfInputSection()
-    actions: dict[str, ActionSection]
-    features: dict[str, FeatureSection] = msgspec.field(default_factory=dict)
     sources: SourcesSection
     output: OutputSection
     runtime: RuntimeSection = RuntimeSection()
@@ -184,17 +160,11 @@ class Pipeline(Section, frozen=True, kw_only=True):
         return not self.bounded if self.output.compact is None else self.output.compact
 
     @property
-    def kinds(self) -> tuple[ActionKind, ...]:
-        return action_kinds(self.actions)
-
-    @property
-    def schema(self) -> FeatureSchema:
-        return feature_schema(self.features)
-
-    @property
-    def resolved_emission(self) -> EmissionSection:
-        """The policy's settings, with what `[emission]` says over them."""
-        return resolve_emission(self.join.policy, self.emission)
+    def negative_sampling(self) -> Sampling:
+        """`[sampling]`, as the join applies it."""
+        declared = self.sampling
+        rules = (SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in declared.rules)
+        return Sampling(declared.seed, declared.rate, tuple(rules))
 
     @property
     def rules(self) -> JoinRules:
@@ -223,7 +193,8 @@ def load(
 
     Raises ConfigError.
     """
-    return _resolved(read(path, Pipeline, overrides), path, environment)
+    pipeline = read(path, Pipeline, overrides)
+    return _resolved(pipeline, path, environment, wrong_in(path, overrides))
 
 
 def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
@@ -248,7 +219,7 @@ def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
 def _check_exposure_and_sampling(pipeline: Pipeline, wrong: Wrong) -> None:
     exposure = pipeline.exposure
     if exposure is not None and exposure.action not in pipeline.actions:
-        raise wrong("exposure.action", f"there is no [actions.{exposure.action}]")
+        raise wrong("exposure.action", f"there is no [{key_of('actions', exposure.action)}]")
     for i, rule in enumerate(pipeline.sampling.rules):
         key = f"sampling.rules[{i}]"
         if (rule.feature is None) != (rule.equals is None):
@@ -256,28 +227,38 @@ def _check_exposure_and_sampling(pipeline: Pipeline, wrong: Wrong) -> None:
         if rule.feature is None and rule.negative is None:
             raise wrong(key, "says neither a feature nor a kind of negative")
         if rule.feature is not None and rule.feature not in pipeline.features:
-            raise wrong(f"{key}.feature", f"there is no [features.{rule.feature}]")
+            raise wrong(f"{key}.feature", f"there is no [{key_of('features', rule.feature)}]")
         if rule.negative == "unexposed" and exposure is None:
             raise wrong(f"{key}.negative", "without [exposure] nothing is unexposed")
 
 
-def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) -> Pipeline:
-    """What types cannot say, and paths made absolute, references replaced."""
-    wrong = wrong_in(path)
-    check_actions(pipeline.actions, wrong)
+def _resolved(
+    pipeline: Pipeline, path: Path, environment: Mapping[str, str], wrong: Wrong
+) -> Pipeline:
+    """The pipeline with absolute paths, and references to the environment replaced.
+
+    Raises ConfigError for what the types of the keys cannot say.
+    """
+    declaration.check(pipeline, wrong)
     longest = max(action.window for action in pipeline.actions.values())
     horizon = pipeline.join.late_horizon
     if horizon is not None and horizon < longest:
         raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
     _check_emission(pipeline, longest, wrong)
     _check_exposure_and_sampling(pipeline, wrong)
-    check_columns(pipeline.actions, pipeline.features, wrong)
+
+    def resolve(key: str, text: str, place: Callable[[Path, str], str] = paths.beside) -> str:
+        try:
+            return place(path, text)
+        except ValueError as error:
+            raise wrong(key, str(error)) from None
 
     def source(key: str, source: Source) -> Source:
         if isinstance(source, FilesSource):
             if "://" in source.path:
                 raise wrong(f"{key}.path", "files are read from a local or mounted folder")
-            return msgspec.structs.replace(source, path=beside(path, source.path))
+            pattern = resolve(f"{key}.path", source.path, paths.pattern_beside)
+            return msgspec.structs.replace(source, path=pattern)
 
         return _resolved_kafka(key, source, path, environment, wrong)
 
@@ -291,11 +272,20 @@ def _resolved(pipeline: Pipeline, path: Path, environment: Mapping[str, str]) ->
         drifts = {sources.features.max_drift, sources.actions.max_drift}
         if len(drifts) > 1:
             raise wrong("sources.actions.max_drift", "must be that of sources.features")
-    output = msgspec.structs.replace(pipeline.output, path=beside(path, pipeline.output.path))
-    checkpoints = pipeline.runtime.checkpoint_path
-    runtime = msgspec.structs.replace(
-        pipeline.runtime, checkpoint_path=None if checkpoints is None else beside(path, checkpoints)
+
+    def of_flink(key: str, text: str) -> str:
+        place = resolve(key, text)
+        if "\\" in place:
+            raise wrong(key, f"{place!r}: Flink takes a backslash for a slash; use another path")
+        return place
+
+    output = msgspec.structs.replace(
+        pipeline.output, path=of_flink("output.path", pipeline.output.path)
     )
+    runtime = pipeline.runtime
+    if runtime.checkpoint_path is not None:
+        checkpoints = of_flink("runtime.checkpoint_path", runtime.checkpoint_path)
+        runtime = msgspec.structs.replace(runtime, checkpoint_path=checkpoints)
     flink = _references("flink", pipeline.flink, path, environment, wrong)
     return msgspec.structs.replace(
         pipeline, sources=sources, output=output, runtime=runtime, flink=flink

@@ -110,7 +110,7 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
     if runtime.checkpoint_path is not None:
         path = runtime.checkpoint_path
         options["execution.checkpointing.storage"] = "filesystem"
-        options["execution.checkpointing.dir"] = path if "://" in path else Path(path).as_uri()
+        options["execution.checkpointing.dir"] = path if "://" in path else f"file://{path}"
     for key in pipeline.flink:
         if not re.fullmatch(r"[a-z0-9._-]+", key):
             raise ConfigError(f"flink.{key}: not the name of a Flink option")

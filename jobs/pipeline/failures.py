@@ -25,6 +25,10 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         "the user of sources.*.properties lacks a right in Kafka: {found}",
     ),
     (
+        r"(?<=EventFileError: )[^\n]+",
+        "an event file could not be read: {found}",
+    ),
+    (
         r"NoOffsetForPartitionException: ([^\n]+)",
         'start = "committed", but the group has committed no offset: {found}. Correct group_id, or '
         'say where to begin then: properties."auto.offset.reset" = "earliest" or "latest"',

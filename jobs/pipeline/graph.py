@@ -26,7 +26,7 @@ def join(pipeline: Pipeline, events: Events) -> Any:
     function = JoinSamples(
         pipeline.rules,
         pipeline.schema,
-        pipeline.sampling.settings,
+        pipeline.negative_sampling,
         complete_until=pipeline.end_of_input.complete_until,
         silence_after=None if silence is None else int(silence.after),
         max_late_requests=pipeline.runtime.max_late_requests,

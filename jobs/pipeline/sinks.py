@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyflink.java_gateway import get_gateway
 
 from jobs.pipeline.config import OutputSection, Pipeline
-from schemas import samples
+from schemas import samples, sql
 from udfs.core import wire
 from udfs.operators import jvm as jvm_operators
 from udfs.operators import side_outputs
@@ -29,8 +29,7 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
         ("late_actions", samples.LATE_ACTIONS, forgotten),
         ("rejected", samples.REJECTED, forgotten),
     ):
-        sql = table(name, columns, output, after_ms, compact=pipeline.compact)
-        tables.execute_sql(sql)
+        tables.execute_sql(table(name, columns, output, after_ms, compact=pipeline.compact))
     explode(pipeline, joined, tables, "samples", "sample_rows")
     rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
     late = joined.get_side_output(side_outputs.LATE_ACTIONS.tag())
@@ -92,8 +91,7 @@ def table(
         "compaction.file-size": output.target_file_size,
         "sink.rolling-policy.file-size": output.target_file_size,
     }
-    listed = ", ".join(f"'{key}' = '{value}'" for key, value in options.items())
     return (
         f"CREATE TEMPORARY TABLE {name} ({samples.sql_columns(schema)}, dt STRING, hr STRING) "
-        f"PARTITIONED BY (dt, hr) WITH ({listed})"
+        f"PARTITIONED BY (dt, hr) WITH ({sql.options(options)})"
     )

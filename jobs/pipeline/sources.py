@@ -17,11 +17,13 @@ from pyflink.common import Types
 from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
+from rich.console import Console
 
 from jobs.pipeline.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
 from jobs.pipeline.file_plan import plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
+from schemas import sql
 from schemas.events import BEACON_KEY, Stream
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
 from udfs.operators import jvm as jvm_operators
@@ -151,12 +153,18 @@ def held_while_silent(
 def _files(
     features: FilesSource, actions: FilesSource, settings: DecodeSettings, tables: Any
 ) -> Events:
-    chunks = plan(features.path, actions.path)
+    planned = plan(features, actions)
+    for warning in planned.warnings:
+        Console(stderr=True, highlight=False).print(
+            f"join_samples: warning: {warning}", markup=False, soft_wrap=True
+        )
     manifest = Path(tempfile.mkdtemp(prefix="sample-stitch-")) / "chunks.txt"
-    manifest.write_bytes(b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in chunks))
+    manifest.write_bytes(b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks))
     tables.execute_sql(
-        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ('connector' = 'filesystem', "
-        f"'path' = '{manifest.as_uri()}', 'format' = 'raw')"
+        "CREATE TEMPORARY TABLE chunks (v STRING) WITH ("
+        # a path, for Flink would not decode a URI: %20 would be looked for as it stands
+        + sql.options({"connector": "filesystem", "path": str(manifest), "format": "raw"})
+        + ")"
     )
     decoded = (
         tables.to_data_stream(tables.sql_query("SELECT v FROM chunks"))
@@ -173,7 +181,6 @@ def _kafka(
 ) -> tuple[Any, Any]:
     name = f"{stream}_records"
     options = table_options(source, _kafka_package())
-    with_options = ", ".join(f"'{_quoted(k)}' = '{_quoted(v)}'" for k, v in options.items())
     tables.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             v BYTES,
@@ -182,7 +189,7 @@ def _kafka(
             off BIGINT METADATA FROM 'offset' VIRTUAL,
             ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
             WATERMARK FOR ts AS ts - {_interval(int(source.out_of_orderness) + 1)}
-        ) WITH ({with_options})"""
+        ) WITH ({sql.options(options)})"""
     )
     records = tables.to_data_stream(
         tables.sql_query(
@@ -225,10 +232,6 @@ def _kafka_package() -> str:
 def _union(streams: list[tuple[Any, Any]]) -> Events:
     (events, rejected), (more_events, more_rejected) = streams
     return Events(keyed(events.union(more_events)), rejected.union(more_rejected))
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _interval(ms: int) -> str:

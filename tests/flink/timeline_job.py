@@ -18,6 +18,7 @@ import msgspec
 
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
+from schemas import sql
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -41,8 +42,11 @@ def run(folder: Path) -> None:
 
     _, tables = environment.stream_environment(pipeline)
     tables.execute_sql(
-        "CREATE TEMPORARY TABLE script (v STRING) WITH ('connector' = 'filesystem', "
-        f"'path' = '{(folder / 'script.jsonl').as_uri()}', 'format' = 'raw')"
+        "CREATE TEMPORARY TABLE script (v STRING) WITH ("
+        + sql.options(
+            {"connector": "filesystem", "path": str(folder / "script.jsonl"), "format": "raw"}
+        )
+        + ")"
     )
     said = tables.to_data_stream(tables.sql_query("SELECT v FROM script")).process(
         Say(), sources.clocked_type()

@@ -476,7 +476,7 @@ def test_exit_codes_and_what_is_said(day: Day, capsys: pytest.CaptureFixture[str
     assert main(["--config", config, "--set", "output.path=nowhere"]) == WRONG
     assert "there is no such folder; run the job first" in capsys.readouterr().err
     assert main(["--config", config, "--set", "sources.actions.path=nowhere"]) == WRONG
-    assert "no .jsonl files" in capsys.readouterr().err
+    assert "no event files in" in capsys.readouterr().err
     (day.folder / "out" / "samples" / PARTITION / "part-1").write_bytes(b"no Parquet")
     assert main(["--config", config]) == WRONG
     assert "part-1 cannot be read" in capsys.readouterr().err

@@ -167,12 +167,33 @@ def test_what_kafka_would_not_do_is_said_in_one_line(
         ("label_silence.max_hold=1s", r"label_silence.after: this key is required"),
         ("join.key=item_id", r"join.key: .*expected one of request_id, user_id"),
         ("join.clock_skew=10", r"join.clock_skew: .*expected a duration"),
+        ("actions.click.window=7", r"--set actions.click.window=7: actions.click.window: expected"),
+        ("features.price.role=x", r"--set .*: features.price.role: .*one of feature, meta"),
+        ("joins.key=user_id", r"^--set joins.key=user_id: joins: there is no such key \(there are"),
+        ("flink=3", r"^--set flink=3: flink: expected `object`, got `int`"),
+        ("flink.a=3", r"^--set flink.a=3: flink.a: expected `str`, got `int`"),
+        ("output.path=[1]", r"^--set output.path=\[1\]: output.path: expected `str`"),
+        ("sources.features.path=a\0b", r"sources.features.path: a path cannot hold a NUL"),
+        ("output.path=a\\b", r"^--set .*: output.path: .*Flink takes a backslash for a slash"),
+        ("runtime.checkpoint_path=a\\b", r"runtime.checkpoint_path: .*a backslash for a slash"),
+        ("output.path=~nobody-here/x", r"^--set .*: output.path: ~nobody-here/x: .*home"),
+        ("actions.1st.window=1s", r"^--set actions.1st.window=1s: actions.1st: a kind becomes"),
+        ("actions.CLICK.window=1s", r"actions.click: differs from 'CLICK' in upper and lower case"),
+        ("features.price.type=list<x>", r"^--set features.price.type=list<x>: features.price.type"),
         ("join.late_horizon=1s", r"join.late_horizon: must be at least the longest window"),
         ("actions.click.window=0s", r"actions.click.window: must be longer than 0"),
         ("features.price.type=float", r"features.price.type: expected one of bool, int64"),
         ("features.item_id.type=string", r"features.item_id: the samples have a column"),
         ("features.label_click.type=string", r"features.label_click: the samples have a column"),
         ("features.PRICE.type=string", r"features.PRICE: the samples have a column 'price'"),
+        ('features."a\\"b".type=int64', r'features."a\\"b": .*this name holds a ", which JSON'),
+        ('features."a\\\\b".type=int64', r"this name holds a \\, which JSON must escape"),
+        ('features."a\\nb".type=int64', r'features."a\\nb": .*the control character U\+000A'),
+        ('features."\u2028".type=int64', r'features."\\u2028": .*control character U\+2028'),
+        ('features."".type=int64', r'features."": .*this name is empty'),
+        ("features.__x.type=int64", r"features.__x: .*names that begin with __ are kept"),
+        (f"features.{'x' * 257}.type=int64", r"this name is longer than 256 characters"),
+        ("sampling.rules=[{rate=1,feature='x y',equals=1}]", r'there is no \[features."x y"\]'),
         ("output.path=3", r"output.path: expected `str`, got `int`"),
         ("runtime.parallelism=0", r"runtime.parallelism: expected `int` >= 1"),
         ("sources.actions.type=kinesis", r"sources.actions"),
@@ -183,6 +204,79 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, override: str, said: 
     with pytest.raises(ConfigError, match=said) as raised:
         load(written(tmp_path, GOOD), [override])
     assert "\n" not in str(raised.value)
+
+
+def test_names_that_readers_take_for_one_are_refused(tmp_path: Path) -> None:
+    """Spark and DuckDB fold case, file systems and editors normalise."""
+    for one, other in (("Straße", "STRASSE"), ("caf\u00e9", "cafe\u0301"), ("DT", "dt")):
+        text = GOOD + f'[features."{one}"]\ntype = "int64"\n'
+        if other != "dt":  # a column of the samples itself
+            text += f'[features."{other}"]\ntype = "int64"\n'
+        with pytest.raises(ConfigError, match=r"the samples have a column .* already"):
+            load(written(tmp_path, text))
+    text = (
+        GOOD + '[features."x.list.element"]\ntype = "int64"\n[features.x]\ntype = "list<int64>"\n'
+    )
+    with pytest.raises(ConfigError, match=r'features."x.list.element": Parquet calls the elements'):
+        load(written(tmp_path, text))
+
+
+def test_a_wrong_entry_is_named_and_so_is_who_said_it(tmp_path: Path) -> None:
+    text = GOOD + '[actions."odd one"]\nwindow = 3\n[actions.ok]\nwindow = "1s"\n'
+    with pytest.raises(ConfigError, match=r'pipeline.toml: actions."odd one".window: expected a d'):
+        load(written(tmp_path, text))
+    text = GOOD + "[actions.ok]\nlabel = 'most'\nwindow = '1s'\n"
+    with pytest.raises(ConfigError, match=r"toml: actions.ok.label: .*expected one of any, count"):
+        load(written(tmp_path, text))
+    # what is wrong in the file is not blamed on an override
+    with pytest.raises(ConfigError, match=r"^[^ ]*pipeline.toml: joins: there is no such key"):
+        load(written(tmp_path, GOOD + "[joins]\n"), ["join.clock_skew=2s"])
+    with pytest.raises(
+        ConfigError, match=r"^[^ ]*pipeline.toml: label_silence.after: this key is r"
+    ):
+        load(written(tmp_path, GOOD + "[label_silence]\n"), ["label_silence.max_hold=2s"])
+    with pytest.raises(
+        ConfigError, match=r"^--set label_silence.max_hold=2s: label_silence.after: "
+    ):
+        load(written(tmp_path, GOOD), ["label_silence.max_hold=2s"])
+    # what follows from several keys names the file and all overrides
+    with pytest.raises(
+        ConfigError,
+        match=r"^[^ ]*toml with --set join.policy=es_dfm --set join.clock_skew=2s: emis",
+    ):
+        load(written(tmp_path, GOOD), ["join.policy=es_dfm", "join.clock_skew=2s"])
+
+
+def test_names_with_dots_and_equals_can_be_set(tmp_path: Path) -> None:
+    overrides = ['features."a.b".type=int64', 'features."x=y".type = "string"']
+    pipeline = load(written(tmp_path, GOOD), overrides)
+    assert [f.name for f in pipeline.schema.features] == ["price", "a.b", "x=y"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[join]\nkey = \n", r"not valid TOML: Invalid value \(at line 2, column 7\)"),
+        (b"[join]\n\n[join", r"not valid TOML: .*\(at (the end, line 3|line 3, column 6)\)"),
+        (b"[join]\nkey = '\xff'\n", r"not valid TOML: line 2 is not UTF-8"),
+        (b"a = " + b"[" * 100_000, r"not valid TOML: "),
+        (b"[join]\n[join]\n", r"not valid TOML: .*line 2"),
+    ],
+)
+def test_broken_toml_is_said_with_its_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"Is a directory"):
+        load(tmp_path)
+
+
+def test_a_file_from_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load(path).bounded
 
 
 def test_a_missing_key_and_broken_toml_name_the_file(tmp_path: Path) -> None:

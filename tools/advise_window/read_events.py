@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from configuration import paths
 from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
 from jobs.pipeline.file_plan import find
+from schemas import event_files
 from schemas.actions import NEEDS_VALUE
 from schemas.events import LATEST_TIME, Stream
 from tools.advise_window.observations import Floats, Ints, Observed, next_showing, observe
@@ -82,7 +84,7 @@ def read(pipeline: Pipeline) -> Observed:
         taken = (of_kind == kind.name) & (causes >= 0)
         delays = _first(causes[taken], action_times[taken], times)
         observed.append(observe(kind.name, kind.window_ms, delays, follow, weights))
-    origin = f"event files {features.path} and {actions.path}"
+    origin = f"event files {paths.shown(features.path)} and {paths.shown(actions.path)}"
     return Observed(origin, int(until), tuple(observed), followed_to_horizon=False)
 
 
@@ -127,14 +129,21 @@ def _records(
 ) -> Iterator[_Record]:
     latest = LATEST_TIME if source.not_after is None else source.not_after
     for path in find(stream, source.path):
-        with Path(path).open("rb") as file:
-            for line in file:
-                try:
-                    record = decoder.decode(line)
-                except (msgspec.MsgspecError, ValueError, RecursionError):
-                    continue
-                if record.event_time <= latest:
-                    yield record
+        for raw in _lines(stream, path):
+            try:
+                record = decoder.decode(raw)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                continue
+            if record.event_time <= latest:
+                yield record
+
+
+def _lines(stream: Stream, path: Path) -> Iterator[bytes]:
+    try:
+        for _, raw in event_files.lines(path):
+            yield raw
+    except event_files.EventFileError as error:
+        raise ConfigError(f"sources.{stream}.path: {error}") from None
 
 
 def _causes(shown: Ints, shown_times: Floats, acted: Ints, action_times: Floats, skew: int) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -34,9 +34,11 @@ class Output:
 
     def __init__(self, path: str) -> None:
         """Raises ConfigError when there is no output."""
-        uri = path if "://" in path else Path(path).as_uri()
         try:
-            self._files, self._root = fs.FileSystem.from_uri(uri)
+            if "://" in path:
+                self._files, self._root = fs.FileSystem.from_uri(path)
+            else:
+                self._files, self._root = fs.LocalFileSystem(), path
             info = self._files.get_file_info(self._root)
         except (OSError, pa.ArrowInvalid) as error:
             raise ConfigError(f"output.path: {path}: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect
+from schemas import event_files
 from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
 from schemas.events import ActionEvent, Origin, RequestEvent, Stream
 
@@ -110,13 +111,11 @@ def records(stream: Stream, source: Source, notes: list[str]) -> Iterator[Record
 
 def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
     for path in find(stream, source.path):
-        offset = 0
-        with path.open("rb") as file:
-            for line in file:
-                raw = line[:-1] if line.endswith(b"\n") else line
-                if raw and not raw.isspace():
-                    yield Record(raw, Origin(str(path), None, offset), None)
-                offset += len(line)
+        try:
+            for offset, raw in event_files.lines(path):
+                yield Record(raw, Origin(str(path), None, offset), None)
+        except event_files.EventFileError as error:
+            raise ConfigError(f"sources.{stream}.path: {error}") from None
 
 
 def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:

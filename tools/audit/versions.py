@@ -36,7 +36,7 @@ class VersionCheck:
         self._rows = rows
         self._progress = progress
         self._settled = settled
-        self._sampling = pipeline.sampling.settings
+        self._sampling = pipeline.negative_sampling
         self._drop = pipeline.exposure is not None and pipeline.exposure.unexposed == "drop"
         count = source.impressions.count
         self._acted = np.zeros(count, dtype=bool)

@@ -115,7 +115,7 @@ def _of_partition(pipeline: Pipeline, late_folder: Path, samples_folder: Path) -
         late,
         pipeline.kinds,
         exposure=None if exposure is None else exposure.action,
-        anew=drops or not pipeline.sampling.settings.off,
+        anew=drops or not pipeline.negative_sampling.off,
         negative_rate=_negative_rate(pipeline),
     )
     # whatever the files of the sink were called
@@ -126,7 +126,7 @@ def _of_partition(pipeline: Pipeline, late_folder: Path, samples_folder: Path) -
 
 
 def _negative_rate(pipeline: Pipeline) -> NegativeRate:
-    sampling = pipeline.sampling.settings
+    sampling = pipeline.negative_sampling
 
     def rate(sample_id: int, features: Mapping[str, Any]) -> float | None:
         values = {name: features.get(name) for name in sampling.features}

@@ -18,6 +18,7 @@ from rich.console import Console
 from jobs import join_samples
 from jobs.pipeline.config import FilesSource, load
 from jobs.pipeline.file_plan import find
+from schemas import event_files
 from schemas.events import STREAMS
 from tools.generate import command as generate
 from tools.summary.read import summarise
@@ -67,6 +68,6 @@ def _read(config: Path) -> dict[str, int]:
     for stream in STREAMS:
         source = getattr(sources, stream)
         assert isinstance(source, FilesSource)
-        lines = (line for file in find(stream, source.path) for line in file.open("rb"))
-        counts[f"{stream} records"] = sum(not line.isspace() for line in lines)
+        files = find(stream, source.path)
+        counts[f"{stream} records"] = sum(1 for file in files for _ in event_files.lines(file))
     return counts

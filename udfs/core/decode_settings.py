@@ -41,9 +41,14 @@ class DecodeSettings:
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True):
-    """Whole lines of a file: the bytes from `start` up to `end`."""
+    """Whole lines of a file: the (uncompressed) bytes from `start` up to `end`.
+
+    `limit` (epoch ms): where the next chunk of another folder of the stream begins. What this chunk
+    shows moves the clock no further, or that folder would be late. None: there is no such chunk.
+    """
 
     stream: Stream
     path: str
     start: int
     end: int
+    limit: int | None = None

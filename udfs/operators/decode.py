@@ -8,16 +8,17 @@ read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from pyflink.common import Row
 from pyflink.datastream import OutputTag, ProcessFunction
 
+from schemas import event_files
 from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder, in_bounds
 from schemas.events import STREAMS, Origin, Progress, Stream, unpack_front
 from udfs.core.decode_settings import Chunk, DecodeSettings
+from udfs.core.file_clock import FileClock
 from udfs.operators import side_outputs
 from udfs.operators.counts import Counts
 
@@ -110,8 +111,9 @@ class ReadFiles(ProcessFunction):
     """The one ordered reader of files: chunks in, (key, event, watermark time) out.
 
     There is one reader, with a fixed order, so that the outcome is a function of the files alone.
-    The third field is how far both streams have come: the lesser of what they reached, minus their
-    `out_of_orderness`, in steps of their granularity. It is 0 until both have shown a good record.
+    The third field is `FileClock.now` after the event.
+
+    Raises EventFileError, which ends the job, when a file is gone, damaged, or has become shorter.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
@@ -122,28 +124,24 @@ class ReadFiles(ProcessFunction):
         self._chunk = msgspec.json.Decoder(Chunk)
         # Not in Flink's state: after a restart time stands still until both streams have shown
         # something again, which delays a watermark and never makes one too early.
-        self._reached: dict[Stream, int] = {}
+        self._clock = FileClock(self._settings.streams)
+        self._latest: dict[Stream, int] = {}
+        self._files = event_files.RangeReader()
 
     def close(self) -> None:
         self._decoding.close()
 
     def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
         chunk = self._chunk.decode(value[0])
-        with Path(chunk.path).open("rb") as file:
-            file.seek(chunk.start)
-            data = file.read(chunk.end - chunk.start)
-        stream, decode, reached = chunk.stream, self._decoding.decode, self._reached
-        offset, records = chunk.start, 0
-        latest = announced = reached.get(stream, -1)
+        data = self._files.read(chunk.path, chunk.start, chunk.end)
+        stream, decode, clock = chunk.stream, self._decoding.decode, self._clock
+        records = 0
+        latest = announced = self._latest.get(stream, -1)
         granularity = self._settings.streams[stream].granularity
-        clock = self._clock()
-        for line in data.split(b"\n"):
-            at, offset = offset, offset + len(line) + 1
-            if not line or line.isspace():
-                continue
+        reached = -1
+        for at, line in event_files.records(data, chunk.start):
             records += 1
             out = decode(stream, line, Origin(chunk.path, None, at), None)
-            moved = False
             if isinstance(out, tuple):
                 time = out[2]
             elif isinstance(out, IgnoredAction):
@@ -151,31 +149,25 @@ class ReadFiles(ProcessFunction):
             else:
                 yield self._decoding.side(out)
                 continue
-            if time > latest:
-                latest = reached[stream] = time
-                before, clock = clock, self._clock()
-                moved = clock > before
+            before = clock.now
+            if time > reached:
+                reached = time
+                clock.shown(stream, time, chunk.limit)
+                latest = max(latest, time)
+            moved = clock.now > before
             if isinstance(out, tuple):
-                yield Row(out[0], out[1], clock)
+                yield Row(out[0], out[1], clock.now)
                 moved = False  # the row says so
             # an ignored action has no row of its own that could carry the clock
             if latest - announced >= granularity or moved:
                 announced = latest
                 for key, event in self._decoding.beacons(stream, latest):
-                    yield Row(key, event, clock)
+                    yield Row(key, event, clock.now)
         self._decoding.count(stream, records)
         if latest > announced:
             for key, event in self._decoding.beacons(stream, latest):
-                yield Row(key, event, clock)
-
-    def _clock(self) -> int:
-        if len(self._reached) < len(STREAMS):
-            return 0
-        times = []
-        for stream, time in self._reached.items():
-            settings = self._settings.streams[stream]
-            times.append(time - time % settings.granularity - settings.out_of_orderness)
-        return max(0, min(times))
+                yield Row(key, event, clock.now)
+        self._latest[stream] = latest
 
 
 class DecodeRecords(ProcessFunction):

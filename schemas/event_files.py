@@ -1,0 +1,241 @@
+"""How events lie in files: a JSON record per line, as plain text or compressed with gzip.
+
+Whether a file is compressed is told by its first two bytes, not by its name. A UTF-8 byte-order
+mark at the start is passed over, and so are blank lines. All offsets count uncompressed bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+#: What the name of an event file ends in, in lower case; `.gz` may follow.
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+_OTHER_COMPRESSION = (".bz2", ".lz4", ".snappy", ".xz", ".zip", ".zst", ".zstd")
+
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
+#: Compressed files that stay half read at once, each with some 50 KB of decoder. Beyond that, the
+#: one that was not used for longest is decompressed from its start when its turn comes again.
+_MAX_HALF_READ = 1024
+#: A longer line is a sign that the file does not hold a record per line.
+MAX_LINE_BYTES = 256 << 20
+
+_T = TypeVar("_T")
+
+
+class EventFileError(Exception):
+    """An event file cannot be read. One line: which file, what is wrong, and what to do."""
+
+
+def named_like_events(name: str) -> bool:
+    """Whether a file with this name is read when its folder is.
+
+    Raises EventFileError for the name of an event file in a compression that is not read.
+    """
+    lower = name.lower()
+    for suffix in _OTHER_COMPRESSION:
+        if lower.endswith(suffix) and lower.removesuffix(suffix).endswith(SUFFIXES):
+            raise EventFileError(
+                f"{readable(name)}: {suffix} files are not read; decompress it, or use gzip"
+            )
+    return lower.removesuffix(".gz").endswith(SUFFIXES)
+
+
+def readable(path: str | Path) -> str:
+    """A path for a message of one line; one with line breaks and the like as Python writes it."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def is_compressed(path: Path) -> bool:
+    """Raises EventFileError for a file that cannot be read, or that is UTF-16."""
+
+    def look() -> bytes:
+        with path.open("rb") as file:
+            return file.read(2)
+
+    start = _reading(path, look)
+    if start in _UTF_16:
+        raise EventFileError(f"{readable(path)}: this is UTF-16 text; convert it to UTF-8")
+    return start == _GZIP
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each record, without the line's end. Raises EventFileError."""
+    offset = 0
+    with open_file(path) as file:
+        while line := _reading(path, file.readline):
+            raw = line.removesuffix(b"\n")
+            if offset == 0:
+                raw = raw.removeprefix(_BOM)
+            if raw and not raw.isspace():
+                yield offset, raw
+            offset += len(line)
+
+
+def records(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """The same of the bytes of whole lines, which begin at offset `start` of their file."""
+    offset = start
+    if start == 0 and data.startswith(_BOM):
+        first, newline, data = data.partition(b"\n")
+        offset = len(first) + len(newline)
+        first = first.removeprefix(_BOM)
+        if first and not first.isspace():
+            yield 0, first
+    for line in data.split(b"\n"):
+        at, offset = offset, offset + len(line) + 1
+        if line and not line.isspace():
+            yield at, line
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The uncompressed bytes. Raises EventFileError if it cannot be opened."""
+    compressed = is_compressed(path)
+    if compressed:
+        return _reading(path, partial(gzip.GzipFile, path))  # type: ignore[return-value]
+    return _reading(path, lambda: path.open("rb"))
+
+
+def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes]]]:
+    """Cut a file into chunks of whole lines: start, end, and the lines between.
+
+    A chunk has `chunk_bytes` bytes, rounded up to a whole line. The lines are read when they are
+    asked for, and only until the next chunk is. A compressed file is decompressed once for this;
+    of a plain one little is read. Raises EventFileError, also for a compressed file that is damaged
+    or cut short.
+    """
+    compressed = is_compressed(path)
+    size = _reading(path, path.stat).st_size
+    start = 0
+    with open_file(path) as file:
+        while True:
+            if compressed:
+                head = _reading(path, partial(file.read, chunk_bytes - 1))
+                end = start + len(head)
+            else:
+                head = b""
+                end = min(size, start + chunk_bytes - 1)
+                file.seek(end)
+            rest = _rest_of_line(path, file, start)
+            end += len(rest)
+            if end == start:
+                return
+            if compressed:
+                yield start, end, iter((head + rest).splitlines(keepends=True))
+            else:
+                yield start, end, _lines_between(path, file, start, end)
+            start = end
+
+
+def _rest_of_line(path: Path, file: BinaryIO, start: int) -> bytes:
+    rest = _reading(path, partial(file.readline, MAX_LINE_BYTES))
+    if len(rest) == MAX_LINE_BYTES:
+        raise EventFileError(
+            f"{readable(path)}: a line after byte {start:,} is longer than {MAX_LINE_BYTES >> 20}"
+            " MiB; an event file holds one JSON record per line"
+        )
+    return rest
+
+
+def _lines_between(path: Path, file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    while start < end:
+        line = _reading(path, file.readline)
+        if not line:
+            return
+        start += len(line)
+        yield line
+
+
+class RangeReader:
+    """Reads chunks of event files.
+
+    Chunks of a compressed file should come in their order: the decoder stays where it is between
+    them, without an open file. Otherwise the file is decompressed from its start again.
+    """
+
+    def __init__(self) -> None:
+        self._half_read: OrderedDict[str, gzip.GzipFile] = OrderedDict()
+
+    def read(self, path: str, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`. Raises EventFileError if they are not there."""
+        place = Path(path)
+        file = self._half_read.pop(path, None)
+        if file is None and not is_compressed(place):
+            data = _reading(place, partial(_read_plain, place, start, end - start))
+        else:
+            if file is None or file.tell() != start:
+                file = gzip.GzipFile(fileobj=_Unopened(place))
+            data = _reading(place, partial(_read_on, file, start, end - start))
+            self._half_read[path] = file
+            if len(self._half_read) > _MAX_HALF_READ:
+                self._half_read.popitem(last=False)
+        if len(data) < end - start:
+            raise EventFileError(
+                f"{readable(path)}: ends at byte {start + len(data):,}, and had {end:,} when the"
+                " run began. Files must not change while they are read; run the job again"
+            )
+        return data
+
+
+def _read_plain(path: Path, start: int, count: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(count)
+
+
+def _read_on(file: gzip.GzipFile, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+class _Unopened(io.RawIOBase):
+    """A file that is opened for each read only, so that thousands can be half read at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence != io.SEEK_SET:
+            raise io.UnsupportedOperation("only from the start")
+        self._at = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        data = _read_plain(self._path, self._at, size)
+        self._at += len(data)
+        return data
+
+
+def _reading(path: Path, read: Callable[[], _T]) -> _T:
+    try:
+        return read()
+    except FileNotFoundError:
+        raise EventFileError(f"{readable(path)}: there is no such file any more") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        said = "cut short" if isinstance(error, EOFError) else f"damaged ({error})"
+        raise EventFileError(
+            f"{readable(path)}: this gzip file is {said}; replace it by a whole one"
+        ) from None
+    except OSError as error:
+        raise EventFileError(
+            f"{readable(path)}: cannot be read: {error.strerror or error}"
+        ) from None

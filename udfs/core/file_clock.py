@@ -1,0 +1,38 @@
+"""How far event time has come while files are read: what a watermark may follow. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from schemas.events import STREAMS, Stream
+from udfs.core.decode_settings import StreamSettings
+
+
+class FileClock:
+    """The lesser of what both streams have reached, less their bounds, in steps of granularity.
+
+    `now` is in epoch ms, never goes back, and is 0 until both streams have shown something.
+    """
+
+    def __init__(self, settings: Mapping[Stream, StreamSettings]) -> None:
+        self._settings = settings
+        self._reached: dict[Stream, int] = {}
+        self.now = 0
+
+    def shown(self, stream: Stream, time: int, limit: int | None) -> None:
+        """A record with this time was read, of a chunk with this limit (`Chunk.limit`).
+
+        What it shows ends at the limit: another folder of the stream goes on there. So no folder
+        moves the clock past a record of another one, as long as each keeps to the bound by itself.
+        """
+        if limit is not None and limit < time:
+            time = limit
+        if time <= self._reached.get(stream, -1):
+            return
+        self._reached[stream] = time
+        if len(self._reached) == len(STREAMS):
+            self.now = max(0, min(map(self._without_bound, STREAMS)))
+
+    def _without_bound(self, stream: Stream) -> int:
+        settings, time = self._settings[stream], self._reached[stream]
+        return time - time % settings.granularity - settings.out_of_orderness
