@@ -171,7 +171,6 @@ def test_what_kafka_would_not_do_is_said_in_one_line(
         ("features.price.role=x", r"--set .*: features.price.role: .*one of feature, meta"),
         ("joins.key=user_id", r"^--set joins.key=user_id: joins: there is no such key \(there are"),
         ("flink=3", r"^--set flink=3: flink: expected `object`, got `int`"),
-        ("flink.a=3", r"^--set flink.a=3: flink.a: expected `str`, got `int`"),
         ("output.path=[1]", r"^--set output.path=\[1\]: output.path: expected `str`"),
         ("sources.features.path=a\0b", r"sources.features.path: a path cannot hold a NUL"),
         ("output.path=a\\b", r"^--set .*: output.path: .*Flink takes a backslash for a slash"),
