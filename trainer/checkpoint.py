@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from trainer.disk import sync
+from trainer.disk import naming, sync
 from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File, check_snapshot, checksum, read_snapshot
 from trainer.spec import ModelSpec
@@ -52,13 +52,20 @@ class Manifest(msgspec.Struct, frozen=True):
 def begin(root: Path, step: int) -> Path:
     """A new folder under a temporary name, for `shard_file.write_shard`.
 
-    Removes what unfinished checkpoints have left. Raises OSError.
+    Removes what unfinished checkpoints have left. Raises WriteError.
     """
-    for left in (*root.glob(".step-*"), *root.glob(".removed-*")):
-        shutil.rmtree(left)
+    clear(root)
     folder = root / f".step-{step:012}"
-    folder.mkdir(parents=True)
+    with naming(folder):
+        folder.mkdir(parents=True)
     return folder
+
+
+def clear(root: Path) -> None:
+    """Removes checkpoints that were not finished, which take room. Raises WriteError."""
+    with naming(root):
+        for left in (*root.glob(".step-*"), *root.glob(".removed-*")):
+            shutil.rmtree(left)
 
 
 def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Path] = ()) -> Path:
@@ -67,7 +74,8 @@ def finish(folder: Path, manifest: Manifest, keep: int, instead_of: Sequence[Pat
     `instead_of`: checkpoints of another run that this run replaces; they are removed as well.
     Returns the final folder. Raises OSError.
     """
-    with (folder / _MANIFEST).open("wb") as file:
+    path = folder / _MANIFEST
+    with naming(path), path.open("wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest)))
         file.flush()
         os.fsync(file.fileno())

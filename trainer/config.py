@@ -101,7 +101,8 @@ class ModelSection(Section, frozen=True, kw_only=True):
     `actions`: what is predicted, an output each; all of the pipeline's but the exposure when
     absent. `embedding`: values a key (fm, deepfm), which begin uniformly in (-scale, scale).
     `hidden`: widths of the dense layers (deepfm). `seed` decides initial values. `bias`: a weight
-    that is in every sample.
+    that is in every sample. `start`: what a new model predicts: the rates of the actions in the
+    first samples ("base_rate", with a bias only), or one half ("zero").
     """
 
     type: ModelKind = "lr"
@@ -113,6 +114,7 @@ class ModelSection(Section, frozen=True, kw_only=True):
     scale: Annotated[float, msgspec.Meta(gt=0)] = 0.01
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
     bias: bool = True
+    start: Literal["base_rate", "zero"] = "base_rate"
 
 
 class LossSection(Section, frozen=True, kw_only=True):
@@ -133,7 +135,7 @@ class OptimizerSection(Section, frozen=True, kw_only=True):
     `embedding` cannot be FTRL, which begins at 0, where an embedding has no gradient.
     """
 
-    linear: Optimizer = Ftrl(alpha=0.05)
+    linear: Optimizer = Ftrl(alpha=0.2)
     embedding: Optimizer = AdaGrad()
     dense: Adam = Adam()
 
@@ -296,11 +298,11 @@ class TrainerConfig(_Document, frozen=True, kw_only=True):
 
     @property
     def _slots(self) -> Mapping[str, SlotSection]:
-        """Without any, one for each feature that is trained on, and for the user and the item."""
+        """Without any: the user, the item, the position, and each feature that is trained on."""
         if self.slots:
             return self.slots
         features = (f.name for f in self.declared.schema.features if f.role == "feature")
-        return {name: SlotSection() for name in ("user_id", "item_id", *features)}
+        return {name: SlotSection() for name in (*OWN_COLUMNS, *features)}
 
     def _segments(self, slot: SlotSection, heads: int) -> tuple[Segment, ...]:
         linear = Segment("linear", heads, slot.optimizer or self.optimizer.linear)

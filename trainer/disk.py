@@ -2,41 +2,109 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_ADVICE = {
+    errno.ENOSPC: "free some space there, or set output.path to another disk",
+    errno.EDQUOT: "the quota is used up: free some of it, or set output.path to another disk",
+    errno.EROFS: "the file system is read-only: set output.path to one that is not",
+    errno.EACCES: "this user may not write there: change the permissions, or set output.path",
+}
+
+
+class WriteError(OSError):
+    """A file could not be written; the message has its path, why, and what to do."""
+
+
+class LockedError(Exception):
+    """Another process uses the folder; the message says which, and what to do."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system in here become `WriteError`s with the path.
+
+    Of a full disk the system says neither: an error in `write` has no file name.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        advice = _ADVICE.get(error.errno or 0)
+        raise WriteError(f"{path}: {why}{f'; {advice}' if advice else ''}") from error
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete and on the disk. Raises OSError.
+    """A file that takes the place of `path` when it is complete and on the disk.
 
-    Its name lasts once the folder is flushed (`sync`).
+    Its name lasts once the folder is flushed (`sync`). Raises WriteError; `path` is what it was
+    then.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """`data` as all of a file, which lasts when this returns. Raises OSError."""
+    """`data` as all of a file, which lasts when this returns. Raises WriteError."""
     with replacing(path) as file:
         file.write(data)
-    sync(path.parent)
+    with naming(path.parent):
+        sync(path.parent)
 
 
 def sync(folder: Path) -> None:
-    """Flushes a folder: the names in it."""
+    """Flushes a folder: the names in it. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process alone, and makes it if it is not there.
+
+    The lock is of the open file `.lock` in it (flock), so it goes with the process, however that
+    ends, and a file that is left over locks nothing. Raises LockedError if another process has it,
+    WriteError if the folder cannot be written to.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            raise LockedError(
+                f"{folder} is in use by another trainer (process {owner}): stop that one, or set"
+                " another output.path"
+            ) from None
+        except OSError:
+            # a file system without locks, as some network ones are: as good as it gets
+            pass
+        else:
+            with naming(folder / ".lock"):
+                os.ftruncate(handle, 0)
+                os.write(handle, f"{os.getpid()}\n".encode())
+        yield
     finally:
         os.close(handle)

@@ -7,7 +7,7 @@ with its name, so the keys of a slot that was removed stay in the table that it 
 found any more (they go by `expire_after`, or with the table).
 
 What cannot be gone on with is named by `Evolution.of`: another kind of model, other widths, another
-optimizer, or slots whose rows would have to be told apart.
+kind of optimizer, or slots whose rows would have to be told apart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +26,8 @@ from trainer.table import admission
 from trainer.table.table import Rows
 
 Floats = npt.NDArray[np.float32]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class CannotGoOnError(Exception):
@@ -71,7 +74,6 @@ class Evolution:
                 ("model.embedding", old.embedding, new.embedding),
                 ("model.hidden", list(old.hidden), list(new.hidden)),
                 ("model.seed", old.seed, new.seed),
-                ("optimizer.dense", _about(old.dense), _about(new.dense)),
             )
             if before != now
         ]
@@ -141,7 +143,7 @@ def _of_table(slot: str, old: TableSpec, new: TableSpec) -> list[str]:
         return [f"slot {slot} has another number of parts"]
     wrong = []
     for before, now in zip(old.segments, new.segments, strict=True):
-        if before.optimizer != now.optimizer:
+        if type(before.optimizer) is not type(now.optimizer):
             wrong.append(
                 f"the {before.name} optimizer of slot {slot} was {_about(before.optimizer)}, and"
                 f" is {_about(now.optimizer)}"
@@ -162,7 +164,7 @@ def _about(optimizer: Any) -> str:
 def evolved(shards: Sequence[ShardSnapshot], old: ModelSpec, new: ModelSpec) -> list[ShardSnapshot]:
     """The parts of the old model as parts of the new one. Raises CannotGoOnError."""
     evolution = Evolution.of(old, new)
-    if old.heads == new.heads and old.slots == new.slots and old.tables == new.tables:
+    if msgspec.structs.replace(old, base=new.base) == new:
         return list(shards)
     return [_evolved(parts, evolution, old, new) for parts in shards]
 
@@ -175,7 +177,11 @@ def _evolved(
         states = []
         for n, segment in enumerate(spec.segments):
             pieces = [
-                _columns(parts.tables[t].states[n], segment, old.heads, new.heads) for t in sources
+                _columns(
+                    _of_rates(parts.tables[t].states[n], old.tables[t].segments[n], segment),
+                    *(segment, old.heads, new.heads),
+                )
+                for t in sources
             ]
             empty = np.zeros((0, _floats(segment)), np.float32)
             states.append(np.concatenate([empty, *pieces]))
@@ -225,6 +231,25 @@ def _groups(segment: Segment) -> tuple[list[float], int]:
 def _floats(segment: Segment) -> int:
     starts, singles = _groups(segment)
     return len(starts) * segment.width + singles
+
+
+def _of_rates(state: Floats, old: Segment, new: Segment) -> Floats:
+    """The same values under other rates of the same optimizer.
+
+    AdaGrad and Adam keep the values themselves. FTRL keeps z, and the value follows from it, n and
+    the rates: so z becomes what gives the value under the new ones.
+    """
+    was, now = old.optimizer, new.optimizer
+    if was == now or not isinstance(was, Ftrl) or not isinstance(now, Ftrl):
+        return state
+    out = state.astype(np.float64)
+    z, n = out[:, : old.width], out[:, old.width :]
+    rest = np.maximum(np.abs(z) - was.l1, 0.0)
+    below = (was.beta + np.sqrt(n)) / was.alpha + was.l2
+    size = np.divide(rest, below, out=np.zeros_like(rest), where=below > 0)
+    moved = size * ((now.beta + np.sqrt(n)) / now.alpha + now.l2) + now.l1
+    z[:] = np.where(size > 0, np.sign(z) * moved, np.clip(z, -now.l1, now.l1))
+    return np.clip(out, -_LARGEST, _LARGEST).astype(np.float32)
 
 
 def _columns(state: Floats, segment: Segment, old: Sequence[str], new: Sequence[str]) -> Floats:

@@ -119,6 +119,9 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     them what the loss needs beside (`dp:click`: the probability of a delayed click). `dense` is the
     optimizer of the dense parameters, where the kind has some. `seed` decides initial values.
+
+    `base`: constants that the logits of the heads have added, so that a model without parameters
+    predicts the base rates (`trainer.losses.base_rate`); empty: none.
     """
 
     kind: ModelKind
@@ -129,3 +132,4 @@ class ModelSpec(msgspec.Struct, frozen=True):
     hidden: tuple[int, ...] = ()
     dense: Adam = Adam()
     seed: int = 0
+    base: tuple[float, ...] = ()

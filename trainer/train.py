@@ -33,12 +33,15 @@ from rich.progress import (
 )
 
 from configuration.reading import ConfigError, add_arguments
+from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
-from trainer.disk import replace
+from trainer.disk import LockedError, WriteError, locked, replace
 from trainer.evaluation.tally import Limited
 from trainer.reading.files import ReadError
 from trainer.run.session import Session
+from trainer.serving import format as serving
+from trainer.serving.write import discard
 from trainer.table.finite import NotFiniteError
 
 _EVERY_S = 0.2
@@ -60,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load(arguments.config, arguments.set)
         _check_samples(config)
-        return train(config)
+        with locked(Path(config.output.path)):
+            return train(config)
+    except (LockedError, WriteError) as error:
+        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
     except (ConfigError, ReadError, CheckpointError) as error:
         console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
         return 2
@@ -82,13 +89,16 @@ def train(config: TrainerConfig) -> int:
     from trainer.run.job import job_of
     from trainer.run.runner import RunError
 
-    job = job_of(config)
-    if config.train.servers:
-        console.print(
-            f"train: starting {config.train.workers} workers and {config.train.servers} servers"
-            " on Ray; that takes some seconds"
-        )
     with _interrupts() as interrupted, _shown(config) as watch:
+        if not _there_are_samples(config, interrupted):
+            console.print("interrupted, before there were samples", style="yellow")
+            return 130
+        job = job_of(config)
+        if config.train.servers:
+            console.print(
+                f"train: starting {config.train.workers} workers and {config.train.servers} servers"
+                " on Ray; that takes some seconds"
+            )
         session = Session(
             config,
             lambda names: runner_of(config, job, names),
@@ -99,17 +109,63 @@ def train(config: TrainerConfig) -> int:
         try:
             session.run()
         except (RunError, NotFiniteError, OSError) as error:
-            console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
-            return 1
+            failed = f"train: {error}"
         else:
-            stats = session.runner.stats()
+            failed, stats = "", session.runner.stats()
         finally:
             session.runner.stop()
-    _report(session, stats)
+    if failed:
+        console.print(failed, style="red", markup=False, soft_wrap=True)
+        _clear(session)
+        console.print(_kept(session), markup=False, soft_wrap=True)
+        return 1
+    try:
+        _report(session, stats)
+    except WriteError as error:
+        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(_kept(session), markup=False, soft_wrap=True)
+        return 1
     if interrupted():
         console.print("interrupted, and saved: the same command goes on from here", style="yellow")
         return 130
     return 0
+
+
+def _there_are_samples(config: TrainerConfig, interrupted: Callable[[], bool]) -> bool:
+    """Following, waits for the first file, whose rates a new model begins with.
+
+    False: interrupted meanwhile.
+    """
+    samples = config.folder / "samples"
+    while config.samples.follow and not any(samples.glob("dt=*/hr=*/[!._]*")):
+        if interrupted():
+            return False
+        time.sleep(min(0.2, config.samples.poll / 1e3))
+    return True
+
+
+def _clear(session: Session) -> None:
+    """Removes what was being written: it is of no use, and the disk may be full."""
+    try:
+        checkpoint.clear(session.output / "checkpoints")
+        discard(session.output / "serving", session.run_id)
+    except OSError:
+        # the next checkpoint does it; what went wrong first has been said
+        pass
+
+
+def _kept(session: Session) -> str:
+    """What of a run that failed is there."""
+    kept = [f"checkpoint {p.name}" for p in checkpoint.find(session.output / "checkpoints")[-1:]]
+    try:
+        current = serving.read_current(session.output / "serving")
+    except (serving.ServingError, OSError):
+        current = None
+    if current is not None:
+        kept.append(f"export {current.number} of {current.run_id}")
+    if not kept:
+        return "train: nothing was saved before"
+    return f"train: saved before, and whole: {', '.join(kept)}; the same command goes on from there"
 
 
 @contextmanager
@@ -188,9 +244,8 @@ def _report(session: Session, stats: object) -> None:
     }
     path = write_metrics(session.tally, session.output, labels)
     page = session.output / PAGE
-    page.parent.mkdir(parents=True, exist_ok=True)
     replace(session.output / LIMITED, msgspec.json.format(msgspec.json.encode(limited_values)))
-    page.write_text(render(session.tally, facts, "Training", labels))
+    replace(page, render(session.tally, facts, "Training", labels).encode())
     out = Console(highlight=False)
     print_headline(session.tally, out)
     out.print()

@@ -84,7 +84,7 @@ SLOTS = {
     "f06": False,
 }
 #: Of ours, of Vowpal Wabbit and of river. With this alpha, of those in `plan.ALPHAS`, the log loss
-#: is least for all of them; the trainer's default is 0.05.
+#: is least for all of them; the trainer's default is 0.2.
 FTRL = {"alpha": 0.5, "beta": 1.0, "l1": 0.0, "l2": 0.0}
 
 

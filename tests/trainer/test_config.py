@@ -68,13 +68,14 @@ def config(
 
 
 def test_the_defaults_are_a_logistic_regression_on_all_features(tmp_path: Path) -> None:
-    linear = Segment("linear", 2, Ftrl(alpha=0.05))
+    linear = Segment("linear", 2, Ftrl(alpha=0.2))
     assert config(tmp_path).spec == ModelSpec(
         "lr",
         ("click", "buy"),
         (
             Slot("user_id", "user_id", "category"),
             Slot("item_id", "item_id", "category"),
+            Slot("position", "position", "category"),
             Slot("hour", "hour", "category"),
             Slot("price", "price", "buckets"),
             Slot("tags", "tags", "category"),
@@ -110,7 +111,7 @@ expire_after = "48h"
         ES_DFM,
         TRAINER + slots,
     ).spec
-    linear = Segment("linear", 2, Ftrl(alpha=0.05))
+    linear = Segment("linear", 2, Ftrl(alpha=0.2))
     embedding = Segment("embedding", 4, Adam(rate=0.1), 0.2)
     assert spec == ModelSpec(
         "deepfm",

@@ -32,8 +32,8 @@ from trainer.reading.columns import absent, conformed
 from trainer.reading.files import ReadError
 from trainer.run.runner import LostShardError
 from trainer.server.shard import Push, Shard, ShardSnapshot, TablePush
-from trainer.serving.files import Snapshot
 from trainer.serving.model import ServedModel
+from trainer.serving.snapshot import Snapshot
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
 from trainer.train import main
 
@@ -232,17 +232,19 @@ def test_a_feature_is_removed_and_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("was", "now"), [("int64", "float64"), ("float32", "float64")])
 def test_a_feature_is_widened(was: str, now: str, encoding: str, tmp_path: Path) -> None:
     slots = f'[slots.cat]\n[slots.age]\nas = "{encoding}"'
+    # the base rate of a fresh run would be of both files
+    zero = ("model.start=zero",)
     project = Project(tmp_path)
     project.declare({"cat": "string", "age": was}, slots=slots)
     project.write(cat=CATS, age=AGES)
-    first = project.train()
+    first = project.train(*zero)
     project.declare({"cat": "string", "age": now}, slots=slots)
     project.write(cat=CATS, age=[age + 0.5 for age in AGES])
-    run = project.train()
+    run = project.train(*zero)
     assert run.session.rows == 2 * ROWS
     assert run.session.since == {}
     # fresh, over files of both types: the same
-    fresh = project.train("output.path=fresh")
+    fresh = project.train("output.path=fresh", *zero)
     runs.assert_equal(fresh.parts, run.parts)
     assert first.session.runner.job.spec.slots == run.session.runner.job.spec.slots
 
@@ -402,7 +404,7 @@ def test_what_cannot_be_gone_on_with_is_said_in_one_line(
         (("model.seed=3",), "model.seed was 0, and is 3"),
         (
             ("optimizer.linear={type='adagrad'}",),
-            "the linear optimizer of slot cat was ftrl (alpha = ",
+            "the linear optimizer of slot cat was ftrl (alpha = 0.2",
         ),
         (
             ("slots.age.admit_after=2",),
@@ -525,6 +527,23 @@ def test_heads_keep_their_weights_whatever_their_order(
     for n, head in enumerate(now):
         if head in was:
             np.testing.assert_array_equal(after[:, n], before[:, was.index(head)])
+
+
+@given(
+    was=st.builds(Ftrl, alpha=st.floats(0.01, 2), beta=st.floats(0, 2), l1=st.floats(0, 2)),
+    now=st.builds(Ftrl, alpha=st.floats(0.01, 2), beta=st.floats(0, 2), l2=st.floats(0, 2)),
+)
+def test_other_rates_leave_the_weights_as_they_are(was: Ftrl, now: Ftrl) -> None:
+    old, new = (model(("a", "b"), {"x": ("category", 0)}, rates) for rates in (was, now))
+    assert Evolution.of(old, new).text == ""
+    shard = pushed(old)
+    (made,) = evolved([shard.snapshot()], old, new)
+    loaded = Shard(new, contributions=None, has_dense=False)
+    loaded.load(made)
+    keys = shard.tables[0].keys()
+    np.testing.assert_allclose(
+        loaded.tables[0].pull(keys)[0], shard.tables[0].pull(keys)[0], rtol=1e-4, atol=1e-7
+    )
 
 
 def deep(heads: tuple[str, ...], slots: tuple[str, ...]) -> ModelSpec:

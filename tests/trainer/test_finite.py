@@ -42,8 +42,9 @@ from trainer.server.shard_file import (
     write_shard,
     write_snapshot,
 )
-from trainer.serving.files import ContentError, write_tables
+from trainer.serving.format import ContentError
 from trainer.serving.model import ServedModel
+from trainer.serving.write import write_tables
 from trainer.spec import (
     AdaGrad,
     Adam,
@@ -555,7 +556,7 @@ def test_a_reader_refuses_an_export_that_is_not_finite(
 ) -> None:
     config = joined(tmp_path, [_plain_table()])
     assert main(["--config", str(config)]) == 0
-    monkeypatch.setattr("trainer.serving.files.check_rows", lambda *_: None)
+    monkeypatch.setattr("trainer.serving.write.check_rows", lambda *_: None)
     monkeypatch.setattr(
         "trainer.table.table.Table._values",
         lambda table, at: np.full((len(at), table.spec.width), np.nan, np.float32),

@@ -22,7 +22,7 @@ from trainer.models import bags
 from trainer.models.network import Network
 from trainer.run.session import Session
 from trainer.server.shard import Shard
-from trainer.serving.files import (
+from trainer.serving.format import (
     ContentError,
     GapError,
     NothingPublishedError,

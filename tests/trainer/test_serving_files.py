@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.effort import examples
-from trainer.serving.files import (
+from trainer.serving.format import (
     ChecksumError,
     ContentError,
     Current,
@@ -25,15 +25,11 @@ from trainer.serving.files import (
     NothingPublishedError,
     RunError,
     ServingError,
-    Snapshot,
     SpecError,
-    next_number,
-    prune,
-    publish,
     read_current,
-    write_dense,
-    write_part,
 )
+from trainer.serving.snapshot import Snapshot
+from trainer.serving.write import next_number, prune, publish, write_dense, write_part
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, TableSpec
 
 WIDTHS = {"users": 3, "prices & more": 1}

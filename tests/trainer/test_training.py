@@ -158,8 +158,8 @@ def stopped_at(folder: Path, output: Path, *steps: int) -> None:
     [
         ("model.type=fm",),
         ("slots.hour.admit_after=2",),
-        ("slots.f07.column=f01",),
-        ("optimizer.linear.alpha=0.25",),
+        ("optimizer.linear={type='adagrad'}",),
+        ("optimizer.linear={type='adam', rate=0.5}",),
         ("model.seed=1",),
     ],
 )
@@ -276,7 +276,9 @@ def test_files_that_appear_while_it_runs_are_learned(folder: Path, tmp_path: Pat
         shutil.copy(there, written)
         written.rename(path)
 
-    config = runs.configured(root, tmp_path / "followed", "samples.follow=true", "samples.poll=1ms")
+    # there are no samples yet whose rates the model could begin with
+    following = ("samples.follow=true", "samples.poll=1ms", "model.start=zero")
+    config = runs.configured(root, tmp_path / "followed", *following)
     session = runs.session_of(
         config,
         watch=watch,
@@ -286,7 +288,7 @@ def test_files_that_appear_while_it_runs_are_learned(folder: Path, tmp_path: Pat
     assert [e.path for e in session.ledger.entries] == [
         str(path.relative_to(folder / "out")) for path in files(folder)
     ]
-    at_once = runs.train_here(runs.configured(folder, tmp_path / "at-once"))
+    at_once = runs.train_here(runs.configured(folder, tmp_path / "at-once", "model.start=zero"))
     assert_at_the_same_point(followed, at_once)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
+from presentation.page import document, figure, table
 from tools.advise_window import plots
 from tools.advise_window.answers import Answers, KindAnswer, config_duration
 from tools.advise_window.cost import PolicyCost
@@ -12,34 +13,6 @@ from tools.advise_window.terminal import about, as_advised, interval
 from tools.summary.show import readable_ms
 
 _CSS = """
-:root {
-  color-scheme: light dark;
-  --paper: #ffffff; --ink: #1c2024; --soft: #60656c; --rule: #d9dce0; --accent: #1769c6;
-  --advised: #b4540a; --warn: #a13a00;
-  --kind-0: #1769c6; --kind-1: #b4540a; --kind-2: #13795b; --kind-3: #8e4ec6;
-  --kind-4: #a83269; --kind-5: #6b6f00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181b; --ink: #e8eaed; --soft: #a3a9b1; --rule: #363b41; --accent: #6cb0ff;
-    --advised: #ffa057; --warn: #ffa057;
-    --kind-0: #6cb0ff; --kind-1: #ffa057; --kind-2: #3dd6a3; --kind-3: #c9a0ff;
-    --kind-4: #ff8cc0; --kind-5: #d3d64a;
-  }
-}
-body { background: var(--paper); color: var(--ink); max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin-bottom: .2rem; }
-p { max-width: 46rem; } .soft { color: var(--soft); } .warn { color: var(--warn); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule);
-  white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
-  gap: 1.2rem; }
-svg { width: 100%; height: auto; display: block; } svg text { font-family: inherit; }
 .wide { max-width: 46rem; }
 pre { background: color-mix(in srgb, var(--rule) 35%, transparent); padding: .7rem 1rem;
   overflow-x: auto; }
@@ -70,7 +43,7 @@ def render(answers: Answers) -> str:
             "of both. Dotted: the delays that were seen, taken for all. The line across is the "
             "target.</p>",
             '<div class="plots">',
-            *(_figure(plots.completeness(k)) for k in answers.kinds),
+            *(figure(plots.completeness(k)) for k in answers.kinds),
             "</div>",
         ]
     if answers.costs:
@@ -79,7 +52,7 @@ def render(answers: Answers) -> str:
             '<p class="soft">A row that comes out at some age misses the labels that are later. '
             "<code>wait</code> misses them for good; the other policies correct the row when the "
             "label comes, until the window has closed.</p>",
-            f'<div class="wide">{_figure(plots.policies(answers))}</div>',
+            f'<div class="wide">{figure(plots.policies(answers))}</div>',
             "<h3>Policies, with the windows as they are now</h3>",
             _policies(answers.costs_now),
             f"<h3>Policies, with the {escape(as_advised(answers))}</h3>",
@@ -94,13 +67,7 @@ def render(answers: Answers) -> str:
             _waits(kind),
         ]
     parts.append(_next(answers))
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>How long to wait for a label</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document("How long to wait for a label", parts, _CSS)
 
 
 def _summary(answers: Answers) -> str:
@@ -142,7 +109,7 @@ def _windows(answers: Answers) -> str:
         )
     rows += [[name, *("-",) * 7, "cannot tell"] for name in answers.refused]
     heads = ["action", "seen", "ever act", "window now", "has", "advised", "95 % interval"]
-    return _table([*heads, "naive", ""], rows)
+    return table([*heads, "naive", ""], rows)
 
 
 def _waits(kind: KindAnswer) -> str:
@@ -167,7 +134,7 @@ def _waits(kind: KindAnswer) -> str:
             ]
         )
     heads = ["wait", "complete", "95 % interval", "missed", "of negatives", "sample's age", "", ""]
-    return _table(heads, rows, classes)
+    return table(heads, rows, classes)
 
 
 def _policies(costs: Sequence[PolicyCost]) -> str:
@@ -184,7 +151,7 @@ def _policies(costs: Sequence[PolicyCost]) -> str:
         ]
         for c in costs
     ]
-    return _table([*heads, "fake", "lost"], rows)
+    return table([*heads, "fake", "lost"], rows)
 
 
 def _next(answers: Answers) -> str:
@@ -197,19 +164,3 @@ def _next(answers: Answers) -> str:
     if lines:
         steps += f"<p>In the configuration, rounded up:</p><pre>{escape(''.join(lines))}</pre>"
     return f"<h2>What next</h2>{steps}"
-
-
-def _figure(svg: str) -> str:
-    return f"<figure style='margin:0'>{svg}</figure>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = []
-    for n, row in enumerate(rows):
-        mark = f' class="{classes[n]}"' if classes and classes[n] else ""
-        body.append(f"<tr{mark}>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from html import escape
 
+from presentation.page import document, figure, table
 from trainer.evaluation import plots
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import ALL, PRESENT, UNSEEN, Labels, Metric, Tally, slot_slice
@@ -14,36 +15,9 @@ from trainer.evaluation.tally import ALL, PRESENT, UNSEEN, Labels, Metric, Tally
 SHOWN = 12
 
 _CSS = """
-:root {
-  color-scheme: light dark;
-  --paper: #ffffff; --ink: #1c2024; --soft: #60656c; --rule: #d9dce0;
-  --kind-0: #1769c6; --kind-1: #b4540a; --kind-2: #13795b; --kind-3: #8e4ec6;
-  --kind-4: #a83269; --kind-5: #6b6f00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181b; --ink: #e8eaed; --soft: #a3a9b1; --rule: #363b41;
-    --kind-0: #6cb0ff; --kind-1: #ffa057; --kind-2: #3dd6a3; --kind-3: #c9a0ff;
-    --kind-4: #ff8cc0; --kind-5: #d3d64a;
-  }
-}
-body { background: var(--paper); color: var(--ink); max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin-bottom: .2rem; }
-p { max-width: 46rem; } .soft { color: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule);
-  white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 .info td { text-align: left; white-space: normal; } .info td:first-child { color: var(--soft); }
 .legend span { margin-right: 1.2rem; white-space: nowrap; }
 .legend svg { display: inline; width: 1.6rem; height: .6rem; margin-right: .4rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
-  gap: 1.2rem; }
-figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; }
-svg text { font-family: inherit; }
 """
 
 _MEASURES = ("rows", "CTR", "predicted", "log loss", "NE", "AUC", "calibration")
@@ -73,13 +47,7 @@ def render(
         parts.append("<p>No row was evaluated.</p>")
     if info:
         parts += ["<h2>The run</h2>", _info(info)]
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, parts, _CSS)
 
 
 def _range(tally: Tally) -> str:
@@ -97,7 +65,7 @@ def _headline(tally: Tally, by_window: Sequence[Metric], whole: Sequence[Metric]
     parts = []
     for name, metrics in (("the whole run", whole), ("the last window", latest)):
         rows = [[m.action, *_cells(m.measures)] for m in metrics if m.slice == ALL]
-        parts += [f"<h2>Metrics of {name}</h2>", _table(("action", *_MEASURES), rows)]
+        parts += [f"<h2>Metrics of {name}</h2>", table(("action", *_MEASURES), rows)]
         if len(tally.windows) == 1:
             break
     return [
@@ -134,7 +102,7 @@ def _plots(tally: Tally, by_window: Sequence[Metric]) -> list[str]:
         "<h2>Over time</h2>",
         _legend(actions),
         '<div class="plots">',
-        *(f"<figure>{svg}</figure>" for svg in figures),
+        *map(figure, figures),
         "</div>",
         '<p class="soft">A triangle is a window beyond the edge of its plot. Reliability: rows in'
         " groups by their prediction, of the whole run.</p>",
@@ -174,7 +142,7 @@ def _slots(tally: Tally, whole: Sequence[Metric]) -> list[str]:
     heads = ("slot", "present", "unseen", *(f"log loss, {action}" for action in overall))
     return [
         "<h2>By slot</h2>",
-        _table(heads, rows),
+        table(heads, rows),
         f'<p class="soft">Present: of the rows ({escape(most)}), where the slot has a key. Unseen:'
         " of those, where the key had no parameters yet. The log loss is that of the rows where it"
         " is unseen, beside that of all rows.</p>",
@@ -190,7 +158,7 @@ def _slice(tally: Tally, whole: Sequence[Metric], column: str) -> list[str]:
         here.sort(key=lambda m: m.measures.rows, reverse=True)
         parts += [
             f"<h3>{escape(action)}</h3>" if len(tally.layout.actions) > 1 else "",
-            _table((column, *_MEASURES), [[m.value, *_cells(m.measures)] for m in here[:SHOWN]]),
+            table((column, *_MEASURES), [[m.value, *_cells(m.measures)] for m in here[:SHOWN]]),
         ]
         if len(here) > SHOWN:
             parts.append(f'<p class="soft">And {len(here) - SHOWN} more, with fewer rows.</p>')
@@ -223,6 +191,8 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _moment(ms: int) -> str:
+    if not 0 <= ms < plots.YEAR_10000_MS:
+        return f"{ms} ms"  # a time that was accepted, and that no calendar has
     return datetime.fromtimestamp(ms / 1_000, timezone.utc).strftime("%Y-%m-%d %H:%M")
 
 
@@ -231,12 +201,3 @@ def _duration(ms: int) -> str:
         if ms % size == 0:
             return f"{ms // size} {unit}"
     return f"{ms} ms"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )

@@ -1,23 +1,14 @@
-"""The plots of the evaluation, as SVG text to be put into a page.
-
-Colours are the page's CSS variables, so that one picture serves light and dark: matplotlib is given
-stand-ins, which are replaced in what it writes.
-"""
+"""The plots of the evaluation, as SVG text to be put into a page."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from datetime import timezone
-from html import escape
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import dates as _untyped_dates
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     EngFormatter,
     FixedLocator,
@@ -28,32 +19,15 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from presentation.plots import KINDS, SOFT, axes_of, style, svg
 from trainer.evaluation.counting import BINS, LIMIT
 from trainer.evaluation.measures import Doubles
 
 _dates: Any = _untyped_dates
 
-_INK, _SOFT, _RULE = "#010101", "#020202", "#030303"
-_KINDS = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
-_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {
-    stand_in: f"--kind-{n}" for n, stand_in in enumerate(_KINDS)
-}
 _LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _SOFT,
-    "axes.edgecolor": _RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "axes.grid": True,
-    "grid.color": _RULE,
-    "grid.linewidth": 0.5,
-}
+#: Times from here on have no date.
+YEAR_10000_MS = 253_402_300_800_000
 # a group of the reliability diagram has at least so many positives; with fewer it is noise
 _POSITIVES = 10
 _GROUPS = 15
@@ -82,11 +56,11 @@ def over_time(
     A line stops where windows are missing. What the first windows have far above all others is
     drawn at the upper edge, as a triangle.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(5.4, 2.8)
+    with style():
+        figure, axes = axes_of(5.4, 2.8)
         every = [v for one in series for v in one.values if v is not None]
         if line_at is not None:
-            axes.axhline(line_at, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axhline(line_at, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         top = _upper_edge(every, line_at)
         for number, one in enumerate(series):
             colour, line = _look(number)
@@ -114,7 +88,7 @@ def over_time(
         _value_axis(axes, every, top, line_at, counts=counts)
         _time_axis(axes, sorted({start for one in series for start in one.starts}), window_ms)
         axes.set_title(title, loc="left", fontweight="bold")
-        return _svg(figure, title)
+        return svg(figure, title)
 
 
 def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
@@ -122,8 +96,8 @@ def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
 
     `histograms`: of the logits, (2, BINS) each. The prediction of a bin is that of its middle.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(5.4, 2.8)
+    with style():
+        figure, axes = axes_of(5.4, 2.8)
         seen = []
         for number, (action, histogram) in enumerate(histograms):
             predicted, observed = groups(histogram)
@@ -144,7 +118,7 @@ def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
         axes.set_ylabel("observed")
         if seen:
             first, last = min(seen) / 1.5, min(max(seen) * 1.5, 1.0)
-            axes.plot([first, last], [first, last], color=_SOFT, lw=1, ls=(0, (4, 3)), zorder=1)
+            axes.plot([first, last], [first, last], color=SOFT, lw=1, ls=(0, (4, 3)), zorder=1)
             for axis, scale, limit in (
                 (axes.xaxis, axes.set_xscale, axes.set_xlim),
                 (axes.yaxis, axes.set_yscale, axes.set_ylim),
@@ -156,7 +130,7 @@ def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
                 axis.set_major_formatter(FuncFormatter(_share))
                 axis.set_minor_locator(NullLocator())
                 axis.set_minor_formatter(NullFormatter())
-        return _svg(figure, title)
+        return svg(figure, title)
 
 
 def groups(histogram: Doubles) -> tuple[list[float], list[float]]:
@@ -187,12 +161,12 @@ def groups(histogram: Doubles) -> tuple[list[float], list[float]]:
 
 def legend_style(number: int) -> tuple[str, str]:
     """How the line of the action of this number looks: CSS colour, and SVG dashes."""
-    dashes = ("", "6 3", "2 2")[number // len(_KINDS) % len(_LINES)]
-    return f"var(--kind-{number % len(_KINDS)})", dashes
+    dashes = ("", "6 3", "2 2")[number // len(KINDS) % len(_LINES)]
+    return f"var(--kind-{number % len(KINDS)})", dashes
 
 
 def _look(number: int) -> tuple[str, Any]:
-    return _KINDS[number % len(_KINDS)], _LINES[number // len(_KINDS) % len(_LINES)]
+    return KINDS[number % len(KINDS)], _LINES[number // len(KINDS) % len(_LINES)]
 
 
 def _upper_edge(values: Sequence[float], line_at: float | None) -> float | None:
@@ -211,7 +185,7 @@ def _value_axis(
     axes: Axes, values: Sequence[float], top: float | None, line_at: float | None, *, counts: bool
 ) -> None:
     if counts:
-        axes.set_ylim(0, 1.08 * max(values, default=1))
+        axes.set_ylim(0, 1.08 * max(values, default=1) or 1)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS, integer=True))
         return
@@ -222,12 +196,13 @@ def _value_axis(
     if shown:
         low, high = min(shown), max(*shown, top or shown[0])
         # so that a difference of nothing does not fill the plot
-        margin = max(0.08 * (high - low), 0.01)
+        margin = max(0.08 * (high - low), 0.01, 0.01 * abs(high))
         axes.set_ylim(low - margin, high + (0 if top else margin))
 
 
 def _time_axis(axes: Axes, starts: Sequence[int], window_ms: int) -> None:
-    if not starts:
+    if not starts or starts[0] < 0 or starts[-1] >= YEAR_10000_MS:
+        # none, or times that no calendar has
         axes.xaxis.set_major_locator(NullLocator())
         return
     at = _days(starts)
@@ -258,31 +233,3 @@ def _days(starts: Sequence[int]) -> Doubles:
 
 def _share(value: float, _: object = None) -> str:
     return f"{value * 100:.10g}%"
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    return figure, axes
-
-
-def _svg(figure: Figure, title: str) -> str:
-    out = io.StringIO()
-    # ids are hashes: of a salt of its own, so that two pictures of one page do not share them
-    with mpl.rc_context({"svg.hashsalt": title}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # its own size would not follow the page's width; the viewBox keeps the shape
-    svg = re.sub(
-        r'^<svg [^>]*?(viewBox="[^"]+")[^>]*>',
-        lambda found: f'<svg {found[1]} role="img" aria-label="{escape(title)}">',
-        svg,
-    )
-    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
-    return svg

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.disk import replacing
+from trainer.disk import naming, replacing
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import Labels, Metric, Tally
 
@@ -38,10 +38,11 @@ SCHEMA = pa.schema(
 def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> Path:
     """Write `METRICS` under `folder`, or replace it; whoever reads sees the old or the new one.
 
-    Returns its path. Raises OSError.
+    Returns its path. Raises WriteError.
     """
     path = folder / METRICS
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         pq.write_table(as_table(tally, labels), file, compression="zstd")
     return path

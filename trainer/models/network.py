@@ -3,7 +3,7 @@
 `linear`: (rows, heads). `pooled`: (rows, slots, embedding), the embeddings of each slot summed.
 Dense parameters are one flat float32 vector, as the servers keep it.
 
-* lr: the sum of the weights.
+* lr: the sum of the weights, and the logit of the base rate (`ModelSpec.base`).
 * fm: plus the interactions of the slots (Rendle, Factorization machines, ICDM 2010, equation 3 with
   the sum of squares): values of one list are summed first and do not interact with each other.
 * deepfm: plus a perceptron over the same embeddings (Guo et al., DeepFM, IJCAI 2017).
@@ -96,6 +96,8 @@ class Network:
         kind = self.spec.kind
         # beyond these bounds an interaction is not finite in float32 (`trainer.limits`)
         linear = jnp.clip(linear, -MAX_SUM, MAX_SUM)
+        if self.spec.base:
+            linear = linear + jnp.asarray(self.spec.base, jnp.float32)
         if kind == "lr":
             return linear
         pooled = jnp.clip(pooled, -MAX_SUM, MAX_SUM)

@@ -38,7 +38,7 @@ from trainer.server.dense import has_dense
 from trainer.server.resharding import resharded
 from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File, snapshot_to_bytes
-from trainer.serving.files import PartInfo
+from trainer.serving.format import PartInfo
 
 _POLL_MS = 20
 #: Seconds between two looks whether processes have ended.

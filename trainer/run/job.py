@@ -14,6 +14,7 @@ from trainer.features.encode import MOST_SLICES
 from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Entry, Ticket
 from trainer.run.clocks import Consistency
+from trainer.run.start import base_of
 from trainer.spec import ModelSpec
 
 
@@ -68,7 +69,11 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 def job_of(config: TrainerConfig) -> Job:
-    """The job that a configuration describes."""
+    """The job that a configuration describes.
+
+    Reads the first samples, for the base rates that a new model begins with. Raises ReadError,
+    CheckpointError.
+    """
     declared = config.declared
     spec = config.spec
     first = declared.resolved_emission.first_emit_after
@@ -81,6 +86,7 @@ def job_of(config: TrainerConfig) -> Job:
         kinds=tuple(kind.name for kind in declared.kinds),
         rate=declared.sampling.rate,
     )
+    spec = msgspec.structs.replace(spec, base=base_of(config, rules))
     layout = Layout(
         rules.actions,
         int(config.evaluation.window),

@@ -19,7 +19,8 @@ from trainer.server.parameters import LocalParameters
 from trainer.server.resharding import resharded
 from trainer.server.shard import Shard, ShardSnapshot
 from trainer.server.shard_file import File, write_shard
-from trainer.serving.files import PartInfo, write_tables
+from trainer.serving.format import PartInfo
+from trainer.serving.write import write_tables
 
 _T = TypeVar("_T")
 

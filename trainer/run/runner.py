@@ -14,7 +14,7 @@ from trainer.evaluation.tally import Tally
 from trainer.run.job import Job, Outcome, Task
 from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File
-from trainer.serving.files import PartInfo
+from trainer.serving.format import PartInfo
 
 _T = TypeVar("_T")
 #: Asks for what is being written: all of it, or None while it is not complete. Raises

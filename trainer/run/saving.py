@@ -13,10 +13,12 @@ import msgspec
 
 from trainer import checkpoint
 from trainer.checkpoint import Manifest
+from trainer.disk import naming
 from trainer.run.runner import Runner, Written
 from trainer.server.shard_file import File
-from trainer.serving import files as serving
-from trainer.serving.files import PartInfo
+from trainer.serving import format as serving
+from trainer.serving.format import PartInfo
+from trainer.serving.write import prune, publish, write_dense
 from trainer.spec import Since
 
 
@@ -131,9 +133,10 @@ class Exports:
         number = self._number
         everything = self._base_due or number % self._base_every == 0
         folder = self._folder / self.run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         written, dense = runner.export(folder, number, everything=everything)
-        vector = None if dense is None else serving.write_dense(folder, number, dense)
+        vector = None if dense is None else write_dense(folder, number, dense)
         manifest = serving.Manifest(
             run_id=self.run_id,
             number=number,
@@ -160,8 +163,8 @@ class Exports:
         if written is None:
             return False
         manifest = msgspec.structs.replace(exporting.manifest, parts=tuple(written))
-        serving.publish(self._folder, manifest)
-        serving.prune(self._folder)
+        publish(self._folder, manifest)
+        prune(self._folder)
         self._exporting, self._base_due = None, False
         self._number, self.step = manifest.number + 1, manifest.step
         return True

@@ -15,6 +15,7 @@ import msgspec
 
 from trainer import checkpoint
 from trainer.config import TrainerConfig
+from trainer.disk import naming
 from trainer.evaluation.tally import Tally
 from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
@@ -72,7 +73,8 @@ class Session:
     ) -> None:
         self.config = config
         self.root, self.output = config.folder, Path(config.output.path)
-        self.output.mkdir(parents=True, exist_ok=True)
+        with naming(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
         self.names = SliceNames()
         self._look_at = 0.0
         #: Whether there are metrics that the runner has not been asked for.
@@ -113,6 +115,11 @@ class Session:
         if found and output.resume:
             self._resume(found[-1])
         else:
+            if found:
+                self._say(
+                    f"beginning anew (output.resume = false): the {len(found)} checkpoints of an"
+                    f" earlier run, up to {found[-1].name}, go when this run has saved its first"
+                )
             self._checkpoints.replace(found)
             self.runner.start([])
         now = self._clock()

@@ -18,7 +18,7 @@ from trainer.server.replicas import Replica, Replicas
 from trainer.server.ring import ARCS
 from trainer.server.shard import Shard
 from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes, write_shard
-from trainer.serving.files import write_tables
+from trainer.serving.write import write_tables
 from trainer.spec import ModelSpec
 
 Result = tuple[Any, list[Any]]

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from trainer.disk import naming
 from trainer.server.shard import Push, ShardSnapshot, TablePush
 from trainer.spec import ModelSpec
 from trainer.table.finite import check_rows, check_vector
@@ -36,11 +37,11 @@ class File(msgspec.Struct, frozen=True):
 def write_shard(folder: Path, shard: int, snapshot: ShardSnapshot, spec: ModelSpec) -> File:
     """Writes and flushes one shard's file in `folder`.
 
-    Raises OSError; and NotFiniteError, before it writes anything.
+    Raises WriteError; and NotFiniteError, before it writes anything.
     """
     check_snapshot(f"checkpoint, shard {shard}", snapshot, spec)
     path = folder / f"shard-{shard}.npz"
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         write_snapshot(snapshot, file)
         file.flush()
         os.fsync(file.fileno())

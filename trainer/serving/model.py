@@ -18,7 +18,7 @@ from trainer.features.batch import Batch, Floats, Targets
 from trainer.features.encode import Encoder
 from trainer.models import bags
 from trainer.models.network import Network, padded
-from trainer.serving.files import Snapshot, View
+from trainer.serving.snapshot import Snapshot, View
 from trainer.spec import ModelSpec
 from trainer.table.table import Table
 

@@ -1,0 +1,1 @@
+"""How reports look: one style of HTML pages and of plots, for the tools and for the trainer."""

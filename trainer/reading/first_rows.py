@@ -1,0 +1,31 @@
+"""The first rows of a folder of samples, in the order in which they are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from trainer.reading.ledger import Ledger
+from trainer.reading.tables import SampleReader
+
+
+def first_rows(
+    root: Path, layout: pa.Schema, columns: Sequence[str], rows: int
+) -> Iterator[pa.Table]:
+    """Tables with at most `rows` rows together: from the files that are there now.
+
+    Raises ReadError.
+    """
+    ledger, reader = Ledger(layout), SampleReader(root, columns, expected=layout)
+    try:
+        for entry in ledger.discover(root):
+            if entry.stream == "samples" and entry.rows:
+                table = reader.read(entry, 0, min(rows, entry.rows))
+                rows -= table.num_rows
+                yield table
+            if rows <= 0:
+                return
+    finally:
+        reader.close()
