@@ -84,12 +84,11 @@ def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
     try:
         with _status("planning"):
             env, tables = environment.stream_environment(pipeline)
-            statements = graph.build(pipeline, env, tables)
+            joining = graph.build(pipeline, env, tables)
         if arguments.explain:
-            _print_explained(pipeline, statements.explain())
+            _print_explained(pipeline, joining.explain())
             return DONE
-        result = statements.execute()
-        job = result.get_job_client()
+        job = joining.start()
         if environment.submitted():
             # the cluster has it now; `flink list` tells how it goes
             print(f"submitted as job {job.get_job_id()}")

@@ -95,3 +95,8 @@ class Progress(msgspec.Struct, array_like=True, tag="p", frozen=True):
 
     stream: Stream
     time: int
+
+
+def beacon_head(stream: Stream) -> bytes:
+    """A packed `Progress` of a stream, up to its time, which is 8 bytes (unsigned, big-endian)."""
+    return msgspec.msgpack.encode(Progress(stream, 2**63))[:-8]

@@ -39,10 +39,10 @@ def run(spec: Spec) -> float:
 
     env, tables = environment.stream_environment(pipeline)
     if spec.part == "whole" and spec.goal == "speed":
-        statements = graph.build(pipeline, env, tables)
+        client = graph.build(pipeline, env, tables).start()
     else:
         statements = _without_files_written(spec, pipeline, env, tables)
-    client = statements.execute().get_job_client()
+        client = statements.execute().get_job_client()
     return float(client.get_job_execution_result().result().get_net_runtime()) / 1_000
 
 
@@ -86,7 +86,8 @@ def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any
         f"CREATE TEMPORARY TABLE samples ({columns}, dt STRING, hr STRING)"
         f" WITH ('connector' = '{sink}')"
     )
-    sinks.explode(pipeline, joined, tables, "samples", "sample_rows")
+    rows = sinks.exploded(pipeline, joined)
+    tables.create_temporary_view("sample_rows", tables.from_data_stream(rows))
     statements = tables.create_statement_set()
     statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
     return statements

@@ -24,8 +24,6 @@ import pyarrow as pa
 
 from benchmarks.join.data import feature_names, number_folder
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
-from jobs.pipeline.config import OutputSection
-from jobs.pipeline.sinks import table
 from schemas import sql
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
@@ -100,12 +98,26 @@ def _whole_sink(spec: Spec) -> str:
     columns = samples(schema, (ActionKind("click", spec.window_ms, "any"),))
     columns = pa.schema([field for field in columns if field.name != "sample_id"])
     if spec.goal == "speed":
-        output = OutputSection(path=f"{spec.scratch}/out")
-        return table("samples", columns, output, spec.window_ms, compact=False)
-    sink = "print" if spec.goal == "delay" else "blackhole"
+        options = {
+            "connector": "filesystem",
+            "path": f"{spec.scratch}/out/samples",
+            "format": "parquet",
+            "parquet.compression": "ZSTD",
+            "parquet.utc-timezone": "true",
+            "sink.partition-commit.trigger": "partition-time",
+            "sink.partition-commit.delay": f"{3_600_000 + spec.window_ms} ms",
+            "sink.partition-commit.policy.kind": "success-file",
+            "sink.partition-commit.watermark-time-zone": "UTC",
+            "partition.time-extractor.timestamp-pattern": "$dt $hr:00:00",
+            "sink.rolling-policy.file-size": "128MB",
+        }
+        partitioned = " PARTITIONED BY (dt, hr)"
+    else:
+        options = {"connector": "print" if spec.goal == "delay" else "blackhole"}
+        partitioned = ""
     return (
-        f"CREATE TABLE samples ({sql_columns(columns)}, dt STRING, hr STRING)"
-        f" WITH ('connector' = '{sink}')"
+        f"CREATE TABLE samples ({sql_columns(columns)}, dt STRING, hr STRING){partitioned}"
+        f" WITH ({sql.options(options)})"
     )
 
 

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from pyflink.common import Types
 
 from jobs.pipeline.config import Pipeline
 from jobs.pipeline.sinks import write
-from jobs.pipeline.sources import Events, held_while_silent, read
+from jobs.pipeline.sources import Events, read, with_time_kept
 from udfs.operators.join import JoinSamples
 
 
-def build(pipeline: Pipeline, env: Any, tables: Any) -> Any:
-    """Sources, join and sinks as a statement set that is not yet executed. Raises ConfigError."""
+@dataclass(frozen=True)
+class Job:
+    """A job that is built and does not run yet."""
+
+    name: str
+    env: Any
+
+    def start(self) -> Any:
+        """Submits it; a pyflink `JobClient`."""
+        return self.env.execute_async(self.name)
+
+    def explain(self) -> str:
+        """Its operators, a line each: number, name, parallelism, and where its input comes from."""
+        plan: dict[str, list[dict[str, Any]]] = json.loads(self.env.get_execution_plan())
+        lines = []
+        for node in plan["nodes"]:
+            inputs = ", ".join(
+                f"{p['id']} ({p['ship_strategy']})" for p in node.get("predecessors", ())
+            )
+            line = f"{node['id']:>4}  {node['type']}  x{node['parallelism']}"
+            lines.append(f"{line}  <- {inputs}" if inputs else line)
+        return "\n".join(lines)
+
+
+def build(pipeline: Pipeline, env: Any, tables: Any) -> Job:
+    """Sources, join and sinks. Raises ConfigError."""
     events = read(pipeline, env, tables)
-    return write(pipeline, join(pipeline, events), events.rejected, tables)
+    write(pipeline, join(pipeline, events), events.rejected)
+    return Job(pipeline.pipeline.name, env)
 
 
 def join(pipeline: Pipeline, events: Events) -> Any:
@@ -31,7 +58,5 @@ def join(pipeline: Pipeline, events: Events) -> Any:
         silence_after=None if silence is None else int(silence.after),
         max_late_requests=pipeline.runtime.max_late_requests,
     )
-    stream = events.keyed
-    if silence is not None:
-        stream = held_while_silent(stream, silence, pipeline.sources.actions)
+    stream = with_time_kept(events.keyed, silence, pipeline.sources.actions)
     return stream.process(function, Types.PICKLED_BYTE_ARRAY()).name("join").uid("join")

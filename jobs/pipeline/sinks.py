@@ -1,14 +1,24 @@
-"""Where the rows go: Parquet by Flink's file sink, by hour of the event, `_SUCCESS`, compaction."""
+"""Where the rows go: Parquet files by hour of the event, compaction, `_SUCCESS`.
+
+The operators are those of Flink's file sink for tables, put together here. Through a table the
+watermark would be lost, without which no hour is ever complete; files would have no suffix; and
+`output.compact` could not change over a savepoint.
+"""
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pyflink.common import Configuration, Types
+from pyflink.datastream import DataStream
 from pyflink.java_gateway import get_gateway
+from pyflink.util.exceptions import JavaException
 
-from jobs.pipeline.config import OutputSection, Pipeline
-from schemas import samples, sql
+from jobs.pipeline.config import ConfigError, OutputSection, Pipeline
+from schemas import samples
 from udfs.core import wire
 from udfs.operators import jvm as jvm_operators
 from udfs.operators import side_outputs
@@ -16,82 +26,161 @@ from udfs.operators import side_outputs
 _HOUR_MS = 3_600_000
 
 
-def write(pipeline: Pipeline, joined: Any, rejected: Any, tables: Any) -> Any:
-    """The statement set that writes the join's rows and the decoders' rejects; not yet executed."""
+def write(pipeline: Pipeline, joined: Any, rejected: Any) -> None:
+    """Add to the job what writes the join's rows and the decoders' rejects. Raises ConfigError."""
     rules = pipeline.rules
     # a row leaves its hour behind by what it waited for
     settled = rules.deadline(0)
     forgotten = rules.forget_time(settled)
-    output = pipeline.output
-    schema = samples.samples(pipeline.schema, pipeline.kinds)
-    for name, columns, after_ms in (
-        ("samples", schema, settled),
-        ("late_actions", samples.LATE_ACTIONS, forgotten),
-        ("rejected", samples.REJECTED, forgotten),
-    ):
-        tables.execute_sql(table(name, columns, output, after_ms, compact=pipeline.compact))
-    explode(pipeline, joined, tables, "samples", "sample_rows")
-    rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
     late = joined.get_side_output(side_outputs.LATE_ACTIONS.tag())
-    statements = tables.create_statement_set()
-    statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
-    for name, stream, side_output in (
-        ("late_actions", late, side_outputs.LATE_ACTIONS),
-        ("rejected", rejects, side_outputs.REJECTED),
-    ):
-        tables.create_temporary_view(f"{name}_rows", tables.from_data_stream(stream))
-        statements.add_insert_sql(
-            f"INSERT INTO {name} SELECT {_converted(side_output.schema)}, dt, hr FROM {name}_rows"
+    rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
+    of_samples = Table(
+        "samples", samples.samples(pipeline.schema, pipeline.kinds), _HOUR_MS + settled
+    )
+    of_late = Table("late_actions", samples.LATE_ACTIONS, _HOUR_MS + forgotten)
+    of_rejected = Table("rejected", samples.REJECTED, _HOUR_MS + forgotten)
+    of_samples.write(exploded(pipeline, joined), pipeline.output, compact=pipeline.compact)
+    for table, stream in ((of_late, late), (of_rejected, rejects)):
+        rows = jvm_operators.transform(
+            stream,
+            "ToRows",
+            _type_info(table.row_type),
+            " ".join(_sql_types(table.schema)),
+            uid=f"{_words(table.name)}-to-rows",
         )
-    return statements
+        table.write(rows, pipeline.output, compact=pipeline.compact)
 
 
-def _converted(schema: pa.Schema) -> str:
-    """The columns of a side output as SQL expressions of the types that the table declares."""
-    return ", ".join(
-        f"ENCODE(`{field.name}`, 'ISO-8859-1')"
-        if pa.types.is_binary(field.type)
-        else f"CAST(`{field.name}` AS {samples.sql_type(field.type)})"
-        for field in schema
-    )
-
-
-def explode(pipeline: Pipeline, joined: Any, tables: Any, sink: str, view: str) -> None:
-    """Make `view`: a row for each impression, as the table `sink` has them."""
-    row_type = (
-        tables.from_path(sink)._j_table.getResolvedSchema().toPhysicalRowDataType().getLogicalType()
-    )
-    type_info = get_gateway().jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo
-    rows = jvm_operators.transform(
+def exploded(pipeline: Pipeline, joined: Any) -> DataStream:
+    """Packed samples as rows of `samples/` in Flink's internal format, one for each impression."""
+    return jvm_operators.transform(
         joined,
         "ExplodeSamples",
-        type_info.of(row_type),
+        _type_info(_row_type(samples.samples(pipeline.schema, pipeline.kinds))),
         wire.sample_layout(pipeline.schema, pipeline.kinds),
         uid="explode-samples",
+        needs=["Packed"],
     )
-    tables.create_temporary_view(view, tables.from_data_stream(rows))
 
 
-def table(
-    name: str, schema: pa.Schema, output: OutputSection, settles_after_ms: int, *, compact: bool
-) -> str:
-    """`settles_after_ms`: how far behind its hour the watermark is when nothing more comes."""
-    options = {
-        "connector": "filesystem",
-        "path": f"{output.path}/{name}",
-        "format": "parquet",
-        "parquet.compression": output.compression,
-        "parquet.utc-timezone": "true",
-        "sink.partition-commit.trigger": "partition-time",
-        "sink.partition-commit.delay": f"{_HOUR_MS + settles_after_ms} ms",
-        "sink.partition-commit.policy.kind": "success-file",
-        "sink.partition-commit.watermark-time-zone": "UTC",
-        "partition.time-extractor.timestamp-pattern": "$dt $hr:00:00",
-        "auto-compaction": str(compact).lower(),
-        "compaction.file-size": output.target_file_size,
-        "sink.rolling-policy.file-size": output.target_file_size,
-    }
-    return (
-        f"CREATE TEMPORARY TABLE {name} ({samples.sql_columns(schema)}, dt STRING, hr STRING) "
-        f"PARTITIONED BY (dt, hr) WITH ({sql.options(options)})"
-    )
+@dataclass(frozen=True)
+class Table:
+    """A table of the output. `commit_delay_ms`: how far the watermark is behind the beginning of an
+    hour when no more rows of it come.
+    """
+
+    name: str
+    schema: pa.Schema
+    commit_delay_ms: int
+
+    @property
+    def row_type(self) -> Any:
+        return _row_type(self.schema)
+
+    def write(self, rows: DataStream, output: OutputSection, *, compact: bool) -> None:
+        """Add the operators that write `rows` (internal rows with `dt` and `hr` at their end)."""
+        folder = f"{output.path}/{self.name}"
+        size = str(_bytes(output.target_file_size))
+        files = (
+            folder,
+            str(uuid.uuid4()),
+            str(compact).lower(),
+            size,
+            output.compression,
+            self.row_type,
+            str(len(samples.PARTITIONS)),
+        )
+        name = _words(self.name)
+        messages = "org.apache.flink.connector.file.table.stream."
+        parts = jvm_operators.transform(
+            rows,
+            "WriteFiles",
+            _message_type(messages + "compact.CompactMessages$CoordinatorInput"),
+            *files,
+            uid=f"{name}-write",
+            needs=["ParquetFiles"],
+        )
+        units = jvm_operators.transform(
+            parts,
+            "PlanFiles",
+            _message_type(messages + "compact.CompactMessages$CoordinatorOutput"),
+            size,
+            uid=f"{name}-plan",
+            parallelism=1,
+            needs=["ParquetFiles"],
+        )
+        finished = jvm_operators.transform(
+            units.broadcast(),
+            "CompactFiles",
+            _message_type(messages + "PartitionCommitInfo"),
+            *files,
+            uid=f"{name}-compact",
+            needs=["ParquetFiles"],
+        )
+        jvm_operators.transform(
+            finished,
+            "CommitPartitions",
+            Types.PICKLED_BYTE_ARRAY().get_java_type_info(),  # nothing comes out
+            folder,
+            self.name,
+            " ".join(samples.PARTITIONS),
+            self._commit_options(),
+            uid=f"{name}-commit",
+            parallelism=1,
+        )
+
+    def _commit_options(self) -> Any:
+        options = Configuration()
+        for key, value in {
+            "sink.partition-commit.trigger": "partition-time",
+            "sink.partition-commit.delay": f"{self.commit_delay_ms} ms",
+            "sink.partition-commit.policy.kind": "success-file",
+            "sink.partition-commit.watermark-time-zone": "UTC",
+            "partition.time-extractor.timestamp-pattern": "$dt $hr:00:00",
+        }.items():
+            options.set_string(key, value)
+        return options._j_configuration
+
+
+def _words(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _sql_types(schema: pa.Schema) -> list[str]:
+    return [*(samples.sql_type(f.type) for f in schema), *("STRING" for _ in samples.PARTITIONS)]
+
+
+def _row_type(schema: pa.Schema) -> Any:
+    """Flink's RowType of a table: its columns, then those of the partition."""
+    gateway = get_gateway()
+    logical = gateway.jvm.org.apache.flink.table.types.logical
+    loader = gateway.jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    names, types = (*schema.names, *samples.PARTITIONS), _sql_types(schema)
+    of_names = gateway.new_array(gateway.jvm.java.lang.String, len(names))
+    of_types = gateway.new_array(logical.LogicalType, len(names))
+    for i, (name, sql_type) in enumerate(zip(names, types, strict=True)):
+        of_names[i] = name
+        of_types[i] = logical.utils.LogicalTypeParser.parse(sql_type, loader)
+    return logical.RowType.of(of_types, of_names)
+
+
+def _type_info(row_type: Any) -> Any:
+    return get_gateway().jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type)
+
+
+def _message_type(name: str) -> Any:
+    """The type of what Flink's file operators tell each other."""
+    jvm = get_gateway().jvm
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    message = jvm.java.lang.Class.forName(name, True, loader)
+    return jvm.org.apache.flink.api.common.typeinfo.TypeInformation.of(message)
+
+
+def _bytes(size: str) -> int:
+    try:
+        memory = get_gateway().jvm.org.apache.flink.configuration.MemorySize.parse(size)
+    except JavaException:
+        raise ConfigError(
+            f"output.target_file_size: expected a size like '128MB', found {size!r}"
+        ) from None
+    return int(memory.getBytes())

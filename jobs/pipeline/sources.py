@@ -24,7 +24,7 @@ from jobs.pipeline.file_plan import plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
 from schemas import sql
-from schemas.events import BEACON_KEY, Stream
+from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
 from udfs.operators import jvm as jvm_operators
 from udfs.operators import side_outputs
@@ -132,22 +132,30 @@ def keyed_in_order(clocked: DataStream) -> KeyedStream:
     return keyed(events)
 
 
-def held_while_silent(
-    events: KeyedStream, silence: LabelSilenceSection, actions: Source
+def with_time_kept(
+    events: KeyedStream, silence: LabelSilenceSection | None, actions: Source
 ) -> KeyedStream:
-    """The same events; their watermark waits for the action stream (rule 10)."""
-    max_hold = _WITHOUT_END_MS if silence.max_hold is None else int(silence.max_hold)
-    held = jvm_operators.transform(
+    """The same events, with the watermark that the join is to see (udfs/jvm/KeepTime.java).
+
+    It survives a restart, waits for the action stream under rule 10, and comes to an end when the
+    input does.
+    """
+    of_silence: tuple[str, ...] = ()
+    if silence is not None:
+        max_hold = _WITHOUT_END_MS if silence.max_hold is None else int(silence.max_hold)
+        times = (int(silence.after), int(actions.out_of_orderness), max_hold)
+        of_silence = tuple(str(time) for time in times)
+    kept = jvm_operators.transform(
         events,
-        "HoldTime",
+        "KeepTime",
         keyed_type().get_java_type_info(),
-        str(int(silence.after)),
-        str(int(actions.out_of_orderness)),
-        str(max_hold),
         BEACON_KEY,
-        uid="hold-time",
+        *(beacon_head(stream).decode("latin-1") for stream in STREAMS),
+        *of_silence,
+        uid="keep-time",
+        needs=["Packed"],
     )
-    return keyed(held, repartition=False)
+    return keyed(kept, repartition=False)
 
 
 def _files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from services.flink_cluster import FlinkCluster
 from services.waiting import wait_until
@@ -43,17 +44,22 @@ class Job:
                 return [subtask["taskmanager-id"] for subtask in subtasks]
         raise AssertionError(f"no operator {operator}")
 
-    def metric(self, operator: str, name: str) -> int:
-        """The sum over subtasks; 0 while Flink does not show it yet."""
-        total = 0
+    def metrics(self, operator: str, name: str) -> list[int]:
+        """A metric of each subtask; those that Flink does not show yet are missing."""
+        found = []
         for vertex in self.cluster.get(f"/jobs/{self.id}")["vertices"]:
             if operator not in vertex["name"]:
                 continue
             root = f"/jobs/{self.id}/vertices/{vertex['id']}/metrics"
-            ids = [m["id"] for m in self.cluster.get(root) if m["id"].endswith(name)]
-            for found in ids:
-                total += sum(int(m["value"]) for m in self.cluster.get(f"{root}?get={found}"))
-        return total
+            for metric in self.cluster.get(root):
+                if metric["id"].endswith(name):
+                    values = self.cluster.get(f"{root}?get={quote(metric['id'])}")
+                    found += [int(value["value"]) for value in values]
+        return found
+
+    def metric(self, operator: str, name: str) -> int:
+        """The sum over subtasks; 0 while Flink does not show it yet."""
+        return sum(self.metrics(operator, name))
 
     def wait_until_read(self, stream: str, records: int) -> None:
         """Until so many records were read, and written down in two checkpoints after that."""

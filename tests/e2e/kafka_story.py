@@ -53,16 +53,18 @@ class KafkaStory:
         text = _PIPELINE.format(rules=rules, servers=servers, name=name, folder=folder)
         self.config.write_text(text)
 
-    def create_topics(self, *, action_partitions: int = 1) -> None:
-        self._broker.create_topic(f"{self._name}-features")
+    def create_topics(self, *, feature_partitions: int = 1, action_partitions: int = 1) -> None:
+        self._feature_partitions = feature_partitions
+        self._broker.create_topic(f"{self._name}-features", partitions=feature_partitions)
         self._broker.create_topic(f"{self._name}-actions", partitions=action_partitions)
 
     def requests(self, seconds: Iterable[int], features: Mapping[str, Any] | None = None) -> None:
-        """Request r<i> at second i, with one item."""
+        """Request r<i> at second i, with one item; the partitions take turns."""
         items = [{"item_id": "a", "features": dict(features or {})}]
+        request = {"user_id": "u", "items": items}
         self._produce(
             "features",
-            ((i, {"request_id": f"r{i}", "user_id": "u", "items": items}, None) for i in seconds),
+            ((i, request | {"request_id": f"r{i}"}, i % self._feature_partitions) for i in seconds),
         )
 
     def clicks(self, delays: Mapping[int, int], *, partition: int | None = None) -> None:

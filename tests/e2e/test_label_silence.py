@@ -1,8 +1,8 @@
 """A silent action stream does not turn requests into negatives (docs/join-semantics.md 10).
 
 A real broker and a real cluster. A request a second, each with a click at once; then the clicks
-stop, in one partition first, then in all; the job is stopped and restored in the middle; then the
-clicks that were held up come, in one partition.
+stop, in one partition first, then in all; the job is stopped in the middle and restored at
+parallelism 2; then the clicks that were held up come, in one partition.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests.e2e.cluster_job import Job
-from tests.e2e.kafka_story import KafkaStory
+from tests.e2e.kafka_story import SECOND, START, KafkaStory
 from tests.flink import running
 
 WINDOW, SILENCE, BOUND = 10, 20, 1
@@ -30,7 +30,7 @@ def test_labels_are_held_until_actions_flow_again(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:
     story = KafkaStory(kafka_broker, tmp_path, "silence", RULES)
-    story.create_topics(action_partitions=2)
+    story.create_topics(feature_partitions=2, action_partitions=2)
     program = running.ROOT / "jobs" / "join_samples.py"
     arguments = ["--config", str(story.config)]
 
@@ -52,14 +52,20 @@ def test_labels_are_held_until_actions_flow_again(
     held_at = 79 + SILENCE - WINDOW
     wait_for(story, job, held_at)
     job.wait_until_read("features", 160)
-    assert job.metric("hold time", "label_silence_holds") == 1
+    assert job.metric("keep time", "label_silence_holds") == 1
 
-    # both streams quiet, and a restart: the hold stands
+    # both streams quiet, and a restart: the hold stands, in both subtasks
     savepoint = flink_cluster.stop_job(job.id, tmp_path / "savepoints")
-    submission = flink_cluster.run(program, arguments, parallelism=1, savepoint=savepoint)
+    submission = flink_cluster.run(program, arguments, parallelism=2, savepoint=savepoint)
     job = Job(flink_cluster, submission.job_id)
-    story.requests(range(160, 170))
     wait_until(lambda: job.goes_on() and held_messages(flink_cluster) == 2, 60, "a hold")
+    held = [79 * SECOND + SILENCE * SECOND + START] * 2
+    wait_until(
+        lambda: job.metrics("keep time", "join.currentOutputWatermark") == held,
+        60,
+        "the watermark of before in both subtasks",
+    )
+    story.requests(range(160, 170))
     job.wait_until_read("features", 10)
     assert max(story.rows()) == held_at
 
@@ -74,8 +80,10 @@ def test_labels_are_held_until_actions_flow_again(
 
 
 def settled_by(latest: int) -> int:
-    """The last request whose deadline the watermark reaches, 1 ms short of the bound."""
-    return latest - BOUND - WINDOW - 1
+    """The last request whose deadline the watermark reaches when one partition of the features ends
+    with request `latest` and the other with the one before; it is 1 ms short of the bound.
+    """
+    return latest - 1 - BOUND - WINDOW - 1
 
 
 def wait_for(story: KafkaStory, job: Job, last: int) -> None:

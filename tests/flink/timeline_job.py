@@ -40,7 +40,7 @@ def run(folder: Path) -> None:
             line = msgspec.json.decode(value[0])
             yield Row(line["key"], base64.b64decode(line["event"]), line["clock"])
 
-    _, tables = environment.stream_environment(pipeline)
+    env, tables = environment.stream_environment(pipeline)
     tables.execute_sql(
         "CREATE TEMPORARY TABLE script (v STRING) WITH ("
         + sql.options(
@@ -53,8 +53,8 @@ def run(folder: Path) -> None:
     )
     rejected = said.get_side_output(side_outputs.REJECTED.tag())
     stream = sources.Events(sources.keyed_in_order(said), rejected)
-    statements = sinks.write(pipeline, graph.join(pipeline, stream), rejected, tables)
-    statements.execute().wait()
+    sinks.write(pipeline, graph.join(pipeline, stream), rejected)
+    graph.Job("timeline", env).start().get_job_execution_result().result()
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
             Output output,
             ProcessingTimeService processingTime)
             throws Exception {
-        setup(task, config, output);
         setProcessingTimeService(processingTime);
+        setup(task, config, output);
         String[] words = ((String) references[0]).split(" ");
         List contexts = new ArrayList(), items = new ArrayList(), labels = new ArrayList();
         for (int i = 0; i < words.length; i++) {

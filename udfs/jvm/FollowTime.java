@@ -23,8 +23,8 @@ public final class FollowTime extends AbstractStreamOperator implements OneInput
             Output output,
             ProcessingTimeService processingTime)
             throws Exception {
-        setup(task, config, output);
         setProcessingTimeService(processingTime);
+        setup(task, config, output);
     }
 
     public void processElement(StreamRecord record) throws Exception {

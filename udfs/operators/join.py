@@ -82,11 +82,8 @@ class JoinSamples(KeyedProcessFunction):
         self._held = runtime_context.get_list_state(
             ListStateDescriptor("held-actions-v1", Types.PICKLED_BYTE_ARRAY())
         )
-        # Under the beacon keys of this subtask, where a restart finds it; all keys need it at the
-        # end of the input, so what was last seen is also kept here.
-        self._progress_state = runtime_context.get_map_state(
-            MapStateDescriptor("progress-v1", Types.STRING(), Types.LONG())
-        )
+        # Not in Flink's state: KeepTime, which stands before the join, keeps it over a restart, and
+        # tells it to each subtask.
         self._progress_seen: dict[str, int] = {}
         self._unpack = msgspec.msgpack.Decoder(RequestEvent | ActionEvent | Progress).decode
         self._late_requests = OutcomeWatch(self._max_late_requests)
@@ -159,12 +156,8 @@ class JoinSamples(KeyedProcessFunction):
         return [unpack_request(blob) for blob in self._requests.values()]
 
     def _note(self, progress: Progress) -> None:
-        state, seen = self._progress_state, self._progress_seen
-        before = state.get(progress.stream)
-        if before is None or progress.time > before:
-            state.put(progress.stream, progress.time)
-        for stream, time in state.items():
-            seen[stream] = max(time, seen.get(stream, time))
+        seen = self._progress_seen
+        seen[progress.stream] = max(progress.time, seen.get(progress.stream, progress.time))
 
     def _limit(self, *, at_end: bool) -> int | None:
         """How far labels are vouched for: by the data when they end, and by the action stream."""

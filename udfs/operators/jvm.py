@@ -8,6 +8,7 @@ conversion of every field, for each record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ def transform(
     stream: DataStream,
     operator: str,
     output_type: Any,
-    *references: str,
+    *references: Any,
     uid: str,
     parallelism: int | None = None,
+    needs: Sequence[str] = (),
 ) -> DataStream:
     """`stream` through the operator class `udfs/jvm/<operator>.java`.
 
-    `output_type` is a Java TypeInformation; `references` go to the operator's constructor.
+    `output_type` is a Java TypeInformation. `references` go to the operator's constructor: texts,
+    or Java objects that can be serialized. `needs`: further classes of `udfs/jvm/` that it uses.
     """
     gateway = get_gateway()
     flink = gateway.jvm.org.apache.flink
@@ -37,7 +40,7 @@ def transform(
         array[i] = reference
     generated = flink.table.runtime.generated.GeneratedOperator(
         operator,
-        "".join((_SOURCES / f"{name}.java").read_text() for name in (operator, "Packed")),
+        "".join((_SOURCES / f"{name}.java").read_text() for name in (operator, *needs)),
         array,
         Configuration()._j_configuration,
     )

@@ -1,0 +1,224 @@
+"""The time of the job: hours are complete while it runs, over a restart, and when all is quiet.
+
+Real Kafka, a real cluster, an unbounded job. Three hours of requests with rows in all three tables;
+the last requests are still waiting when nothing more is produced. Then the job is stopped with a
+savepoint, goes on at another parallelism with the other setting of `output.compact`, gets a
+request that is late by what was known before, falls idle, and is stopped with drain. What it has
+written by then is what the oracle says, row by row, and every hour is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from kafka import KafkaProducer
+
+from services.flink_cluster import FlinkCluster
+from services.kafka_broker import KafkaBroker
+from services.waiting import wait_until
+from tests import oracle
+from tests.e2e.cluster_job import Job
+from tests.e2e.test_recovery import as_record, written
+from tests.flink import running
+from tests.timeline import Action, Outcome, Request, Rules, Timeline, Watermark
+
+SECOND, HOUR = 1_000, 3_600_000
+#: The beginning of an hour.
+START = 1_699_999_200_000
+WINDOW = 10 * SECOND
+RULES = Rules("request_id", {"click": WINDOW, "buy": WINDOW}, {"click": "count", "buy": "sum"})
+PARTITIONS = 2
+TABLES = ("samples", "late_actions", "rejected")
+
+CONFIG = """
+[actions.click]
+window = "10s"
+label = "count"
+[actions.buy]
+window = "10s"
+label = "sum"
+[features.price]
+type = "float64"
+[sources.features]
+type = "kafka"
+topic = "{name}-features"
+bootstrap_servers = "{servers}"
+out_of_orderness = "0s"
+idle_timeout = "{features_idle}"
+[sources.actions]
+type = "kafka"
+topic = "{name}-actions"
+bootstrap_servers = "{servers}"
+out_of_orderness = "0s"
+idle_timeout = "{actions_idle}"
+[output]
+path = "{folder}/out"
+[runtime]
+checkpoint_interval = "1s"
+checkpoint_path = "{folder}/checkpoints"
+"""
+
+Event = Request | Action
+
+
+def hours() -> list[Event]:
+    """Three hours, the last of them half, with something for each table in each."""
+    events: list[Event] = []
+    for hour in range(3):
+        offsets = (0, 1_800 * SECOND) if hour == 2 else (0, 1_800 * SECOND, HOUR - 1)
+        for n, offset in enumerate(offsets):
+            for p in range(PARTITIONS):
+                at = START + hour * HOUR + offset
+                name = f"r{len(events)}"
+                events.append(Request(name, f"u{p}", at, ("a", "b")))
+                taken: list[tuple[str, str, str, int]] = [(name, "a", "click", 5 * SECOND)]
+                if n == 0:
+                    taken.append((name, "b", "teleport", 5 * SECOND))  # the decoder's reject
+                    taken.append(("nobody", "a", "click", 6 * SECOND))  # an orphan
+                    taken.append((name, "b", "click", 15 * SECOND))  # outside of the window
+                events += [
+                    Action(f"e{len(events)}-{i}", f"u{p}", item, request, kind, None, at + after)
+                    for i, (request, item, kind, after) in enumerate(taken)
+                ]
+    return sorted(events, key=lambda event: event.event_time)
+
+
+#: Late by what the job had read before it was stopped, though not by its own record's time.
+LATE = Request("r-late", "u0", START + SECOND, ("a", "b"))
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Two topics of two partitions; a user has one."""
+
+    servers: str
+    name: str
+
+    def produce(self, events: Iterable[Event]) -> None:
+        producer = KafkaProducer(bootstrap_servers=self.servers)
+        sent = [
+            producer.send(
+                f"{self.name}-{'features' if isinstance(event, Request) else 'actions'}",
+                value=as_record(event),
+                timestamp_ms=event.event_time,
+                partition=int(event.user_id[1:]),
+            )
+            for event in events
+        ]
+        producer.flush()
+        for future in sent:
+            future.get(timeout=30)
+        producer.close()
+
+
+def complete(output: Path, table: str) -> dict[str, bool]:
+    """The partitions that have files, and whether each is complete."""
+    return {
+        f"{partition.parent.name}/{partition.name}": (partition / "_SUCCESS").exists()
+        for partition in (output / table).glob("dt=*/hr=*")
+        if any(partition.glob("*.parquet"))
+    }
+
+
+def hour(number: int) -> str:
+    return f"dt=2023-11-14/hr={22 + number:02}" if number < 2 else "dt=2023-11-15/hr=00"
+
+
+def all_idle(job: Job, vertices: Iterable[str], idle_ms: int) -> bool:
+    """Whether every reader of these streams has been without a record for so long."""
+    return all(min(job.metrics(f"decode {v}", "sourceIdleTime") or [0]) > idle_ms for v in vertices)
+
+
+@pytest.mark.parametrize(
+    ("idle", "before", "after", "compact_before"),
+    [
+        ("features actions", 1, 2, True),
+        pytest.param("features", 2, 1, False, marks=pytest.mark.thorough),
+        pytest.param("actions", 2, 2, True, marks=pytest.mark.thorough),
+        pytest.param("features actions", 2, 1, True, marks=pytest.mark.thorough),
+    ],
+)
+def test_hours_are_complete_and_nothing_is_lost(
+    kafka_broker: KafkaBroker,
+    flink_cluster: FlinkCluster,
+    tmp_path: Path,
+    idle: str,
+    before: int,
+    after: int,
+    compact_before: bool,
+) -> None:
+    name = f"time-{idle.replace(' ', '-')}-{before}-{after}"
+    topics = Topics(kafka_broker.bootstrap_servers, name)
+    for stream in ("features", "actions"):
+        kafka_broker.create_topic(f"{name}-{stream}", partitions=PARTITIONS)
+    config, output = tmp_path / "pipeline.toml", tmp_path / "out"
+    idle_after = {s: "2s" if s in idle.split() else "1h" for s in ("features", "actions")}
+    config.write_text(
+        CONFIG.format(
+            name=name,
+            servers=kafka_broker.bootstrap_servers,
+            folder=tmp_path,
+            features_idle=idle_after["features"],
+            actions_idle=idle_after["actions"],
+        )
+    )
+
+    def start(parallelism: int, compact: bool, savepoint: str | None = None) -> Job:
+        arguments = ["--config", str(config), f"--set=output.compact={str(compact).lower()}"]
+        program = running.ROOT / "jobs" / "join_samples.py"
+        submitted = flink_cluster.run(
+            program, arguments, parallelism=parallelism, savepoint=savepoint
+        )
+        return Job(flink_cluster, submitted.job_id)
+
+    events = hours()
+    time = max(e.event_time for e in events if isinstance(e, Request))
+    truth = expected(events, time)
+
+    # the running stream: hours 0 and 1 become complete, hour 2 has rows and does not
+    job = start(before, compact_before)
+    topics.produce(events)
+    want = {hour(0): True, hour(1): True, hour(2): False}
+    wait_until(
+        lambda: job.goes_on() and all(complete(output, table) == want for table in TABLES),
+        120,
+        "two of three hours to be complete in all tables",
+        every_s=0.25,
+    )
+    savepoint = flink_cluster.stop_job(job.id, tmp_path / "savepoints")
+    assert {table: complete(output, table) for table in TABLES} == dict.fromkeys(TABLES, want)
+
+    # a restart on quiet topics: time stands where it stood
+    job = start(after, not compact_before, savepoint)
+    topics.produce([LATE])
+    due = len([r for r in truth.rejected if r.reason != "orphan_action"])
+    wait_until(
+        lambda: job.goes_on() and len(running.rows(output, "rejected", [])) > due,
+        120,
+        "the late request to be rejected",
+        every_s=0.25,
+    )
+    wait_until(lambda: job.goes_on() and all_idle(job, idle.split(), 4 * SECOND), 60, "idleness")
+    assert complete(output, "samples")[hour(2)] is False
+    flink_cluster.stop_job(job.id, tmp_path / "drained", drain=True)
+
+    found = written(output, RULES)
+    assert found.lines() == truth.without_made_at().lines()
+    assert found == replace(truth.without_made_at(), counters={})
+    whole = dict.fromkeys(want, True)
+    assert {table: complete(output, table) for table in TABLES} == dict.fromkeys(TABLES, whole)
+    left = [p for p in output.rglob("*") if p.is_file() and p.name != "_SUCCESS"]
+    assert [p for p in left if p.suffix != ".parquet" and "_logs" not in p.parts] == []
+
+
+def expected(events: list[Event], time: int) -> Outcome:
+    """What is due when time has come to `time`, the late request comes, and then the end."""
+    truth = oracle.expected(Timeline((*events, Watermark(time - 1), LATE), time), RULES)
+    # otherwise there would be nothing to lose
+    assert [r for r in truth.rows if r.observed_ms == 0]
+    assert {r.reason for r in truth.rejected} == {"orphan_action", "unknown_action", "late_request"}
+    assert len(truth.late) == 3 * PARTITIONS
+    return truth
