@@ -135,10 +135,10 @@ def keyed_in_order(clocked: DataStream) -> KeyedStream:
 def with_time_kept(
     events: KeyedStream, silence: LabelSilenceSection | None, actions: Source
 ) -> KeyedStream:
-    """The same events, with the watermark that the join is to see (udfs/jvm/KeepTime.java).
+    """The same events, with the watermark that the join sees (udfs/jvm/KeepTime.java).
 
-    It survives a restart, waits for the action stream under rule 10, and comes to an end when the
-    input does.
+    This watermark survives a restart, waits for the action stream under rule 10, and ends when the
+    input ends.
     """
     of_silence: tuple[str, ...] = ()
     if silence is not None:

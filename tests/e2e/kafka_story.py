@@ -16,7 +16,7 @@ SECOND = 1_000
 START = 1_700_000_000_000
 
 
-#: The features never fall idle: the time is theirs when the actions are.
+#: The features never become idle. When the actions are idle, the features alone move time.
 _PIPELINE = """{rules}
 [sources.features]
 type = "kafka"

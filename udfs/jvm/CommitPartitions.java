@@ -1,5 +1,5 @@
-// What partitions have new rows in; writes their _SUCCESS once the watermark has passed them by the
-// commit delay. One subtask for all. Flink's own, put together for a job without a catalog.
+// Partitions that have new rows in. Writes _SUCCESS into a partition when the watermark has passed its
+// beginning by the commit delay. One subtask for all. This is Flink's own committer, without a catalog.
 
 import java.io.IOException;
 import java.net.URI;

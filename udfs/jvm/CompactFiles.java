@@ -1,7 +1,7 @@
-// What is to be done with the files of a checkpoint in (CoordinatorOutput; every subtask gets all and
-// takes its share), what partitions have new rows out (PartitionCommitInfo).
+// Work on the files of a checkpoint in (CoordinatorOutput; every subtask gets all units and takes its
+// share), the partitions that have new rows out (PartitionCommitInfo).
 //
-// After Flink's CompactOperator, whose state cannot be restored into more subtasks than it had.
+// Follows Flink's CompactOperator, whose state cannot be restored into more subtasks than it had.
 
 import java.util.ArrayList;
 import java.util.Collections;
@@ -37,7 +37,7 @@ import org.apache.flink.streaming.runtime.tasks.StreamTask;
 public final class CompactFiles extends AbstractStreamOperator
         implements OneInputStreamOperator, BoundedOneInput {
     private final ParquetFiles format;
-    /** By checkpoint: files that can go when it has completed, for what was made of them is in it. */
+    /** By checkpoint: files to delete when it has completed, because their compacted file is in it. */
     private final TreeMap expired = new TreeMap();
     private List current = new ArrayList();
     private final Set partitions = new HashSet();
@@ -66,7 +66,7 @@ public final class CompactFiles extends AbstractStreamOperator
                                 new ListStateDescriptor(
                                         "expired-v1",
                                         new MapSerializer(LongSerializer.INSTANCE, paths)));
-        // that of none, one or several subtasks, as the parallelism is now another
+        // after a change of parallelism: the state of none, one or several subtasks
         for (Iterator all = ((Iterable) kept.get()).iterator(); all.hasNext(); ) {
             Map one = (Map) all.next();
             for (Iterator entries = one.entrySet().iterator(); entries.hasNext(); ) {

@@ -1,7 +1,7 @@
 // One packed request in (udfs/core/wire.py: SampleRows, pickled msgpack), a row for each impression out.
 //
-// Strings stay the bytes that they were when the record was decoded: they go into the rows as
-// slices, and nothing is copied for an impression but references.
+// Strings are not decoded: the rows hold slices of the packed bytes, so an impression costs references
+// and no copies.
 //
 // Janino, Flink's own compiler of generated code, knows no generics and no lambdas.
 

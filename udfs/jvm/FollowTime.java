@@ -1,7 +1,7 @@
 // (key, event, clock) in; (key, event) out, and a watermark of clock - 1 whenever the clock moves.
 //
-// Flink's own assigners of the DataStream API emit by the wall clock only, and what a bounded run
-// gives must not depend on that.
+// Flink's own watermark generators of the DataStream API emit by the wall clock, and the outcome of a
+// bounded run must not depend on that.
 
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
@@ -40,7 +40,7 @@ public final class FollowTime extends AbstractStreamOperator implements OneInput
         }
     }
 
-    /** The source's own say nothing, but for the end of the input. */
+    /** The watermarks of the source are dropped, except the last one, which ends the input. */
     public void processWatermark(Watermark mark) throws Exception {
         if (mark.getTimestamp() == Long.MAX_VALUE) {
             super.processWatermark(mark);

@@ -1,5 +1,5 @@
-// The time of the join: one operator in front of it, in each of its subtasks. (key, packed event) in
-// and out. It decides which watermark the join sees.
+// Decides which watermark the join sees. (key, packed event) in and out; it stands in front of the
+// join, in each of its subtasks.
 //
 // - Label silence (docs/join-semantics.md 10): the watermark waits while no actions come.
 // - Restarts: the watermark and the progress of both streams are kept in union list state, so every

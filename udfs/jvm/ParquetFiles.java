@@ -63,7 +63,7 @@ final class ParquetFiles {
         org.apache.flink.connector.file.table.RowDataPartitionComputer computer =
                 new org.apache.flink.connector.file.table.RowDataPartitionComputer(
                         NO_PARTITION, names, types, partition);
-        // Parquet files cannot be gone on with after a restart, so each checkpoint finishes them
+        // an open Parquet file cannot be continued after a restart, so each checkpoint finishes it
         org.apache.flink.connector.file.table.FileSystemTableSink.TableRollingPolicy rolling =
                 new org.apache.flink.connector.file.table.FileSystemTableSink.TableRollingPolicy(
                         true, fileSize, ROLL_AFTER_MS, ROLL_AFTER_MS);

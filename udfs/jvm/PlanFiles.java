@@ -1,9 +1,9 @@
-// What files a checkpoint has finished in, what is to be done with them out (CoordinatorOutput). One
-// subtask for all. Files to be compacted are packed into units of the target size; of others it is
-// only said that their partition has new rows, so that it gets its _SUCCESS.
+// Files that a checkpoint has finished in, work on them out (CoordinatorOutput). One subtask for all.
+// Files that are to be compacted are packed into units of the target size. For other files an empty
+// unit says that their partition has new rows, so that the partition gets its _SUCCESS.
 //
-// After Flink's CompactCoordinator, which takes every file for one to be compacted. Here both ways
-// have one graph and one state, so `output.compact` may change over a savepoint.
+// Follows Flink's CompactCoordinator, which compacts every file. Here a job has the same operators and
+// state with and without compaction, so `output.compact` may change over a savepoint.
 
 import java.io.IOException;
 import java.io.UncheckedIOException;

@@ -1,5 +1,5 @@
 // Internal rows in, Parquet files out, by partition; tells what files it has begun, and when they are
-// finished (CoordinatorInput). Flink's own writer, but that files are named as ParquetFiles says.
+// finished (CoordinatorInput). This is Flink's own writer; ParquetFiles names its files.
 
 import org.apache.flink.connector.file.table.stream.compact.CompactFileWriter;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -8,7 +8,7 @@ import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
 
 public final class WriteFiles extends CompactFileWriter {
-    /** How often it is looked whether a file is old enough to be finished. */
+    /** How often the age of open files is checked. */
     private static final long CHECK_EVERY_MS = 60000L;
 
     /** references: see ParquetFiles. */
