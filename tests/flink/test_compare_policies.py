@@ -16,7 +16,7 @@ def test_two_policies_over_a_small_day(tmp_path: Path, capsys: pytest.CaptureFix
         [
             *("--out", str(tmp_path / "out"), "--markdown", str(document)),
             *("--requests", "200", "--hours", "4", "--seed", "3"),
-            *("--policies", "wait", "fake_negative", "--windows", "30min"),
+            *("--policy", "wait", "--policy", "fake_negative", "--window", "30min"),
         ]
     )
     printed = capsys.readouterr()
