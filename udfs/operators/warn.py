@@ -15,8 +15,9 @@ def warn(topic: str, message: str) -> None:
     try:
         from pemja import findClass
 
-        logger = findClass("org.slf4j.LoggerFactory").getLogger(name)
+        # Not `warn(message)`: pemja may take `warn(String, Object...)` for it, and calls that
+        # without an array. With two arguments there is one method that fits.
+        findClass("org.slf4j.LoggerFactory").getLogger(name).warn("{}", message)
     except (ImportError, AttributeError, RuntimeError):
+        # A warning must never end the job.
         logging.getLogger(name).warning(message)
-    else:
-        logger.warn(message)
