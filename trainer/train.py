@@ -87,7 +87,7 @@ def train(config: TrainerConfig) -> int:
     """Trains as configured, and shows what came of it. Raises as `Session.run`."""
     from trainer.run.build import runner_of
     from trainer.run.job import job_of
-    from trainer.run.runner import RunError
+    from trainer.run.runner import RunError, ServerGoneError
 
     with _interrupts() as interrupted, _shown(config) as watch:
         if not _there_are_samples(config, interrupted):
@@ -99,21 +99,25 @@ def train(config: TrainerConfig) -> int:
                 f"train: starting {config.train.workers} workers and {config.train.servers} servers"
                 " on Ray; that takes some seconds"
             )
-        session = Session(
-            config,
-            lambda names: runner_of(config, job, names),
-            watch=watch,
-            stopping=interrupted,
-            say=lambda text: console.print(text, style="yellow", markup=False),
-        )
+        session, failed, stats = None, "", None
         try:
+            session = Session(
+                config,
+                lambda names: runner_of(config, job, names),
+                watch=watch,
+                stopping=interrupted,
+                say=lambda text: console.print(text, style="yellow", markup=False),
+            )
             session.run()
-        except (RunError, NotFiniteError, OSError) as error:
+            stats = session.runner.stats()
+        except (RunError, ServerGoneError, NotFiniteError, OSError) as error:
             failed = f"train: {error}"
-        else:
-            failed, stats = "", session.runner.stats()
         finally:
-            session.runner.stop()
+            if session is not None:
+                session.runner.stop()
+    if session is None:
+        console.print(failed, style="red", markup=False, soft_wrap=True)
+        return 1
     if failed:
         console.print(failed, style="red", markup=False, soft_wrap=True)
         _clear(session)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,12 +10,9 @@ from uuid import uuid4
 
 import ray
 
+from trainer.run.ray_node import LocalRay, connect
 from trainer.run.runner import RunError
 from trainer.server.process import ServerProcess
-
-#: Ray replaces 127.0.0.1 by an address that others can reach. (Apart from Linux it does not, and
-#: there is no 127.0.0.2.)
-_LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 
 #: The body of a worker's process: the job in msgpack, the worker's number, the coordinator's
 #: address. It returns when the worker is told to stop.
@@ -69,23 +65,31 @@ class Cluster:
     """`address`: of a Ray cluster; None: one is started on loopback, and stopped again.
 
     `processes`: how many it will have. `worker_main`: the body of workers, which other programs may
-    replace; that of `trainer.run.worker` if None.
+    replace; that of `trainer.run.worker` if None. Raises RunError if Ray is not there.
     """
 
     def __init__(
         self, address: str | None, processes: int, worker_main: WorkerMain | None = None
     ) -> None:
         self._local = address is None
+        self._ray: LocalRay | None = None
         self._worker_main = worker_main
         self._namespace = f"trainer-{uuid4().hex[:8]}"
         self._started = not ray.is_initialized()
-        if self._started:
-            _quietly_start(address, processes)
+        if self._started and address is None:
+            self._ray = LocalRay(processes)
+        elif self._started and address is not None:
+            connect(address)
 
     @property
     def interface(self) -> str:
         """The IP address on which the coordinator listens."""
         return "127.0.0.1" if self._local else str(ray.util.get_node_ip_address())
+
+    @property
+    def _cpus(self) -> int:
+        """What a process asks Ray for. On this machine there may be more of them than CPUs."""
+        return 0 if self._local else 1
 
     def start_server(self, number: int) -> Process:
         """Starts a server; `is_up` says when it is there."""
@@ -96,6 +100,7 @@ class Cluster:
                 namespace="trainer",
                 max_concurrency=64,
                 scheduling_strategy="SPREAD",
+                num_cpus=self._cpus,
             )
             .remote(number, self._local)
         )
@@ -119,7 +124,11 @@ class Cluster:
 
     def start_worker(self, number: int, job: bytes, control: str) -> Process:
         """Starts a worker. `job`: in msgpack. `control`: the coordinator's address."""
-        actor = cast(Any, _WorkerActor).options(scheduling_strategy="SPREAD").remote()
+        actor = (
+            cast(Any, _WorkerActor)
+            .options(scheduling_strategy="SPREAD", num_cpus=self._cpus)
+            .remote()
+        )
         lasting = actor.work.remote(self._worker_main, job, number, control)
         return Process(number, actor, lasting)
 
@@ -137,25 +146,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Leaves the Ray cluster, and stops it if it was started here."""
-        if self._started:
+        if self._ray is not None:
+            self._ray.stop()
+        elif self._started:
             ray.shutdown()
-
-
-def _quietly_start(address: str | None, processes: int) -> None:
-    import logging
-
-    # what its own log has is for its folder; here a person reads
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        options |= {
-            "address": "local",
-            "num_cpus": processes,
-            "include_dashboard": False,
-            "_node_ip_address": _LOOPBACK,
-            "object_store_memory": 200 << 20,
-        }
-    else:
-        options |= {"address": address}
-    ray.init(namespace="trainer", **options)

@@ -1,0 +1,238 @@
+"""The trainer's processes as an operator sees them: signals, kill -9, sockets, folders, resizing.
+
+Each run is `python -m trainer.train` with two servers on a Ray of its own, on samples that it
+follows, so it lasts until it is ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.trainer.data import Traffic, write
+from trainer import checkpoint
+from trainer.run import ray_node, watchdog
+from trainer.run.runner import RunError
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, as the watchdog does"),
+]
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240.0
+ROWS = 8_192
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("samples")
+    write(Traffic(rows=ROWS, files=2, hours=2, users=200, catalogue=100), root)
+    return root
+
+
+def until(what: str, condition: Callable[[], object], trainer: Trainer | None = None) -> None:
+    """Waits for a condition; a trainer that has ended before cannot bring it about any more."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        if trainer is not None:
+            assert trainer.process.poll() is None, f"it ended: {what}: {trainer.said()}"
+        time.sleep(0.05)
+
+
+class Trainer:
+    """A running trainer, in a session (so, a process group) of its own. Follows its samples."""
+
+    def __init__(self, folder: Path, output: Path, environment: dict[str, str], *more: str) -> None:
+        settings = (
+            f"output.path={output}",
+            *("output.resume=true", "train.batch=256", "train.servers=2", "samples.follow=true"),
+            *("samples.poll=200ms", "output.checkpoint_every=1s", *more),
+        )
+        self.output = output
+        self._log = output.with_suffix(".log")
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "trainer.train"),
+                    *("--config", str(folder / "trainer.toml")),
+                    *(a for s in settings for a in ("--set", s)),
+                ],
+                cwd=ROOT,
+                env=os.environ | {"COLUMNS": "500"} | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def checkpoints(self) -> list[Path]:
+        return checkpoint.find(self.output / "checkpoints")
+
+    def family(self) -> list[psutil.Process]:
+        """It and all that it has started."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def ray_folder(self) -> Path:
+        for process in self.family():
+            try:
+                command = process.cmdline()
+            except psutil.Error:
+                continue
+            if watchdog.__file__ in command:
+                return Path(command[-1])
+        raise AssertionError("it has no watchdog")
+
+    def listening(self) -> dict[str, set[str]]:
+        """The addresses that its processes listen on, by the name of the process."""
+        found: dict[str, set[str]] = {}
+        for process in self.family():
+            try:
+                for opened in process.net_connections("inet"):
+                    if opened.status == psutil.CONN_LISTEN:
+                        found.setdefault(process.name(), set()).add(opened.laddr.ip)
+            except psutil.Error:
+                continue
+        return found
+
+    def end(self) -> None:
+        """At once, in a test that has failed."""
+        if self.process.poll() is None:
+            family = self.family()
+            self.process.kill()
+            # the watchdog ends them
+            psutil.wait_procs(family, timeout=60)
+        self.process.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def trainers() -> Iterator[list[Trainer]]:
+    started: list[Trainer] = []
+    yield started
+    for trainer in started:
+        trainer.end()
+
+
+def is_loopback(address: str) -> bool:
+    ip = ip_address(address)
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def test_sockets_resizing_sigterm_and_kill(
+    folder: Path, tmp_path: Path, trainers: list[Trainer]
+) -> None:
+    """Two runs on one output. The temporary folder has a long path, and no home can be written."""
+    long = tmp_path / ("temporary-" * 8)
+    long.mkdir(parents=True)
+    environment = {"TMPDIR": str(long), "HOME": "/proc"}
+    first = Trainer(folder, tmp_path / "model", environment)
+    trainers.append(first)
+    until("a checkpoint of all samples", first.checkpoints, first)
+
+    # what listens, listens on loopback; docs/trainer.md has the list
+    listening = first.listening()
+    assert set(listening) >= {"gcs_server", "raylet"}, "it sees Ray's sockets"
+    outside = {
+        name: addresses
+        for name, addresses in listening.items()
+        if not all(is_loopback(address) for address in addresses)
+    }
+    assert outside == {}
+    ray_folder = first.ray_folder()
+    assert ray_folder.stat().st_mode & 0o777 == 0o700
+    assert (ray_folder / "token").stat().st_mode & 0o777 == 0o600
+    for process in first.family():
+        assert (ray_folder / "token").read_text() not in " ".join(process.cmdline())
+
+    # the control file: more servers, fewer, and what is no number
+    control = tmp_path / "model" / "servers"
+    for text, says in (
+        ("3\n", "3 servers now"),
+        ("1\n", "1 servers now"),
+        ("many\n", "the number of servers stays as it is"),
+        ("0\n", "expected a number of servers from 1"),
+    ):
+        control.write_text(text)
+        until(says, lambda says=says: says in first.said(), first)  # type: ignore[misc]
+        assert not control.exists()
+
+    # SIGTERM to the whole group, as systemd or a container's init sends it
+    family = first.family()
+    os.killpg(first.process.pid, signal.SIGTERM)
+    assert first.process.wait(DEADLINE_S) == 130, first.said()
+    assert "interrupted, and saved" in first.said()
+    assert "Traceback" not in first.said()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    assert not ray_folder.exists()
+    saved = first.checkpoints()[-1]
+    manifest = checkpoint.read_manifest(saved)
+    assert manifest.session["rows"] == ROWS
+    assert json.loads((tmp_path / "model/serving/current.json").read_text())
+
+    # kill -9 of the coordinator
+    second = Trainer(folder, tmp_path / "model", environment)
+    trainers.append(second)
+    until("resumed", lambda: f"resumed from {saved.name}" in second.said(), second)
+    family, ray_folder = second.family(), second.ray_folder()
+    assert ray_folder.exists()
+    assert len(watchdog.running(ray_folder)) > 5
+    second.process.kill()
+    second.process.wait(DEADLINE_S)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, [process.cmdline() for process in alive]
+    assert watchdog.running(ray_folder) == []
+    until("its folder goes", lambda: not ray_folder.exists())
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def test_a_short_folder_is_found_and_abandoned_ones_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long" * 20)
+    made = ray_node._new_folder()
+    try:
+        assert len(os.fsencode(made)) + len(ray_node._SOCKET) <= 107
+        # a folder that no watchdog holds was left by a run that was killed with its watchdog
+        (made / watchdog.LOCK).touch()
+        (made / "session_x").mkdir()
+        other = ray_node._new_folder()
+        assert not made.exists()
+        with (other / watchdog.LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            third = ray_node._new_folder()
+            assert other.exists(), "it is in use"
+            third.rmdir()
+        (other / watchdog.LOCK).unlink()
+        other.rmdir()
+    finally:
+        if made.exists():
+            made.rmdir()
+
+
+def test_without_any_folder_one_line_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> str:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(RunError, match=r"^Ray needs a folder .* set RAY_TMPDIR to .* bytes$"):
+        ray_node._new_folder()
