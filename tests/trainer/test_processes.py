@@ -9,7 +9,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -236,3 +238,84 @@ def test_without_any_folder_one_line_says_what_to_set(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "mkdtemp", full)
     with pytest.raises(RunError, match=r"^Ray needs a folder .* set RAY_TMPDIR to .* bytes$"):
         ray_node._new_folder()
+
+
+# -- a Ray cluster that is there -------------------------------------------------------------------
+
+
+def _node(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    """A Ray node on 127.0.0.2, which lasts until it is ended. (Ray replaces 127.0.0.1.)"""
+    with (folder / f"node-{len(arguments)}.log").open("wb") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+                *("--node-ip-address=127.0.0.2", "--num-cpus=3", "--disable-usage-stats"),
+                *("--object-store-memory=100000000", *arguments),
+            ],
+            env=os.environ | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.2", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.thorough
+def test_a_cluster_of_two_nodes(folder: Path, tmp_path: Path, trainers: list[Trainer]) -> None:
+    """`train.address`: servers and workers are spread over two nodes of this machine."""
+    short = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))
+    token = short / "token"
+    token.write_text("0123456789abcdef" * 4)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    port = _free_port()
+    nodes = []
+    family: list[psutil.Process] = []
+    try:
+        nodes.append(
+            _node(
+                *(short, environment, "--head", f"--port={port}", "--include-dashboard=false"),
+                f"--temp-dir={short}/h",
+            )
+        )
+        until("the head node", lambda: b"Ray runtime started" in _logs(short))
+        nodes.append(_node(short, environment, f"--address=127.0.0.2:{port}"))
+        until("the second node", lambda: _logs(short).count(b"Ray runtime started") == 2)
+        settings = {**environment, "RAY_ADDRESS": ""}
+        trainer = Trainer(folder, tmp_path / "model", settings, f"train.address=127.0.0.2:{port}")
+        trainers.append(trainer)
+        until("a checkpoint of all samples", trainer.checkpoints, trainer)
+        family = [
+            process
+            for node in nodes
+            for process in psutil.Process(node.pid).children(recursive=True)
+        ]
+        ours = [process for process in family if "_ServerActor" in process.name()]
+        trainer.process.send_signal(signal.SIGTERM)
+        assert trainer.process.wait(DEADLINE_S) == 130, trainer.said()
+        assert "interrupted, and saved" in trainer.said()
+        manifest = checkpoint.read_manifest(trainer.checkpoints()[-1])
+        assert manifest.session["rows"] == ROWS
+        assert len(manifest.shards) == 2
+        _, alive = psutil.wait_procs(ours, timeout=60)
+        assert not alive, "the cluster goes on, without our processes"
+        assert all(node.poll() is None for node in nodes)
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            try:
+                node.wait(60)
+            except subprocess.TimeoutExpired:
+                node.kill()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        for process in alive:
+            process.kill()
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def _logs(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("node-*.log"))
