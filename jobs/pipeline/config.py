@@ -26,6 +26,8 @@ from udfs.core.sampling import Sampling, SamplingRule
 
 #: What Kafka takes as a topic's name.
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+#: What SQL's intervals hold; watermarks are declared with one.
+_LONGEST_INTERVAL_MS = 99 * 86_400_000
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
@@ -330,6 +332,8 @@ def _resolved_kafka(
         and not source.start < source.end
     ):
         raise wrong(f"{key}.end", f"must be after start ({source.start})")
+    if source.out_of_orderness >= _LONGEST_INTERVAL_MS:
+        raise wrong(f"{key}.out_of_orderness", "must be shorter than 99 days")
     if source.max_drift is not None and not source.max_drift:
         raise wrong(f"{key}.max_drift", "must be longer than 0; leave it out to switch it off")
     properties = _references(f"{key}.properties", source.properties, path, environment, wrong)

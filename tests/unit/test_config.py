@@ -118,6 +118,7 @@ S = "sources.actions"
         ([f"{S}.start=latest", f"{S}.end=latest"], rf"{S}.start: .*nothing to read"),
         ([f"{S}.start=5", f"{S}.end=5"], rf"{S}.end: must be after start \(5\)"),
         ([f"{S}.max_drift=1s"], r"sources.actions.max_drift: must be that of sources.features"),
+        ([f"{S}.out_of_orderness=99d"], rf"{S}.out_of_orderness: must be shorter than 99 days"),
         ([f"{S}.max_drift=0s"], rf"{S}.max_drift: must be longer than 0"),
         ([f"{S}.properties.group.id=g"], rf"{S}.properties.group.id: .*use the key group_id"),
         ([f"{S}.properties.client.id=c"], r"client.id: .*set client.id.prefix"),
