@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from services.flink_cluster import ClusterError, FlinkCluster
 from services.kafka_broker import KafkaBroker
 from tests.e2e.sockets import is_loopback, listening
+from tests.flink import running
 
 LONG_AGO_MS = 1_000_000_000_000  # September 2001: far behind any retention
 
@@ -50,16 +51,31 @@ def test_a_script_that_fails_is_an_error_with_its_own_words(
         flink_cluster.run(script)
 
 
-def test_no_secret_of_the_environment_is_in_a_log(
+CLIENT = """
+import os
+import psutil
+from pyflink.java_gateway import get_gateway
+from tests.e2e.sockets import listening
+
+assert os.environ["SAMPLE_STITCH_TEST_SECRET"]
+get_gateway()
+print("listens at", *listening(os.getppid()))
+"""
+
+
+def test_the_client_logs_no_secret_and_listens_on_loopback_only(
     flink_cluster: FlinkCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`flink run` logs the environment that it hands to Python, if it is let."""
     monkeypatch.setenv("SAMPLE_STITCH_TEST_SECRET", "q8Tz7mNeverInALog")
-    script = tmp_path / "reads.py"
-    script.write_text(
-        "import os\nassert os.environ['SAMPLE_STITCH_TEST_SECRET']\nprint('has it')\n"
-    )
-    assert "has it" in flink_cluster.run(script).output
+    monkeypatch.setenv("PYTHONPATH", str(running.ROOT))
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT)
+    output = flink_cluster.run(script).output
+    (line,) = [line for line in output.splitlines() if line.startswith("listens at")]
+    addresses = line.split()[2:]
+    assert len(addresses) >= 2, "one of Java, one of Python"
+    assert not [address for address in addresses if not is_loopback(address)]
     logs = [path for path in flink_cluster.folder.rglob("*") if path.is_file()]
     assert any("client" in path.name for path in logs)
     assert [str(path) for path in logs if b"q8Tz7mNeverInALog" in path.read_bytes()] == []
