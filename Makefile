@@ -170,8 +170,24 @@ kafka-down: setup ## stop it (its data stays; ARGS="--delete" removes them)
 	@$(PY) -m services.kafka_broker down $(ARGS)
 
 .PHONY: cluster-up
-cluster-up: setup ## start a Flink session cluster with two task managers
+cluster-up: setup ## start a Flink session cluster with two task managers (ARGS="--set KEY=VALUE")
 	@$(RUN) $(PY) -m services.flink_cluster up $(ARGS)
+
+.PHONY: cluster-list
+cluster-list: setup ## its jobs, with the latest checkpoint of each
+	@$(PY) -m services.flink_cluster list
+
+.PHONY: cluster-stop
+cluster-stop: setup ## stop a job with a savepoint (JOB=id; ARGS="--folder DIR")
+	@$(PY) -m services.flink_cluster stop $(ARGS) $(JOB)
+
+.PHONY: cluster-drain
+cluster-drain: setup ## write all that a job holds, and stop it for good (JOB=id)
+	@$(PY) -m services.flink_cluster drain $(ARGS) $(JOB)
+
+.PHONY: cluster-cancel
+cluster-cancel: setup ## cancel a job as it stands; its checkpoints stay (JOB=id)
+	@$(PY) -m services.flink_cluster cancel $(ARGS) $(JOB)
 
 .PHONY: cluster-down
 cluster-down: setup ## stop it

@@ -4,135 +4,233 @@
     flink run -pyfs . -py jobs/join_samples.py --config FILE
 
 Locally it runs on a mini-cluster inside this process and waits for the end of bounded input; with
-`flink run` it submits to the cluster. Exit codes: 0 done, 1 the job failed, 2 something in the
-configuration or the set-up is wrong, 130 interrupted.
+`flink run` it submits to the cluster. Starting, stopping and going on: docs/operations.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
+import shlex
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 if __package__ in (None, ""):  # as a script, which is how `flink run -py` starts it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import typer
 from rich.console import Console
 
-from jobs.pipeline import environment
-from jobs.pipeline.command_line import add_pipeline
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load, secrets_of
+from configuration.command_line import Overrides, PipelineFile, run
+from jobs.pipeline import environment, output_guard, places, runs
+from jobs.pipeline.config import ConfigError, Pipeline, document, load, secrets_of
 from jobs.pipeline.failures import explain as explain_failure
-from jobs.pipeline.secrets import Redaction, Secret
+from jobs.pipeline.log_warnings import LogWarnings
+from jobs.pipeline.secrets import Redaction
+from jobs.pipeline.stopping import Signals, Stopped
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG = 0, 1, 2
 
 console = Console(stderr=True, highlight=False)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        pipeline = load(arguments.config, arguments.set)
-        return _run(pipeline, arguments)
-    except (ConfigError, environment.SetupError) as error:
-        console.print(f"join_samples: {error}", markup=False, soft_wrap=True)
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    explain: bool
+    restore: str | None
+    overwrite: bool
+    append: bool
+
+    @property
+    def start(self) -> runs.Start:
+        if self.restore is not None:
+            return "restore"
+        return "overwrite" if self.overwrite else "append" if self.append else "fresh"
+
+    @property
+    def again(self) -> str:
+        """The command that goes on; the place of a snapshot is still to be added."""
+        python, here = Path(sys.executable), Path.cwd()
+        shown = python.relative_to(here) if python.is_relative_to(here) else python
+        sets = [word for override in self.overrides for word in ("--set", override)]
+        words = ["-m", "jobs.join_samples", "--config", str(self.config), *sets, "--restore"]
+        return shlex.join([str(shown), *words])
+
+
+def join(
+    config: PipelineFile,
+    overrides: Overrides = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Print the resolved configuration and Flink's plan. Run nothing."
+        ),
+    ] = False,
+    restore: Annotated[
+        str | None,
+        typer.Option(
+            metavar="latest|PATH",
+            help="Go on from a snapshot: the newest of this output, or that in PATH.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Delete what the output has before the job starts."),
+    ] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add to what the output has, reading from the start."),
+    ] = False,
+) -> int:
+    """Join a feature stream with an action stream into labelled samples.
+
+    Runs on a mini-cluster inside this process, to the end of bounded input or until Ctrl-C or
+    SIGTERM stops it with a savepoint. docs/operations.md describes how to start, stop and go on,
+    docs/configuration.md the file.
+
+    Exit codes: 0 done, 1 the job failed, 2 the configuration, the set-up or the output is not right
+    and nothing was run, 3 the input was joined but too many of its records were rejected,
+    130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+    """
+    if (restore is not None) + overwrite + append > 1:
+        _say("choose one of --restore, --overwrite and --append")
         return WRONG
-    except KeyboardInterrupt:
-        console.print("join_samples: interrupted; what was complete is written")
-        return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="join_samples",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="The configuration is described in docs/configuration.md. Exit codes: 0 done, "
-        "1 the job failed, 2 configuration or set-up is wrong, 130 interrupted.",
-    )
-    add_pipeline(parser)
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="print the resolved configuration and Flink's plan, and run nothing",
-    )
-    return parser
-
-
-def _run(pipeline: Pipeline, arguments: argparse.Namespace) -> int:
-    log_folder = _log_folder(pipeline, keep=not arguments.explain)
-    if not environment.submitted():
-        environment.prepare_process(log_folder)
-    if not arguments.explain:
-        from jobs.pipeline import preflight
-
-        for note in preflight.check(pipeline):
-            console.print(f"join_samples: {note}", markup=False, soft_wrap=True)
-    # pyflink reads the environment when it is imported, so not before
-    from jobs.pipeline import graph
-
-    log = _log(log_folder)
-    hide = Redaction(secrets_of(pipeline))
-    for handler in log.handlers:
-        handler.addFilter(hide)
+    asked = Asked(config, tuple(overrides or ()), explain, restore, overwrite, append)
     try:
-        with _status("planning"):
-            env, tables = environment.stream_environment(pipeline)
-            joining = graph.build(pipeline, env, tables)
-        if arguments.explain:
-            _print_explained(pipeline, joining.explain())
+        with Signals() as signals:
+            return _run(load(config, asked.overrides), asked, signals)
+    except (ConfigError, environment.SetupError, places.PlaceError) as error:
+        _say(str(error))
+        return WRONG
+    except Stopped as stopped:
+        _say(f"stopped by {stopped} before the job ran; nothing was written")
+        return stopped.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return run(join, argv, "join_samples")
+
+
+def _run(pipeline: Pipeline, asked: Asked, signals: Signals) -> int:
+    log_folder = _log_folder(pipeline, keep=not asked.explain)
+    local = not environment.submitted()
+    with ExitStack() as held:
+        if not asked.explain:
+            from jobs.pipeline import preflight
+
+            for note in preflight.check(pipeline):
+                _say(note)
+            # `flink run` may ask for a restore in ways that only its JVM tells of
+            if local and not places.is_uri(pipeline.output.path):
+                held.enter_context(output_guard.locked(pipeline.output.path))
+                output_guard.check(pipeline.output.path, _start(pipeline, asked))
+        if local:
+            environment.prepare_process(log_folder)
+        log = _log(log_folder)
+        hide = Redaction(secrets_of(pipeline))
+        for handler in log.handlers:
+            handler.addFilter(hide)
+        try:
+            return _start_job(pipeline, asked, signals, log_folder)
+        except (ConfigError, environment.SetupError, places.PlaceError):
+            raise
+        except Exception as error:
+            log.exception("the job failed")
+            _say(hide(explain_failure(error)))
+            _say(f"the whole story is in {log_folder}")
+            return FAILED
+
+
+def _start(pipeline: Pipeline, asked: Asked) -> runs.Start:
+    return "restore" if environment.RESTORE_PATH in pipeline.flink else asked.start
+
+
+def _start_job(pipeline: Pipeline, asked: Asked, signals: Signals, log_folder: Path) -> int:
+    # pyflink reads the environment when it is imported, so not before
+    from jobs.pipeline import explained, graph, local_run, sources
+
+    output = pipeline.output.path
+    with console.status("planning"):
+        env, tables = environment.stream_environment(pipeline)
+        if asked.explain:
+            plan = graph.build(pipeline, env, tables).explain()
+            explained.print_explained(pipeline, plan)
             return DONE
-        job = joining.start()
-        if environment.submitted():
-            # the cluster has it now; `flink list` tells how it goes
-            print(f"submitted as job {job.get_job_id()}")
-            return DONE
-        _wait(job, pipeline)
-    except (ConfigError, environment.SetupError):
-        raise
-    except Exception as error:
-        log.exception("the job failed")
-        console.print(
-            f"join_samples: {hide(explain_failure(error))}\n"
-            f"join_samples: the whole story is in {log_folder}",
-            markup=False,
-            soft_wrap=True,
-        )
-        return FAILED
-    console.print(
-        f"join_samples: done; samples are in {pipeline.output.path}", markup=False, soft_wrap=True
+        start, restored = _begin(pipeline, asked, env)
+        joining = graph.build(pipeline, env, tables, lasting=True)
+    if start == "overwrite":
+        output_guard.clear(output)
+        if environment.checkpoint_folder(env) == pipeline.default_checkpoints:
+            for entry in places.entries(pipeline.default_checkpoints):
+                if not fnmatch(entry.name, sources.PLAN_FILES):  # one of them is the new one
+                    places.delete(entry.place)
+    warnings = LogWarnings(log_folder)
+    job = joining.start()
+    started = runs.started(str(job.get_job_id()), start, restored)
+    try:
+        runs.note(output, started, document(asked.config, asked.overrides))
+    except places.PlaceError as error:
+        _say(f"warning: the start of the job could not be written down: {error}")
+    if environment.submitted():
+        # the cluster has it now; `flink list` tells how it goes
+        print(f"submitted as job {job.get_job_id()}")
+        return DONE
+    followed = local_run.LocalRun(
+        pipeline,
+        job,
+        console,
+        checkpoints=environment.checkpoint_folder(env),
+        again=asked.again,
+        restored=restored is not None,
+        warnings=warnings,
     )
-    return DONE
+    return followed.to_the_end(signals)
 
 
-def _wait(job: Any, pipeline: Pipeline) -> None:
-    """Until the job ends. Raises what it failed with."""
-    done = job.get_job_execution_result()
-    started = time.monotonic()
-    with _status("joining") as status:
-        while not done.done():
-            seconds = time.monotonic() - started
-            status.update(f"joining · {seconds:.0f} s · {_written(pipeline.output.path)}")
-            time.sleep(0.2)
-    done.result()
+def _begin(pipeline: Pipeline, asked: Asked, env: Any) -> tuple[runs.Start, str | None]:
+    """How the job starts, and from which snapshot, with the environment told of it.
+
+    Raises ConfigError.
+    """
+    from jobs.pipeline import restore
+
+    output = pipeline.output.path
+    restored = environment.option(env, environment.RESTORE_PATH)
+    if restored is not None:
+        # `flink run --fromSavepoint`, or the option in [flink]
+        return "restore", restored
+    if asked.restore is not None:
+        jobs = {run.job for run in runs.known(output)}
+        restored = restore.find(asked.restore, environment.checkpoint_folder(env), jobs)
+        environment.restore_from(env, restored)
+        _say(f"going on from {restored}")
+        return "restore", restored
+    if places.is_uri(output) or environment.submitted():
+        try:
+            output_guard.check(output, asked.start)
+        except places.PlaceError as error:
+            if asked.overwrite:
+                raise
+            _say(
+                "warning: whether the output has rows already could not be found out from here "
+                f"({error}); if it has, they are written a second time"
+            )
+    return asked.start, None
 
 
-def _written(path: str) -> str:
-    """How much lies in the output, for the eye; only local folders can be looked at cheaply."""
-    if "://" in path:
-        return "running"
-    size = sum(f.stat().st_size for f in Path(path).glob("samples/*/*/*") if f.is_file())
-    return f"{size / 1e6:.1f} MB of samples"
-
-
-def _status(text: str) -> Any:
-    return console.status(text)
+def _say(text: str) -> None:
+    console.print(f"join_samples: {text}", markup=False, soft_wrap=True)
 
 
 def _log_folder(pipeline: Pipeline, *, keep: bool) -> Path:
@@ -142,7 +240,7 @@ def _log_folder(pipeline: Pipeline, *, keep: bool) -> Path:
     """
     if not keep:
         return Path(tempfile.mkdtemp(prefix="sample-stitch-logs-"))
-    root = Path() if "://" in pipeline.output.path else Path(pipeline.output.path)
+    root = Path() if places.is_uri(pipeline.output.path) else Path(pipeline.output.path)
     return (root / "_logs").resolve()
 
 
@@ -153,35 +251,6 @@ def _log(folder: Path) -> logging.Logger:
         folder.mkdir(parents=True, exist_ok=True)
         log.addHandler(logging.FileHandler(folder / "join_samples.log"))
     return log
-
-
-def _print_explained(pipeline: Pipeline, plan: str) -> None:
-    """To standard output. Values from the environment stay out of it."""
-    out = Console(highlight=False)
-    out.print("configuration", style="bold")
-    listed = [(key, value) for key, value in _flat(pipeline) if value != "None"]
-    width = max(len(key) for key, _ in listed)
-    for key, value in listed:
-        out.print(f"  {key:{width}}  {value}", markup=False, soft_wrap=True)
-    out.print("\nplan", style="bold")
-    out.print(plan, markup=False, soft_wrap=True)
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, KafkaSource):
-        fields = {n: getattr(value, n) for n in value.__struct_fields__}
-        fields["properties"] = dict.fromkeys(value.properties, "(set)")
-    elif hasattr(value, "__struct_fields__"):
-        fields = {n: getattr(value, n) for n in value.__struct_fields__}
-    elif isinstance(value, dict):
-        fields = value
-    else:
-        unit = " ms" if type(value).__name__ == "Duration" else ""
-        return [(prefix, "(set)" if isinstance(value, Secret) else f"{value}{unit}")]
-    rows: list[tuple[str, str]] = []
-    for name, inner in fields.items():
-        rows += _flat(inner, f"{prefix}.{name}".lstrip("."))
-    return rows
 
 
 if __name__ == "__main__":

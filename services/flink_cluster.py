@@ -4,8 +4,10 @@ The ``apache-flink`` wheel holds a whole distribution. Here it is started with i
 scripts, in the foreground, so that each process is a child known by its id, and with
 a configuration, lib and log folder of its own; the wheel itself is left alone.
 
-    python -m services.flink_cluster up|status|down
-    python -m services.flink_cluster run SCRIPT.py [ARGUMENT ...]
+    python -m services.flink_cluster up [--set KEY=VALUE ...]
+    python -m services.flink_cluster status|list|down
+    python -m services.flink_cluster run [--set KEY=VALUE ...] SCRIPT.py [ARGUMENT ...]
+    python -m services.flink_cluster savepoint|stop|drain|cancel|counts [JOB]
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -225,6 +228,14 @@ class FlinkCluster:
         process.kill(self._task_managers.pop(name))
         self._write_note()
 
+    def kill_job_manager(self) -> None:
+        """Kill the job manager as a crash would (SIGKILL): its jobs are lost, with their progress.
+
+        The task managers stay, and wait for it; ``stop`` ends them.
+        """
+        if self._job_manager is not None:
+            process.kill(self._job_manager)
+
     def add_task_manager(self) -> str:
         """Start one more task manager; return its name when it has registered."""
         name = self._launch_task_manager()
@@ -242,6 +253,7 @@ class FlinkCluster:
         detached: bool = True,
         parallelism: int | None = None,
         savepoint: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> Submission:
         """Submit a script with ``flink run -py`` and return what was said.
 
@@ -251,6 +263,7 @@ class FlinkCluster:
             detached: return when the job is submitted, not when it has ended.
             parallelism: the default one of the job.
             savepoint: where to restore from.
+            settings: Flink options of this job, over those of the cluster.
 
         Raises:
             ClusterError: if the client fails or takes more than three minutes.
@@ -259,6 +272,7 @@ class FlinkCluster:
         command += ["--detached"] if detached else []
         command += ["--parallelism", str(parallelism)] if parallelism is not None else []
         command += ["--fromSavepoint", savepoint] if savepoint is not None else []
+        command += [f"-D{key}={value}" for key, value in (settings or {}).items()]
         command += ["-py", script, *arguments]
         try:
             done = subprocess.run(
@@ -329,24 +343,45 @@ class FlinkCluster:
         self._request("PATCH", f"/jobs/{job_id}?mode=cancel", None)
         self.wait_for_job(job_id, "CANCELED", deadline_s)
 
-    def savepoint(self, job_id: str, folder: Path, deadline_s: float = 60.0) -> str:
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the jobs that the cluster knows, newest first, as ``/jobs/overview`` has them."""
+        jobs = self.get("/jobs/overview")["jobs"]
+        return sorted(jobs, key=lambda job: -int(job["start-time"]))
+
+    def checkpoint(self, job_id: str) -> str | None:
+        """Return where the latest complete checkpoint or savepoint of a job lies, if there is one.
+
+        Nothing either when checkpoints are kept in the job manager's memory.
+        """
+        latest = self.get(f"/jobs/{job_id}/checkpoints")["latest"]
+        done = [one for one in (latest["completed"], latest["savepoint"]) if one]
+        newest = max(done, key=lambda one: one["id"], default=None)
+        path = None if newest is None else newest["external_path"]
+        return None if path in (None, "<checkpoint-not-externally-addressable>") else str(path)
+
+    def counts(self, job_id: str) -> dict[str, str]:
+        """Return what the operators of a job counted, by name; complete when it has ended."""
+        found = self.get(f"/jobs/{job_id}/accumulators")["user-task-accumulators"]
+        return {one["name"]: one["value"] for one in found}
+
+    def savepoint(self, job_id: str, folder: Path | str, deadline_s: float = 60.0) -> str:
         """Take a savepoint of a job that goes on; return where it is."""
-        body = {"target-directory": folder.resolve().as_uri(), "cancel-job": False}
+        body = {"target-directory": _uri(folder), "cancel-job": False}
         return self._savepoint(job_id, f"/jobs/{job_id}/savepoints", body, deadline_s)
 
     def stop_job(
-        self, job_id: str, folder: Path, *, drain: bool = False, deadline_s: float = 60.0
+        self, job_id: str, folder: Path | str, *, drain: bool = False, deadline_s: float = 60.0
     ) -> str:
         """Stop a job with a savepoint; return where that is.
 
         Args:
             job_id: of the job.
-            folder: to put the savepoint in.
+            folder: to put the savepoint in; a path or a URI.
             drain: send the last watermark first, so that all timers fire: for good, the
                 job cannot go on from there.
             deadline_s: for savepoint and end together, roughly.
         """
-        body = {"targetDirectory": folder.resolve().as_uri(), "drain": drain}
+        body = {"targetDirectory": _uri(folder), "drain": drain}
         path = self._savepoint(job_id, f"/jobs/{job_id}/stop", body, deadline_s)
         self.wait_for_job(job_id, "FINISHED", deadline_s)
         return path
@@ -511,6 +546,13 @@ def _flink_home() -> Path:
     return Path(spec.origin).parent
 
 
+def _uri(folder: Path | str) -> str:
+    """As Flink reads it: not percent-encoded."""
+    text = str(folder)
+    uri = "://" in text or text.startswith("file:/")
+    return text if uri else f"file://{Path(text).resolve()}"
+
+
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in nested.items():
@@ -521,23 +563,65 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _up(task_managers: int, port: int) -> int:
+# --- the command line ---------------------------------------------------------------------
+
+NOT_RUNNING = 3
+
+
+def _attached() -> FlinkCluster:
+    cluster = FlinkCluster.attach()
+    if cluster is None or not cluster.is_running():
+        raise _NotRunningError("not running; start it with `make cluster-up`")
+    return cluster
+
+
+class _NotRunningError(ClusterError):
+    """There is no cluster to ask."""
+
+
+def _job(cluster: FlinkCluster, asked: str | None, *, running: bool = True) -> str:
+    """The id of the job that is meant: by the beginning of its id or its name; the only one else.
+
+    Raises:
+        ClusterError: if there is none, or there are several.
+    """
+    ended = ("FINISHED", "FAILED", "CANCELED")
+    jobs = [job for job in cluster.jobs() if not running or job["state"] not in ended]
+    found = [
+        str(job["jid"])
+        for job in jobs
+        if asked is None or job["jid"].startswith(asked) or job["name"] == asked
+    ]
+    if len(found) == 1:
+        return found[0]
+    what = "job" if asked is None else f"job {asked!r}"
+    if not found:
+        raise ClusterError(f"no {'running ' if running else ''}{what}; see `list`")
+    raise ClusterError(f"{len(found)} jobs fit; name one by its id: {', '.join(sorted(found))}")
+
+
+def _up(task_managers: int, port: int, settings: Mapping[str, str]) -> int:
     cluster = FlinkCluster.attach()
     if cluster is None or not cluster.is_running():
         if cluster is not None:
+            # the job manager died: what it left behind ends, and a new cluster begins
             cluster.stop()
-        cluster = FlinkCluster(RUN_FOLDER, task_managers=task_managers, rest_port=port)
+        cluster = FlinkCluster(
+            RUN_FOLDER, task_managers=task_managers, rest_port=port, settings=settings
+        )
         print("flink: starting ...", flush=True)
         cluster.start(tied=False)
         if port != cluster.rest_port:
             print(f"flink: port {port} is taken")
+    elif settings:
+        raise ClusterError("it runs already; --set needs a new one: `make cluster-down` first")
     return _status(cluster)
 
 
 def _status(cluster: FlinkCluster | None) -> int:
     if cluster is None or not cluster.is_running():
         print("flink: not running")
-        return 3
+        return NOT_RUNNING
     overview = cluster.get("/overview")
     print(
         f"flink: up, {cluster.rest_url}, {overview['taskmanagers']} task managers,"
@@ -553,41 +637,143 @@ def _down(cluster: FlinkCluster | None) -> int:
     return 0
 
 
-def _run(cluster: FlinkCluster | None, script: Path, arguments: Sequence[str]) -> int:
-    if cluster is None or not cluster.is_running():
-        print("flink: not running; start it with `make cluster-up`", file=sys.stderr)
-        return 3
-    print(cluster.run(script, arguments).output, end="")
+def _list(cluster: FlinkCluster) -> int:
+    jobs = cluster.jobs()
+    if not jobs:
+        print("flink: no jobs")
+    for job in jobs:
+        started = datetime.fromtimestamp(job["start-time"] / 1000, timezone.utc)
+        where = cluster.checkpoint(job["jid"]) or "no checkpoint that outlives the cluster"
+        print(f"{job['jid']}  {job['state']:<10}  {started:%Y-%m-%d %H:%M:%S}Z  {job['name']}")
+        print(f"{'':34}{where}")
     return 0
+
+
+def _run(
+    cluster: FlinkCluster, script: Path, arguments: Sequence[str], settings: Mapping[str, str]
+) -> int:
+    print(cluster.run(script, arguments, settings=settings).output, end="")
+    return 0
+
+
+def _stop(
+    cluster: FlinkCluster, command: str, asked: str | None, folder: str | None, wait: float
+) -> int:
+    job = _job(cluster, asked)
+    folder = folder or _checkpoint_folder(cluster, job) or str(RUN_FOLDER.parent / "savepoints")
+    match command:
+        case "cancel":
+            kept = cluster.checkpoint(job)
+            cluster.cancel(job, wait)
+            print(f"flink: cancelled {job}; its last checkpoint: {kept or 'none'}")
+        case "savepoint":
+            print(f"flink: savepoint {cluster.savepoint(job, folder, wait)}")
+        case "drain":
+            place = cluster.stop_job(job, folder, drain=True, deadline_s=wait)
+            print(f"flink: drained {job}: all it held was written, and it cannot go on")
+            print(f"flink: savepoint {place}")
+        case _:
+            place = cluster.stop_job(job, folder, deadline_s=wait)
+            print(f"flink: stopped {job}; go on with --restore {place}")
+    return 0
+
+
+def _checkpoint_folder(cluster: FlinkCluster, job: str) -> str | None:
+    """Where a job keeps its checkpoints: `--restore latest` looks for savepoints there too."""
+    folder, found, _ = (cluster.checkpoint(job) or "").partition(f"/{job}/")
+    return folder if found else None
+
+
+def _counts(cluster: FlinkCluster, asked: str | None) -> int:
+    counts = cluster.counts(_job(cluster, asked, running=False))
+    for name, value in sorted(counts.items()):
+        print(f"{name:<40} {value:>14}")
+    return 0
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9._-]+", key):
+            raise ClusterError(f"--set {text}: expected KEY=VALUE, with the name of a Flink option")
+        settings[key] = value
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m services.flink_cluster",
+        description="A Flink session cluster on loopback, from the apache-flink wheel.",
+        epilog=f"Exit codes: 0 done, 1 it did not work, {NOT_RUNNING} the cluster does not run.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def with_settings(command: argparse.ArgumentParser, of: str) -> None:
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"a Flink option of {of}; repeatable",
+        )
+
+    up = commands.add_parser("up", help="start it, unless it runs")
+    up.add_argument("--task-managers", type=int, default=2, help="default: %(default)s")
+    up.add_argument("--port", type=int, default=USUAL_PORT, help="REST; default: %(default)s")
+    with_settings(up, "the cluster")
+    commands.add_parser("status", help="say whether it runs, and where")
+    commands.add_parser("down", help="stop it")
+    commands.add_parser("list", help="the jobs, with the latest checkpoint of each")
+    run = commands.add_parser("run", help="submit a script with flink run -py")
+    with_settings(run, "the job")
+    run.add_argument("script", type=Path)
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
+    for name, says in (
+        ("savepoint", "take a savepoint of a job that goes on"),
+        ("stop", "stop a job with a savepoint, from which it can go on"),
+        ("drain", "write all that a job holds and stop it for good"),
+        ("cancel", "cancel a job without a savepoint; checkpoints stay"),
+        ("counts", "what a job counted, complete when it has ended"),
+    ):
+        command = commands.add_parser(name, help=says)
+        command.add_argument("job", nargs="?", help="id or its beginning, or name; the only one")
+        if name in ("savepoint", "stop", "drain"):
+            command.add_argument(
+                "--folder", help="of savepoints; default: that of the job's checkpoints"
+            )
+        if name != "counts":
+            command.add_argument(
+                "--wait", type=float, default=600, metavar="S", help="default: %(default)g s"
+            )
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (3: not running, as with services)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m services.flink_cluster",
-        description="A Flink session cluster on loopback, from the apache-flink wheel.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start it, unless it runs")
-    up.add_argument("--task-managers", type=int, default=2, help="default: %(default)s")
-    up.add_argument("--port", type=int, default=USUAL_PORT, help="REST; default: %(default)s")
-    commands.add_parser("status", help="say whether it runs, and where")
-    commands.add_parser("down", help="stop it")
-    run = commands.add_parser("run", help="submit a script with flink run -py")
-    run.add_argument("script", type=Path)
-    run.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         match options.command:
             case "up":
-                return _up(options.task_managers, options.port)
+                return _up(options.task_managers, options.port, _settings(options.set))
             case "down":
                 return _down(FlinkCluster.attach())
-            case "run":
-                return _run(FlinkCluster.attach(), options.script, options.arguments)
-            case _:
+            case "status":
                 return _status(FlinkCluster.attach())
-    except (ClusterError, JarError, JavaError, OSError) as error:
+            case "list":
+                return _list(_attached())
+            case "run":
+                settings = _settings(options.set)
+                return _run(_attached(), options.script, options.arguments, settings)
+            case "counts":
+                return _counts(_attached(), options.job)
+            case command:
+                folder = getattr(options, "folder", None)
+                return _stop(_attached(), command, options.job, folder, options.wait)
+    except _NotRunningError as error:
+        print(f"flink: {error}", file=sys.stderr)
+        return NOT_RUNNING
+    except (ClusterError, DeadlineError, JarError, JavaError, OSError) as error:
         print(f"flink: {error}", file=sys.stderr)
         return 1
 

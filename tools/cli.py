@@ -20,6 +20,7 @@ from configuration.command_line import application, run
 NAME = "sample-stitch"
 #: Subcommand: the function that it runs, and what it does.
 COMMANDS = {
+    "join": ("jobs.join_samples:join", "Join feature and action streams into samples."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
     "advise": ("tools.advise_window.command:advise", "Say how long to wait for a label."),

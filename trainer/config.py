@@ -82,10 +82,11 @@ _Natural = Annotated[int, msgspec.Meta(ge=0)]
 class SamplesSection(Section, frozen=True, kw_only=True):
     """`[samples]`: what is read.
 
-    `pipeline`: the joining job's file, as the job was run with it. `path`: the folder that holds
-    `samples/` and `late_actions/`, where it is not the pipeline's output.path. `follow`: wait for
-    new files, and look for them every `poll`. `late_actions`: "train" on the corrections that they
-    make (docs/corrections.md), or "ignore" them.
+    `pipeline`: the joining job's file; `_pipeline.toml` in its output is the one that it ran with,
+    overrides included. `path`: the folder that holds `samples/` and `late_actions/`, where it is
+    not the pipeline's output.path. `follow`: wait for new files, and look for them every `poll`.
+    `late_actions`: "train" on the corrections that they make (docs/corrections.md), or "ignore"
+    them.
     """
 
     pipeline: str = "pipeline.toml"

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -24,6 +24,8 @@ from schemas.events import LATEST_TIME
 from udfs.core.matching import JoinRules
 from udfs.core.sampling import Sampling, SamplingRule
 
+_USUAL_INTERVAL_MS = 60_000
+_FILE_REFERENCE = re.compile(r"\$\{file:([^}]+)\}")
 #: What Kafka takes as a topic's name.
 _TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 #: What SQL's intervals hold; watermarks are declared with one.
@@ -124,14 +126,21 @@ class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unk
 
 
 class RuntimeSection(Section, frozen=True, kw_only=True):
-    """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process"."""
+    """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process".
+
+    `checkpoint_interval`: a minute for unbounded runs when absent; bounded runs have checkpoints
+    only where it is set. `checkpoint_path`: `_checkpoints` in the output when absent.
+    `max_late_requests` (share of the requests that were read) and `max_rejected` (share of the
+    records of a stream that could not be used): a bounded run with more ends with exit code 3.
+    """
 
     parallelism: _Positive | None = None
     python: Literal["thread", "process"] = "thread"
     state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
-    checkpoint_interval: Duration = Duration(60_000)
+    checkpoint_interval: Duration | None = None
     checkpoint_path: str | None = None
     max_late_requests: _Share = 0.1
+    max_rejected: _Share = 0.9
 
 
 class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,6 +164,23 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Whether the input ends by itself."""
         both = (self.sources.features, self.sources.actions)
         return all(isinstance(s, FilesSource) or s.end != "never" for s in both)
+
+    @property
+    def checkpoint_interval(self) -> int | None:
+        """Milliseconds; None: no checkpoints, see `RuntimeSection`."""
+        interval = self.runtime.checkpoint_interval
+        if interval is None:
+            return None if self.bounded else _USUAL_INTERVAL_MS
+        return int(interval)
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of checkpoints, and of the savepoints with which a local job is stopped."""
+        return self.runtime.checkpoint_path or self.default_checkpoints
+
+    @property
+    def default_checkpoints(self) -> str:
+        return f"{self.output.path.rstrip('/')}/_checkpoints"
 
     @property
     def compact(self) -> bool:
@@ -197,6 +223,65 @@ def load(
     """
     pipeline = read(path, Pipeline, overrides)
     return _resolved(pipeline, path, environment, wrong_in(path, overrides))
+
+
+def document(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
+    """The configuration with its overrides as a TOML document without secrets.
+
+    It is to lie beside the output, and `load` gives the same pipeline for it: paths are absolute,
+    and output.path is the folder of the file. References to the environment stay references. A
+    secret that is written out in the file or in an override is replaced by one
+    (`sasl.jaas.config`: `${SASL_JAAS_CONFIG}`). Raises ConfigError.
+    """
+    pipeline = read(path, Pipeline, overrides)
+    plain = _plain(pipeline)
+    assert isinstance(plain, dict)
+    local = "://" not in pipeline.output.path
+    plain["output"]["path"] = "." if local else pipeline.output.path
+    if pipeline.runtime.checkpoint_path is not None:
+        plain["runtime"]["checkpoint_path"] = beside(path, pipeline.runtime.checkpoint_path)
+    for source in plain["sources"].values():
+        if "path" in source:
+            source["path"] = beside(path, source["path"])
+        if "properties" in source:
+            source["properties"] = _without_secrets(source["properties"], path)
+    plain["flink"] = _without_secrets(plain["flink"], path)
+    return {name: section for name, section in plain.items() if section}
+
+
+#: Parts of option names whose values are secrets: those that Flink itself hides in its logs.
+_SENSITIVE = (
+    *("password", "secret", "token", "apikey", "api-key", "auth-params", "service-key"),
+    *("basic-auth", "jaas.config", "http-headers", "account.key", "access-key", "private.key"),
+    *("keystore.key", "credential"),
+)
+
+
+def _without_secrets(options: Mapping[str, str], path: Path) -> dict[str, str]:
+    def value(name: str, text: str) -> str:
+        sensitive = kafka_properties.is_secret(name) or any(p in name.lower() for p in _SENSITIVE)
+        if "${" in text:
+            # files are named relative to the configuration
+            return _FILE_REFERENCE.sub(lambda m: f"${{file:{beside(path, m[1])}}}", text)
+        return "${" + re.sub(r"\W", "_", name).upper() + "}" if sensitive else text
+
+    return {name: value(name, text) for name, text in options.items()}
+
+
+def _plain(value: object) -> Any:
+    """Of structs, what TOML has: tables, arrays, text and numbers. None is left out."""
+    if isinstance(value, Duration):
+        return f"{int(value)}ms"
+    if isinstance(value, msgspec.Struct):
+        fields = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+        config = value.__struct_config__
+        tag = {} if config.tag_field is None else {config.tag_field: config.tag}
+        return tag | _plain({name: getattr(value, field) for name, field in fields})
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
@@ -246,6 +331,8 @@ def _resolved(
     horizon = pipeline.join.late_horizon
     if horizon is not None and horizon < longest:
         raise wrong("join.late_horizon", f"must be at least the longest window ({longest} ms)")
+    if pipeline.runtime.checkpoint_interval == 0:
+        raise wrong("runtime.checkpoint_interval", "must be longer than 0")
     _check_emission(pipeline, longest, wrong)
     _check_exposure_and_sampling(pipeline, wrong)
 

@@ -12,9 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jobs.pipeline import places
 from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
 
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
+
+
+CHECKPOINT_FOLDER = "execution.checkpointing.dir"
+RESTORE_PATH = "execution.state-recovery.path"
 
 
 class SetupError(Exception):
@@ -48,7 +53,10 @@ def prepare_process(log_folder: Path) -> None:
 
 
 def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
-    """The DataStream and Table environments of a pipeline. Raises SetupError or ConfigError."""
+    """The DataStream and Table environments of a pipeline. Raises SetupError or ConfigError.
+
+    Checkpoints go to the pipeline's own folder unless the cluster's configuration has one.
+    """
     from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StreamTableEnvironment
@@ -57,6 +65,8 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     for key, value in _options(pipeline).items():
         configuration.set_string(key, value)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    if option(env, CHECKPOINT_FOLDER) is None:
+        _set(env, CHECKPOINT_FOLDER, places.as_uri(pipeline.checkpoints))
     if pipeline.runtime.parallelism is not None:
         env.set_parallelism(pipeline.runtime.parallelism)
     elif not submitted():
@@ -71,12 +81,36 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     return env, tables
 
 
+def option(env: Any, key: str) -> str | None:
+    """The value of a Flink option, from the pipeline or from the cluster's configuration."""
+    settings = env._j_stream_execution_environment.getConfiguration().toMap()
+    return None if settings.get(key) is None else str(settings.get(key))
+
+
+def checkpoint_folder(env: Any) -> str:
+    """The place where the job's checkpoints lie; without the scheme if it is local."""
+    return places.from_uri(option(env, CHECKPOINT_FOLDER) or "")
+
+
+def restore_from(env: Any, snapshot: str) -> None:
+    """Make the job go on from a checkpoint or savepoint."""
+    _set(env, RESTORE_PATH, places.as_uri(snapshot))
+
+
 def jars() -> list[Path]:
     """Raises SetupError when they have not been fetched."""
     found = sorted(_JARS.glob("*.jar"))
     if not found:
         raise SetupError("the connector jars are missing: run `make setup` first")
     return found
+
+
+def _set(env: Any, key: str, value: str) -> None:
+    from pyflink.common import Configuration
+
+    configuration = Configuration()
+    configuration.set_string(key, value)
+    env.configure(configuration)
 
 
 def _options(pipeline: Pipeline) -> dict[str, str]:
@@ -100,17 +134,17 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         # the mini-cluster is for this process alone; by default it listens on all interfaces
         for key in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"):
             options[key] = "127.0.0.1"
-    if pipeline.bounded:
-        if isinstance(pipeline.sources.features, FilesSource):
-            # in process mode a watermark waits for the end of a bundle of records, so that records
-            # after it would not see it
-            options["python.fn-execution.bundle.size"] = "1"
-    else:
-        options["execution.checkpointing.interval"] = f"{int(runtime.checkpoint_interval)} ms"
+    if pipeline.bounded and isinstance(pipeline.sources.features, FilesSource):
+        # in process mode a watermark waits for the end of a bundle of records, so that records
+        # after it would not see it
+        options["python.fn-execution.bundle.size"] = "1"
+    if pipeline.checkpoint_interval is not None:
+        options["execution.checkpointing.interval"] = f"{pipeline.checkpoint_interval} ms"
+    # a job that failed or was cancelled can then be gone on with; Flink's default deletes them
+    options["execution.checkpointing.externalized-checkpoint-retention"] = "RETAIN_ON_CANCELLATION"
     if runtime.checkpoint_path is not None:
-        path = runtime.checkpoint_path
         options["execution.checkpointing.storage"] = "filesystem"
-        options["execution.checkpointing.dir"] = path if "://" in path else f"file://{path}"
+        options[CHECKPOINT_FOLDER] = places.as_uri(runtime.checkpoint_path)
     for key in pipeline.flink:
         if not re.fullmatch(r"[a-z0-9._-]+", key):
             raise ConfigError(f"flink.{key}: not the name of a Flink option")

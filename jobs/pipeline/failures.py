@@ -49,11 +49,21 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     (r"No space left on device", "the disk is full"),
     (
         r"Cannot map checkpoint/savepoint state",
-        "the savepoint is of another job graph; start without it, or with the release that made it",
+        "the savepoint is of another job graph. docs/configuration.md lists what must not change "
+        "over a savepoint; start without it, or with the release and configuration that made it",
+    ),
+    (
+        r"Cannot find (?:checkpoint or )?savepoint|"
+        r"File file:\S+ does not exist|cannot find checkpoint metadata file",
+        "a file that the job or its snapshot needs is not there: {found}",
     ),
     (
         r"OutOfMemoryError",
         "out of memory: give the task managers more, or set runtime.state_backend = 'rocksdb'",
+    ),
+    (
+        r"Answer from Java side is empty|Error while receiving|while trying to connect to the Java",
+        "Flink's Java process ended: it was killed, or ran out of memory",
     ),
 )
 _CAUSE = re.compile(r"^\s*(?:: |Caused by: )([^\n]+)", re.MULTILINE)
@@ -81,5 +91,6 @@ def _deepest(text: str) -> str:
     """
     causes = _CAUSE.findall(text)
     told = [cause for cause in causes if not _WRAPPING.search(cause)]
-    lines = text.strip().splitlines()
-    return (told or causes or lines[:1] or [""])[-1].strip()
+    # what Py4J says of an error of its own comes after the call that it failed in
+    lines = [line for line in text.strip().splitlines() if not _WRAPPING.match(line)]
+    return (told or causes or lines[:1] or text.splitlines()[:1] or [""])[-1].strip()

@@ -38,9 +38,12 @@ class Job:
         return "\n".join(lines)
 
 
-def build(pipeline: Pipeline, env: Any, tables: Any) -> Job:
-    """Sources, join and sinks. Raises ConfigError."""
-    events = read(pipeline, env, tables)
+def build(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) -> Job:
+    """Sources, join and sinks. Raises ConfigError.
+
+    `lasting`: what a restored job has to find again is put beside its checkpoints.
+    """
+    events = read(pipeline, env, tables, lasting=lasting)
     write(pipeline, join(pipeline, events), events.rejected)
     return Job(pipeline.pipeline.name, env)
 

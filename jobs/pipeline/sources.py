@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
+import xxhash
 from pyflink.common import Types
 from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from rich.console import Console
 
+from jobs.pipeline import places
 from jobs.pipeline.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
 from jobs.pipeline.file_plan import plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
@@ -32,6 +33,8 @@ from udfs.operators.decode import DecodeRecords, ReadFiles
 
 #: Longer than any stream, and small enough to be taken from a time without an overflow.
 _WITHOUT_END_MS = 2**62
+#: The plans of reading files, beside the checkpoints.
+PLAN_FILES = "chunks-*.txt"
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Events:
     rejected: Any
 
 
-def read(pipeline: Pipeline, env: Any, tables: Any) -> Events:
-    """The sources of a pipeline. Raises ConfigError when there is nothing to read."""
+def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) -> Events:
+    """The sources of a pipeline. Raises ConfigError when there is nothing to read.
+
+    `lasting`: the plan of reading files lies beside the checkpoints, where a restored job finds it.
+    """
     sources = pipeline.sources
     settings = decode_settings(pipeline, beacon_keys(env))
     if isinstance(sources.features, FilesSource) and isinstance(sources.actions, FilesSource):
-        return _files(sources.features, sources.actions, settings, tables)
+        folder = pipeline.checkpoints if lasting else tempfile.mkdtemp(prefix="sample-stitch-")
+        return _files(sources.features, sources.actions, settings, tables, folder)
     assert isinstance(sources.features, KafkaSource)
     assert isinstance(sources.actions, KafkaSource)
     streams: tuple[tuple[Stream, KafkaSource], ...] = (
@@ -159,19 +166,26 @@ def with_time_kept(
 
 
 def _files(
-    features: FilesSource, actions: FilesSource, settings: DecodeSettings, tables: Any
+    features: FilesSource,
+    actions: FilesSource,
+    settings: DecodeSettings,
+    tables: Any,
+    folder: str,
 ) -> Events:
     planned = plan(features, actions)
     for warning in planned.warnings:
         Console(stderr=True, highlight=False).print(
             f"join_samples: warning: {warning}", markup=False, soft_wrap=True
         )
-    manifest = Path(tempfile.mkdtemp(prefix="sample-stitch-")) / "chunks.txt"
-    manifest.write_bytes(b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks))
+    text = b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks)
+    # A job that is restored goes on in the plan that it began with: its state has the path. Named
+    # by its content, a plan is never written over by another.
+    manifest = places.below(folder, PLAN_FILES.replace("*", xxhash.xxh64_hexdigest(text)))
+    places.write(manifest, text)
     tables.execute_sql(
         "CREATE TEMPORARY TABLE chunks (v STRING) WITH ("
         # a path, for Flink would not decode a URI: %20 would be looked for as it stands
-        + sql.options({"connector": "filesystem", "path": str(manifest), "format": "raw"})
+        + sql.options({"connector": "filesystem", "path": manifest, "format": "raw"})
         + ")"
     )
     decoded = (

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.flink_cluster import FlinkCluster
+import pytest
+
+from services import flink_cluster as commands
+from services.flink_cluster import ClusterError, FlinkCluster
 from tests import by_hand
 from tests.flink import running
 
 
-def test_submitted_job_at_parallelism_two(flink_cluster: FlinkCluster, tmp_path: Path) -> None:
+def test_submitted_job_at_parallelism_two(
+    flink_cluster: FlinkCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     fixture = by_hand.load("request_id")
     output = tmp_path / "out"
     submission = flink_cluster.run(
@@ -28,3 +36,22 @@ def test_submitted_job_at_parallelism_two(flink_cluster: FlinkCluster, tmp_path:
     assert len(running.rows(output, "late_actions")) == len(fixture.late)
     reasons = sorted(r["reason"] for r in running.rows(output, "rejected"))
     assert reasons == sorted(r["reason"] for r in fixture.rejected)
+
+    # not a second time; a URI is looked at with Flink's own file systems
+    with pytest.raises(ClusterError, match=r"has rows already \(in samples/\)"):
+        flink_cluster.run(
+            running.ROOT / "jobs" / "join_samples.py",
+            [f"--config={fixture.folder}/pipeline.toml", f"--set=output.path=file://{output}"],
+        )
+
+    # the job is over, and what it counted can still be asked for
+    monkeypatch.setattr(commands, "_attached", lambda: flink_cluster)
+    assert commands.main(["counts", submission.job_id[:8]]) == 0
+    counts = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert int(counts["rows/final"]) == len(fixture.samples)
+    assert int(counts["rejected/features/late_request"]) == reasons.count("late_request")
+    assert commands.main(["list"]) == 0
+    assert f"{submission.job_id}  FINISHED" in capsys.readouterr().out
+    for command in ("stop", "drain", "savepoint", "cancel"):
+        assert commands.main([command, submission.job_id]) == 1
+        assert "no running job" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the job has in its hands survives: a killed task manager, and a move to another job.
+"""What the job holds survives a killed task manager, a lost job manager and a move to another job.
 
 Real processes: a broker, a session cluster, the job submitted to it, unbounded. The data are within
 the bounds, for watermarks start from nothing after a restore, and only within the bounds must the
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from kafka import KafkaProducer
 
-from services.flink_cluster import FlinkCluster
+from services.flink_cluster import ClusterError, FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import DeadlineError, wait_until
 from tests import oracle
@@ -339,19 +340,26 @@ def visible(scenario: Scenario) -> tuple[int, ...]:
 
 @contextmanager
 def submitted(
-    cluster: FlinkCluster, scenario: Scenario, *, parallelism: int, savepoint: str | None = None
+    cluster: FlinkCluster,
+    scenario: Scenario,
+    *arguments: str,
+    parallelism: int,
+    savepoint: str | None = None,
 ) -> Iterator[Job]:
-    """The joining job, cancelled in the end if it has not ended."""
+    """The joining job, cancelled in the end if it has not ended and its cluster still runs."""
     submission = cluster.run(
         running.ROOT / "jobs" / "join_samples.py",
-        ["--config", str(scenario.config)],
+        ["--config", str(scenario.config), *arguments],
         parallelism=parallelism,
         savepoint=savepoint,
     )
     try:
         yield Job(cluster, submission.job_id)
     finally:
-        if cluster.job_state(submission.job_id) not in ("FINISHED", "FAILED"):
+        if cluster.is_running() and cluster.job_state(submission.job_id) not in (
+            "FINISHED",
+            "FAILED",
+        ):
             cluster.cancel(submission.job_id)
 
 
@@ -382,16 +390,34 @@ def test_a_killed_task_manager_loses_and_doubles_nothing(
         assert victim not in job.task_managers("join")
 
 
-def test_a_savepoint_carries_the_state_to_another_job(
+def test_a_lost_job_manager_and_then_a_move_to_another_job(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:
+    """The runbooks of docs/operations.md: "The job manager is lost", and "Upgrade"."""
     # with compaction: its state goes into more subtasks too
     story = scenario("moved", "user_id", "hashmap", kafka_broker, tmp_path, compact=True)
     story.produce(story.before)
     with submitted(flink_cluster, story, parallelism=1) as job:
         wait_for_first_rows(job, story)
+        lost = job.latest("completed")
+        flink_cluster.kill_job_manager()
+
+    # what `make cluster-up` does when it finds no job manager
+    flink_cluster.stop()
+    flink_cluster.start()
+    with pytest.raises(ClusterError, match="has rows already"):
+        flink_cluster.run(
+            running.ROOT / "jobs" / "join_samples.py", ["--config", str(story.config)]
+        )
+    some = len(story.after) // 3
+    story.produce(story.after[:some])
+    with submitted(flink_cluster, story, "--restore", "latest", parallelism=1) as job:
+        restored = wait_until(lambda: job.latest("restored"), 120, "a restore")
+        assert restored["id"] >= lost["id"]
+        job.wait_for_checkpoints(2)
         savepoint = flink_cluster.stop_job(job.id, tmp_path / "savepoints")
-    story.produce(story.after)
+
+    story.produce(story.after[some:])
     story.close_time()
     with submitted(flink_cluster, story, parallelism=2, savepoint=savepoint) as job:
         check_everything(job, story)

@@ -7,10 +7,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, load, secrets_of
+from jobs.pipeline.config import (
+    ConfigError,
+    FilesSource,
+    KafkaSource,
+    document,
+    load,
+    secrets_of,
+)
 from jobs.pipeline.kafka_properties import login_module
 from jobs.pipeline.secrets import Redaction
 
@@ -83,7 +91,7 @@ def test_secrets_come_from_the_environment_or_a_file(secret: str) -> None:
         hide = Redaction(secrets_of(pipeline))
         assert isinstance(pipeline.sources.features, KafkaSource)
         shown = hide(f"bad {pipeline.sources.features.properties} {secret} {secret!r}")
-        assert len(secret) < 4 or secret in "bad security.protocol" or secret not in shown
+        assert len(secret) < 4 or secret in "bad security.protocol (secret)" or secret not in shown
 
         (path.parent / "secret").write_text(secret + "\n", newline="")
         path.write_text(KAFKA.replace("${SECRET}", "${file:secret}"))
@@ -295,3 +303,80 @@ def test_the_pipeline_in_the_readme_is_one(tmp_path: Path) -> None:
     pipeline = load(written(tmp_path, block[1]))
     assert pipeline.label_silence is not None
     assert not pipeline.bounded
+
+
+# -- the configuration that lies beside the output -------------------------------------------------
+
+
+def test_the_document_of_a_pipeline_loads_as_the_same_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "pipeline.toml"
+    path.parent.mkdir()
+    path.write_text(
+        GOOD + '[sampling]\nrate = 0.5\n[[sampling.rules]]\nfeature = "price"\n'
+        "equals = 1.5\nrate = 0.25\n"
+    )
+    out = tmp_path / "out 'x'"
+    sets = [
+        f"output.path={out}",
+        "join.policy=es_dfm",
+        "emission.first_emit_after=4s",
+        "runtime.checkpoint_interval=5s",
+        "flink.a.b=c",
+        "features.price.role=meta",
+    ]
+    out.mkdir()
+    written = out / "_pipeline.toml"
+    written.write_text(tomli_w.dumps(document(path, sets)))
+    assert load(written) == load(path, sets)
+    # the folder may move: output.path is that of the file
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    assert load(moved / "_pipeline.toml").output.path == str(moved)
+
+
+def test_the_document_of_a_pipeline_has_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(KAFKA)
+    literal = [
+        "sources.actions.properties.ssl.keystore.password=hunter2",
+        "sources.actions.properties.client.rack=me",
+        "sources.actions.properties.security.protocol=SSL",
+        "flink.s3.secret-key=hunter2",
+        "flink.s3.access-key=hunter2",
+    ]
+    text = tomli_w.dumps(document(path, literal))
+    assert "hunter2" not in text
+    assert "${SECRET}" in text
+    assert 'path = "s3://bucket/out"' in text
+    again = tmp_path / "_pipeline.toml"
+    again.write_text(text)
+    with pytest.raises(ConfigError, match=r"\$SECRET is not set"):
+        load(again, environment={})
+    secrets = {"SECRET": "s", "SSL_KEYSTORE_PASSWORD": "hunter2"}
+    secrets |= {"S3_SECRET_KEY": "hunter2", "S3_ACCESS_KEY": "hunter2"}
+    source = load(again, environment=secrets).sources.actions
+    assert isinstance(source, KafkaSource)
+    assert source.properties == {
+        "ssl.keystore.password": "hunter2",
+        "client.rack": "me",
+        "security.protocol": "SSL",
+    }
+
+
+def test_checkpoints_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(GOOD)
+    files = load(path)
+    assert (files.checkpoint_interval, files.checkpoints) == (None, f"{tmp_path}/out/_checkpoints")
+    assert load(path, ["runtime.checkpoint_interval=5s"]).checkpoint_interval == 5_000
+    path.write_text(KAFKA)
+    kafka = load(path, environment={"SECRET": ""})
+    assert (kafka.checkpoint_interval, kafka.checkpoints) == (
+        60_000,
+        "s3://bucket/out/_checkpoints",
+    )
+    assert load(path, ["runtime.checkpoint_path=cp"], {"SECRET": ""}).checkpoints == (
+        str(tmp_path / "cp")
+    )
+    with pytest.raises(ConfigError, match="checkpoint_interval: must be longer than 0"):
+        load(path, ["runtime.checkpoint_interval=0s"], {"SECRET": ""})

@@ -51,6 +51,11 @@ SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
             " configuration fetch.min.bytes",
         ),
         ("java.io.IOException: No space left on device", "the disk is full"),
+        (
+            "java.io.FileNotFoundException: File file:/a/_metadata does not exist or the user",
+            "a file that the job or its snapshot needs is not there: File file:/a/_metadata does "
+            "not exist",
+        ),
     ],
 )
 def test_the_cause_is_found_and_explained(cause: str, line: str) -> None:
@@ -61,6 +66,11 @@ def test_the_reason_is_not_what_was_called() -> None:
     """A trace that ends in nothing but wrapping says the least bad of it."""
     text = "An error occurred while calling o50.toDataStream.\n: a.B: something\n\tat c.D\n"
     assert explain(RuntimeError(text)) == "the job failed: a.B: something"
+    text = "An error occurred while calling o427.stop. Trace:\npy4j.Py4JException: no such method"
+    assert explain(RuntimeError(text)) == "the job failed: py4j.Py4JException: no such method"
+    assert explain(RuntimeError("Answer from Java side is empty")).startswith(
+        "Flink's Java process"
+    )
     assert explain(KeyError()) == "the job failed: KeyError"
 
 

@@ -10,12 +10,14 @@ README says what becomes of every line); they are too few to learn from.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
 from rich.console import Console
 
 from jobs import join_samples
+from jobs.pipeline import runs
 from jobs.pipeline.config import FilesSource, load
 from jobs.pipeline.file_plan import find
 from schemas import event_files
@@ -48,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
             return code
         config = output / "in" / "pipeline.toml"
         shutil.copy(TRAINER, output / "trainer.toml")
+        # what the generator writes says another folder; the file has to be right for later commands
+        config.write_text(config.read_text().replace('path = "out"', 'path = ".."'))
+        assert Path(load(config).output.path) == output
 
     console = Console(highlight=False)
     console.print("[bold]sample-stitch[/] · joining on a mini-cluster in this machine", end="\n\n")
@@ -58,7 +63,28 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.bundled:
         shown = BUNDLED.parent.parent.relative_to(ROOT) / "README.md"
         console.print(f"\n{shown} says what became of every line")
+    _print_next(output, console, trained=not arguments.bundled)
     return 0
+
+
+def _print_next(output: Path, console: Console, *, trained: bool) -> None:
+    """The commands that work on what is there now."""
+    here = Path.cwd()
+    shown = output.relative_to(here) if output.is_relative_to(here) else output
+    config = shlex.quote(str(shown / runs.PIPELINE))
+    commands = [
+        (f"make audit CONFIG={config}", "is every record accounted for?"),
+        (f"make correct CONFIG={config}", "corrections from late actions"),
+        (f"make advise CONFIG={config}", "how long to wait for labels"),
+        (f".venv/bin/python -m tools.summary {shlex.quote(str(shown))}", "this summary again"),
+    ]
+    if trained:
+        trainer = shlex.quote(str(shown / "trainer.toml"))
+        commands.append((f"make train CONFIG={trainer}", "train once more"))
+    console.print("\n[bold]try next[/]")
+    width = max(len(command) for command, _ in commands)
+    for command, what in commands:
+        console.print(f"  {command:{width}}   {what}", markup=False, soft_wrap=True)
 
 
 def _read(config: Path) -> dict[str, int]:

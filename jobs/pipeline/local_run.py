@@ -1,0 +1,192 @@
+"""A job on the mini-cluster of this process, followed to its end: progress, stop, counts."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jobs.pipeline import places, restore, run_report, stopping
+from jobs.pipeline.config import Pipeline, secrets_of
+from jobs.pipeline.failures import explain
+from jobs.pipeline.log_warnings import LogWarnings
+from jobs.pipeline.secrets import Redaction
+from jobs.pipeline.sources import PLAN_FILES
+
+DONE, REJECTED = 0, 3
+
+
+class LocalRun:
+    """A job that runs in this process."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        job: Any,
+        console: Console,
+        *,
+        checkpoints: str,
+        again: str,
+        restored: bool,
+        warnings: LogWarnings,
+    ) -> None:
+        """Follow a job that was just started.
+
+        Args:
+            pipeline: what it was made from.
+            job: PyFlink's JobClient.
+            console: for a person to read.
+            checkpoints: the folder of its checkpoints.
+            again: the command that goes on with it, without the snapshot at its end.
+            restored: whether it began with the state of an earlier job.
+            warnings: those of its operators.
+        """
+        self._pipeline = pipeline
+        self._job = job
+        self._id = str(job.get_job_id())
+        self._console = console
+        self._checkpoints = checkpoints
+        self._again = again
+        self._restored = restored
+        self._warnings = warnings
+        self._hide = Redaction(secrets_of(pipeline))
+        self._result = job.get_job_execution_result()
+
+    def to_the_end(self, signals: stopping.Signals) -> int:
+        """Until the job ends or a signal stops it; the exit code. Raises what the job failed with.
+
+        What a person has to know is printed: counts, warnings, and after a stop or a failure the
+        command that goes on.
+        """
+        try:
+            with signals.deferred():
+                self._wait(signals)
+                if signals.asked is not None and not self._result.done():
+                    return self._stop(signals.asked)
+            result = self._result.result()
+        except stopping.Stopped as stopped:
+            self._cancel()
+            return stopped.exit_code
+        except Exception:
+            self._say_how_to_go_on("the job")
+            raise
+        if self._pipeline.bounded:
+            self._tidy_up()
+        code = self._report(result)
+        if code == DONE:
+            self._say(f"done; samples are in {self._pipeline.output.path}")
+        return code
+
+    def _wait(self, signals: stopping.Signals) -> None:
+        started = time.monotonic()
+        with self._console.status("joining") as status:
+            while not self._result.done() and signals.asked is None:
+                seconds = time.monotonic() - started
+                status.update(f"joining · {seconds:.0f} s · {_written(self._pipeline.output.path)}")
+                self._say_warnings()
+                time.sleep(0.2)
+        self._say_warnings()
+
+    def _say_warnings(self) -> None:
+        for line in self._warnings.new():
+            self._say(f"warning: {line}")
+
+    def _stop(self, number: int) -> int:
+        stopped = stopping.Stopped(number)
+        self._say(f"{stopped}: stopping with a savepoint; a second signal stops without one")
+        folder = places.as_uri(self._checkpoints)
+        try:
+            savepoint = stopping.savepoint(self._job, self._result, folder)
+        except Exception as error:
+            self._say(f"no savepoint could be taken: {explain(error)}")
+            self._cancel()
+            return stopped.exit_code
+        self._report(self._result.result(), judged=False)
+        if savepoint is None:
+            self._say("the job ended by itself before the savepoint")
+        else:
+            self._say(
+                f"stopped; go on with\n  {self._again} {shlex.quote(places.from_uri(savepoint))}"
+            )
+        return stopped.exit_code
+
+    def _cancel(self) -> None:
+        try:
+            self._job.cancel().result()
+        except Exception as error:
+            self._say(f"cancelling failed: {explain(error)}")
+        self._say_how_to_go_on("stopped without a savepoint; the job")
+
+    def _say_how_to_go_on(self, what: str) -> None:
+        """After the end of a job that did not end well."""
+        try:
+            kept = restore.latest(self._checkpoints, {self._id})
+        except Exception as error:
+            self._say(f"{what} may have left checkpoints in {self._checkpoints}: {explain(error)}")
+            return
+        if kept is not None:
+            self._say(f"{what} has left a checkpoint; go on with\n  {self._again} latest")
+        elif self._restored:
+            self._say(f"{what} has no checkpoint of its own; restore the same one again")
+        else:
+            self._say(
+                f"{what} has no checkpoint, so none of its rows are visible; run it again from the "
+                "beginning"
+            )
+
+    def _report(self, result: Any, *, judged: bool = True) -> int:
+        """Print the counts and what is wrong with them; the exit code that follows."""
+        accumulators = dict(result.get_all_accumulator_results())
+        counts = run_report.Counts.of(accumulators, restored=self._restored)
+        if counts is None:
+            self._say('counts are not available with runtime.python = "process"')
+            return DONE
+        self._console.print(run_report.table(counts))
+        if self._restored:
+            self._say("these counts begin at the restore")
+        if not judged:
+            return DONE
+        runtime = self._pipeline.runtime
+        found = run_report.judge(
+            counts, max_late_requests=runtime.max_late_requests, max_rejected=runtime.max_rejected
+        )
+        for line in found.warnings:
+            self._say(f"warning: {line}")
+        for line in found.failures:
+            self._say(f"{'failed' if self._pipeline.bounded else 'warning'}: {line}")
+        return REJECTED if found.failures and self._pipeline.bounded else DONE
+
+    def _tidy_up(self) -> None:
+        """Nothing goes on after the end of bounded input; savepoints that were asked for stay.
+
+        Only in the output's own folder: in another one there may be what other pipelines need.
+        """
+        folder = Path(self._checkpoints)
+        own = self._checkpoints == self._pipeline.default_checkpoints
+        if not own or places.is_uri(self._checkpoints) or not folder.is_dir():
+            return
+        for plan in folder.glob(PLAN_FILES):
+            plan.unlink(missing_ok=True)
+        places.delete(str(folder / self._id))
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"join_samples: {self._hide(text)}", markup=False, soft_wrap=True)
+
+
+def _written(output: str) -> str:
+    """How much lies in the output, for the eye; only local folders can be looked at cheaply."""
+    if places.is_uri(output):
+        return "running"
+    files = Path(output).glob("samples/*/*/*")
+    size = 0
+    for file in files:
+        try:
+            size += file.stat().st_size
+        except OSError:
+            continue  # it was renamed meanwhile
+    return f"{size / 1e6:.1f} MB of samples"

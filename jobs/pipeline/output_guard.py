@@ -1,0 +1,106 @@
+"""Whether a job may write into an output: never a second time without being asked, never two at
+once.
+
+A fresh start reads its input from the beginning. Into an output that has rows already it would
+write them all again, and nobody would notice before the model does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.pipeline import places, runs
+from jobs.pipeline.config import ConfigError
+from jobs.pipeline.runs import Start
+
+#: The tables of a job, and what is made from them: what `--overwrite` deletes.
+TABLES = ("samples", "late_actions", "rejected")
+MADE_FROM_THEM = ("corrections",)
+
+LOCK = "_lock"
+
+
+def check(output: str, start: Start) -> None:
+    """Raises ConfigError when the job would add to rows that it knows nothing of, or would delete
+    what no join has written; PlaceError when the output cannot be looked at from here.
+    """
+    if start == "fresh":
+        table = next((t for t in TABLES if _has_rows(places.below(output, t))), None)
+        if table is not None:
+            raise ConfigError(
+                f"output.path: {output} has rows already (in {table}/), and a fresh start would "
+                "write them a second time. Choose one: --overwrite deletes them first; "
+                "--restore latest goes on from the last checkpoint; --append adds to them (for "
+                "input that was not joined before); or set another output.path"
+            )
+    if start == "overwrite":
+        for table in (*TABLES, *MADE_FROM_THEM):
+            for entry in places.entries(places.below(output, table)):
+                if not entry.name.startswith(("dt=", "_", ".")):
+                    raise ConfigError(
+                        f"--overwrite: {entry.place} was not written by a join, so nothing was "
+                        "deleted; check output.path, or delete it yourself"
+                    )
+
+
+def clear(output: str) -> None:
+    """Delete the tables, what was made from them, and the record of earlier runs.
+
+    Raises PlaceError.
+    """
+    for name in (*TABLES, *MADE_FROM_THEM, *runs.FILES):
+        places.delete(places.below(output, name))
+
+
+@contextmanager
+def locked(output: str) -> Iterator[None]:
+    """Hold the output's lock, a file `_lock` in it, as long as this process lives.
+
+    The lock is the operating system's (flock), so it is gone with the process, however that ends.
+    It is between processes of one machine; between machines only where the shared file system
+    has such locks. Raises ConfigError when another process holds it.
+    """
+    path = Path(output) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"output.path: {path}: {error.strerror or error}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(
+                f"output.path: another join writes to {output} ({holder}); wait for it, stop it, "
+                "or set another output.path"
+            ) from None
+        except OSError:
+            # some network file systems have no locks: then there is none
+            yield
+            return
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        # the file stays: deleting it would let two processes lock two files of one name
+        os.close(handle)
+
+
+def _has_rows(table: str) -> bool:
+    """Whether there is a file that readers take, at any depth.
+
+    Names with `_` or `.` in front are not such: they are markers, and files that were never
+    finished.
+    """
+    for entry in places.entries(table):
+        if entry.name.startswith(("_", ".")):
+            continue
+        if not entry.is_folder or _has_rows(entry.place):
+            return True
+    return False

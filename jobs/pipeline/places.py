@@ -1,0 +1,170 @@
+"""Folders that are local or belong to one of Flink's file systems: list, read, write, delete.
+
+A place is an absolute path, or a URI such as `s3://bucket/folder`. Paths are read with Python. URIs
+go through the file systems that Flink has in this process, so they need a running JVM.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class PlaceError(Exception):
+    """A place cannot be looked at, or changed, from here. One line."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder in a place. `modified_ms`: epoch ms; `size`: bytes, 0 for a folder."""
+
+    place: str
+    name: str
+    is_folder: bool
+    modified_ms: int
+    size: int
+
+
+def is_uri(place: str) -> bool:
+    """Whether Flink has to look at it, and not Python."""
+    return "://" in place
+
+
+def below(place: str, *names: str) -> str:
+    """The place of something inside of `place`."""
+    return "/".join((place.rstrip("/"), *names))
+
+
+def as_uri(place: str) -> str:
+    """As Flink's options want it: a local path gets the scheme `file`.
+
+    Nothing is percent-encoded, for Flink decodes nothing: a space stays a space.
+    """
+    return place if is_uri(place) else f"file://{Path(place).absolute()}"
+
+
+def from_uri(uri: str) -> str:
+    """The other way: the path that a URI of the scheme `file` stands for; others stay."""
+    if not uri.startswith("file:/"):
+        return uri
+    path = uri.removeprefix("file:")
+    return "/" + path.lstrip("/") if not path.startswith("//") or path.startswith("///") else uri
+
+
+def entries(place: str) -> list[Entry]:
+    """What is in a folder, by name; nothing if there is no such folder. Raises PlaceError."""
+    found = _flink_entries(place) if is_uri(place) else _local_entries(Path(place))
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def read(place: str) -> bytes | None:
+    """The bytes of a small file, or None if there is no such file. Raises PlaceError."""
+    if is_uri(place):
+        with _flink(place) as (system, path):
+            if not system.exists(path):
+                return None
+            stream = system.open(path)
+            try:
+                return bytes(stream.readAllBytes())
+            finally:
+                stream.close()
+    try:
+        return Path(place).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PlaceError(f"{place}: {error.strerror or error}") from None
+
+
+def write(place: str, data: bytes) -> None:
+    """Replace a small file, and make its folder if there is none. Raises PlaceError."""
+    if is_uri(place):
+        with _flink(place) as (system, path):
+            modes = _jvm().org.apache.flink.core.fs.FileSystem.WriteMode
+            stream = system.create(path, modes.OVERWRITE)
+            stream.write(data)
+            stream.close()
+        return
+    path, partial = Path(place), Path(f"{place}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise PlaceError(f"{place}: {error.strerror or error}") from None
+
+
+def delete(place: str) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there. Raises PlaceError."""
+    if is_uri(place):
+        with _flink(place) as (system, path):
+            if system.exists(path):
+                system.delete(path, True)
+        return
+    path = Path(place)
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise PlaceError(f"{place}: {error.strerror or error}") from None
+
+
+def _local_entries(folder: Path) -> Iterator[Entry]:
+    try:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file
+            yield Entry(
+                str(path),
+                path.name,
+                path.is_dir(),
+                int(status.st_mtime * 1000),
+                0 if path.is_dir() else status.st_size,
+            )
+    except FileNotFoundError:
+        return  # deleted while it was listed
+    except OSError as error:
+        raise PlaceError(f"{folder}: {error.strerror or error}") from None
+
+
+def _flink_entries(place: str) -> Iterator[Entry]:
+    with _flink(place) as (system, path):
+        if not system.exists(path):
+            return
+        for status in system.listStatus(path) or ():
+            inner = status.getPath()
+            yield Entry(
+                below(place, inner.getName()),
+                inner.getName(),
+                status.isDir(),
+                status.getModificationTime(),
+                0 if status.isDir() else status.getLen(),
+            )
+
+
+@contextmanager
+def _flink(place: str) -> Iterator[tuple[Any, Any]]:
+    """Flink's file system of a URI and the path in it. What it raises becomes a PlaceError."""
+    try:
+        path = _jvm().org.apache.flink.core.fs.Path(place)
+        yield path.getFileSystem(), path
+    except Exception as error:
+        raise _place_error(place, error) from None
+
+
+def _place_error(place: str, error: Exception) -> PlaceError:
+    # Py4J: the first line is its own, the second the exception of the JVM
+    java = getattr(error, "java_exception", None)
+    text = str(error) if java is None else java.getMessage() or java.toString()
+    return PlaceError(f"{place}: {text.strip().splitlines()[0]}")
+
+
+def _jvm() -> Any:
+    from pyflink.java_gateway import get_gateway
+
+    return get_gateway().jvm

@@ -1,0 +1,67 @@
+"""What an output says of the jobs that wrote it: `_runs.jsonl` and `_pipeline.toml` beside the
+tables, which readers pass over.
+
+`_runs.jsonl` has a line for each start of a job. By it `--restore latest` knows which snapshots are
+of this output, where several pipelines share a folder for checkpoints. `_pipeline.toml` is the
+configuration of the latest start, overrides included and secrets left out; tools and the trainer
+take it as they take the file it was made from.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from jobs.pipeline import places
+
+#: How a job starts. "fresh" is a start without any of the three options.
+Start = Literal["fresh", "append", "overwrite", "restore"]
+
+RUNS = "_runs.jsonl"
+PIPELINE = "_pipeline.toml"
+FILES = (RUNS, PIPELINE)
+
+_HEAD = """\
+# The configuration that the join last ran with, overrides included. It is written anew at every
+# start. Secrets are not in it: where one was written out, there is now a reference to an
+# environment variable.
+"""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of a job. `started`: ISO 8601, UTC; `restored`: from which snapshot."""
+
+    job: str
+    started: str
+    start: Start
+    restored: str | None = None
+
+
+def started(job: str, start: Start, restored: str | None) -> Run:
+    """A start that happens now."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Run(job=job, started=now, start=start, restored=restored)
+
+
+def known(output: str) -> list[Run]:
+    """All starts of jobs into this output, oldest first. Raises PlaceError."""
+    text = places.read(places.below(output, RUNS)) or b""
+    decoder = msgspec.json.Decoder(Run)
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(decoder.decode(line))
+        except msgspec.MsgspecError:
+            continue  # of another release, or cut off
+    return found
+
+
+def note(output: str, run: Run, document: dict[str, Any]) -> None:
+    """Write down a start, and the configuration (see `config.document`). Raises PlaceError."""
+    before = places.read(places.below(output, RUNS)) or b""
+    places.write(places.below(output, RUNS), before + msgspec.json.encode(run) + b"\n")
+    text = _HEAD + tomli_w.dumps(document)
+    places.write(places.below(output, PIPELINE), text.encode())
