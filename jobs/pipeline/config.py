@@ -239,10 +239,10 @@ def document(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
     local = "://" not in pipeline.output.path
     plain["output"]["path"] = "." if local else pipeline.output.path
     if pipeline.runtime.checkpoint_path is not None:
-        plain["runtime"]["checkpoint_path"] = beside(path, pipeline.runtime.checkpoint_path)
+        plain["runtime"]["checkpoint_path"] = paths.beside(path, pipeline.runtime.checkpoint_path)
     for source in plain["sources"].values():
         if "path" in source:
-            source["path"] = beside(path, source["path"])
+            source["path"] = paths.pattern_beside(path, source["path"])
         if "properties" in source:
             source["properties"] = _without_secrets(source["properties"], path)
     plain["flink"] = _without_secrets(plain["flink"], path)
@@ -262,7 +262,7 @@ def _without_secrets(options: Mapping[str, str], path: Path) -> dict[str, str]:
         sensitive = kafka_properties.is_secret(name) or any(p in name.lower() for p in _SENSITIVE)
         if "${" in text:
             # files are named relative to the configuration
-            return _FILE_REFERENCE.sub(lambda m: f"${{file:{beside(path, m[1])}}}", text)
+            return _FILE_REFERENCE.sub(lambda m: f"${{file:{paths.beside(path, m[1])}}}", text)
         return "${" + re.sub(r"\W", "_", name).upper() + "}" if sensitive else text
 
     return {name: value(name, text) for name, text in options.items()}
