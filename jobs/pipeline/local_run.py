@@ -104,8 +104,8 @@ class LocalRun:
             self._say(f"no savepoint could be taken: {explain(error)}")
             self._cancel()
             return stopped.exit_code
-        self._report(self._result.result(), judged=False)
         if savepoint is None:
+            self._report(self._result.result(), judged=False)
             self._say("the job ended by itself before the savepoint")
         else:
             self._say(

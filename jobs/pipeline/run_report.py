@@ -27,10 +27,8 @@ _NAMES: Mapping[Stream, str] = {"features": "requests", "actions": "actions"}
 
 _LATE_ADVICE = (
     "A request is late when the event time of both streams has passed its deadline before it is "
-    "read. Of files: they are read in the order of their paths, so a folder for each host is read "
-    "host after host; name files by time, or raise sources.*.out_of_orderness to the time that a "
-    "folder spans. Of Kafka: raise sources.*.out_of_orderness, and look whether the timestamps of "
-    "the records are those of the events"
+    "read. Raise sources.*.out_of_orderness to how far the events are out of order. Of Kafka: look "
+    "whether the timestamps of the records are those of the events"
 )
 _UNUSABLE_ADVICE = "The column `message` of rejected/ names the field and what was expected"
 
