@@ -232,7 +232,6 @@ def _kafka(
             decoded,
             "AwaitPartitions",
             keyed_type().get_java_type_info(),
-            stream,
             str(watermark_lag(source)),
             str(DISCOVERY_TAKES_MS),
             uid=f"await-partitions-{stream}",

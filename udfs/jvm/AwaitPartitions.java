@@ -4,7 +4,6 @@
 // never comes closer to the clock than `lag`: until then, a partition that was just added may not
 // have been found, and its records would be late (docs/join-semantics.md 15).
 
-import org.apache.flink.metrics.Counter;
 import org.apache.flink.metrics.Gauge;
 import org.apache.flink.runtime.state.StateInitializationContext;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -16,17 +15,13 @@ import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
 import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
-import org.slf4j.Logger;
-import org.slf4j.LoggerFactory;
 
 public final class AwaitPartitions extends AbstractStreamOperator
         implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
-    private static final Logger LOG = LoggerFactory.getLogger("sample_stitch.late_records");
     private static final long NEVER = Long.MIN_VALUE;
     /** How often (ms) a held watermark is moved on. */
     private static final long STEP = 200L;
 
-    private final String stream;
     private final long lag;
     private final long settling;
 
@@ -36,10 +31,8 @@ public final class AwaitPartitions extends AbstractStreamOperator
     private long closedUntil = NEVER;
     private boolean timer = false;
     private boolean idle = false;
-    private long nextWarning = 1L;
-    private transient Counter late;
 
-    /** references: the stream's name, the lag, and how long finding partitions takes (ms). */
+    /** references: the lag, and how long finding partitions takes (ms). */
     public AwaitPartitions(
             Object[] references,
             StreamTask task,
@@ -49,9 +42,8 @@ public final class AwaitPartitions extends AbstractStreamOperator
             throws Exception {
         setup(task, config, output);
         setProcessingTimeService(processingTime);
-        stream = (String) references[0];
-        lag = Long.parseLong((String) references[1]);
-        settling = Long.parseLong((String) references[2]);
+        lag = Long.parseLong((String) references[0]);
+        settling = Long.parseLong((String) references[1]);
     }
 
     public void initializeState(StateInitializationContext context) throws Exception {
@@ -63,7 +55,6 @@ public final class AwaitPartitions extends AbstractStreamOperator
 
     public void open() throws Exception {
         super.open();
-        late = getMetricGroup().counter("records_behind_watermark");
         getMetricGroup()
                 .gauge(
                         "watermark_held_ms",
@@ -80,23 +71,6 @@ public final class AwaitPartitions extends AbstractStreamOperator
 
     public void processElement(StreamRecord record) throws Exception {
         output.collect(record);
-        if (record.hasTimestamp() && record.getTimestamp() <= sent) {
-            late.inc();
-            if (late.getCount() >= nextWarning) {
-                nextWarning = late.getCount() * 4L;
-                LOG.warn(
-                        "{}: {} records so far came behind the watermark, the latest one by {} ms."
-                                + " Requests among them may be rejected (late_request), and actions"
-                                + " may miss their labels. Either a partition was found or read too"
-                                + " late, or the disorder within a partition is greater than"
-                                + " out_of_orderness",
-                        new Object[] {
-                            stream,
-                            Long.valueOf(late.getCount()),
-                            Long.valueOf(sent - record.getTimestamp())
-                        });
-            }
-        }
     }
 
     public void processWatermark(Watermark mark) throws Exception {
