@@ -1,6 +1,6 @@
 """Configuration keys as documentation lists them, beside those that the structs really have.
 
-A table of keys has the head `| key | default | |`. A cell may name several keys, each in backticks;
+A table of keys has the head `| key | default | meaning |`. A cell may name several keys, each in backticks;
 one that begins with a dot goes on in the section of the key before it. The defaults stand in the
 same order. A row `[[a.b]]` describes an array of tables, whose keys stand in its last cell.
 """
@@ -19,7 +19,7 @@ import tomli
 from configuration.reading import Duration
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-_HEAD = "| key | default | |"
+_HEAD = "| key | default | meaning |"
 _UNITS = {"MiB": 1 << 20}
 
 
