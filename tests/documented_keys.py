@@ -1,8 +1,8 @@
 """Configuration keys as documentation lists them, beside those that the structs really have.
 
-A table of keys has the head `| key | default | meaning |`. A cell may name several keys, each in backticks;
-one that begins with a dot goes on in the section of the key before it. The defaults stand in the
-same order. A row `[[a.b]]` describes an array of tables, whose keys stand in its last cell.
+A table of keys has the head `| key | default | meaning |`. A cell may name several keys, each in
+backticks. A key that begins with a dot belongs to the section of the key before it. The defaults
+are in the same order. A row `[[a.b]]` describes an array of tables; its keys are in its last cell.
 """
 
 from __future__ import annotations
