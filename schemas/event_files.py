@@ -129,7 +129,8 @@ def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes
             if end == start:
                 return
             if compressed:
-                yield start, end, iter((head + rest).splitlines(keepends=True))
+                # not splitlines: it splits at a carriage return too, which JSON takes as a blank
+                yield start, end, iter(io.BytesIO(head + rest))
             else:
                 yield start, end, _lines_between(path, file, start, end)
             start = end

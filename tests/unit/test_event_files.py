@@ -17,7 +17,9 @@ from schemas import event_files
 from schemas.event_files import EventFileError
 
 BOM = b"\xef\xbb\xbf"
-line = st.sampled_from([b"", b" ", b"\t", b'{"event_time":7}', b"\xff", b"{}", b"x" * 50])
+line = st.sampled_from(
+    [b"", b" ", b"\t", b'{"event_time":7}', b'{\r"event_time":7}', b"\xff", b"{}", b"x" * 50]
+)
 
 
 @st.composite
@@ -71,7 +73,10 @@ def test_chunks_give_every_line_once(
             chunks.append((start, stop))
             end = stop
             if len(chunks) % 3:  # they need not be read
-                assert b"".join(lines) == content[start:stop]
+                # only a newline ends a record: JSON takes a carriage return as a blank
+                cut = [part + b"\n" for part in content[start:stop].split(b"\n")]
+                cut[-1] = cut[-1][:-1]
+                assert list(lines) == [part for part in cut if part]
         assert end == len(content)
         assert all(content[stop - 1 : stop] == b"\n" for _, stop in chunks[:-1])
         assert all(content.rfind(b"\n", a, b - 1) < a + chunk_bytes - 1 for a, b in chunks)
