@@ -87,7 +87,7 @@ def train(config: TrainerConfig) -> int:
     """Trains as configured, and shows what came of it. Raises as `Session.run`."""
     from trainer.run.build import runner_of
     from trainer.run.job import job_of
-    from trainer.run.runner import RunError, ServerGoneError
+    from trainer.run.runner import LostShardError, RunError, ServerGoneError
 
     with _interrupts() as interrupted, _shown(config) as watch:
         if not _there_are_samples(config, interrupted):
@@ -110,7 +110,13 @@ def train(config: TrainerConfig) -> int:
             )
             session.run()
             stats = session.runner.stats()
-        except (RunError, ServerGoneError, NotFiniteError, OSError) as error:
+        except (LostShardError, ServerGoneError) as error:
+            # a session in training goes back by itself; before and after that it cannot
+            failed = (
+                f"train: a server ended before or after training ({error}); its log says why."
+                " Start the same command again"
+            )
+        except (RunError, NotFiniteError, OSError) as error:
             failed = f"train: {error}"
         finally:
             if session is not None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -24,6 +25,8 @@ from benchmarks.trainer.data import Traffic, files, write
 from tests.trainer import runs
 from trainer import checkpoint
 from trainer.checkpoint import Manifest
+from trainer.run.local import LocalRunner
+from trainer.run.runner import LostShardError, ServerGoneError
 from trainer.server.shard import ShardSnapshot
 from trainer.train import main
 
@@ -220,6 +223,24 @@ def test_a_configuration_that_is_wrong(
     assert text.startswith("train: ")
     assert len(text.splitlines()) == 1
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("error", [LostShardError("shards [0]"), ServerGoneError("server 0")])
+def test_a_server_that_ends_while_servers_start(
+    error: Exception,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def start(self: LocalRunner, shards: Sequence[ShardSnapshot]) -> None:
+        raise error
+
+    monkeypatch.setattr(LocalRunner, "start", start)
+    assert main(arguments(folder, tmp_path / "out")) == 1
+    said = capsys.readouterr().err
+    assert f"a server ended before or after training ({error})" in said
+    assert "Traceback" not in said
 
 
 def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
