@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tools.advise_window.command import ANSWERED, WRONG, main
+from tools.advise_window.terminal import WIDTH
 from tools.generate.model import ACTIONS, Traffic
 from tools.generate.traffic import generate
-from tools.summary.show import WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_page_needs_nothing_but_itself(
     assert "link" not in page.tags
     assert all(link.startswith("#") for link in page.links), "nothing is fetched"
     assert "@import" not in html
-    assert page.tags.count("svg") == len([m for m in ACTIONS if f"{m.kind}: what" in html]) + 1
+    assert page.tags.count("svg") == html.count("[actions.") + 1, "no plot without advice"
     assert "prefers-color-scheme: dark" in html
     assert "#01010" not in html, "every stand-in has become a colour of the page"
     assert re.findall(r"var\((--[a-z0-9-]+)\)", html)
@@ -109,7 +109,7 @@ def test_a_kind_that_is_hardly_seen_is_not_guessed(
     code, out, _ = run(capsys, tmp_path / "pipeline.toml", "--html", str(tmp_path / "page.html"))
     assert code == ANSWERED
     assert re.search(r"purchase: cannot tell: \d+ actions were seen, and 50 are needed", out)
-    assert "give more data for the kinds that were hardly seen" in out
+    assert "Give more data for the kinds that were hardly seen" in out
     assert "cannot tell" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,11 +127,15 @@ def test_windows_are_not_understated_by_a_horizon_that_cuts(target: float, reach
     estimate = DelayEstimate(observations)
     advice = estimate.window(target)
     truth = float(LOG_NORMAL.ppf(target))
+    assert advice.low <= truth
+    if reached < 0.95:
+        assert estimate.seen_quantile(target) < 0.8 * truth, "what is seen is all too early"
+        assert not advice.told, "only a family would say what the horizon cuts off"
+        assert np.isnan(advice.window_ms)
+        return
     assert advice.window_ms == pytest.approx(truth, rel=0.05)
     assert advice.low <= advice.window_ms <= advice.high
     assert advice.basis == ("observed" if advice.high <= horizon else "extrapolated")
-    if reached < 0.95:
-        assert estimate.seen_quantile(target) < 0.8 * truth, "what is seen is all too early"
 
 
 def test_recent_requests_do_not_look_faster_than_they_are() -> None:
@@ -202,6 +207,85 @@ def test_delays_like_no_family_are_not_extrapolated() -> None:
     advice = DelayEstimate(followed).window(0.95)
     assert advice.basis == "observed"
     assert advice.window_ms == pytest.approx(np.quantile(delays, 0.95), rel=0.01)
+
+
+#: Delays of many shapes, most of no family that is fitted. The mixtures have a second, slow part.
+SHAPES: dict[str, list[tuple[float, stats.rv_continuous]]] = {
+    "log-normal": [(1.0, LOG_NORMAL)],
+    "Weibull": [(1.0, stats.weibull_min(0.4, scale=5 * MINUTE))],
+    "exponential": [(1.0, EXPONENTIAL)],
+    "gamma": [(1.0, stats.gamma(0.5, scale=20 * MINUTE))],
+    "log-logistic": [(1.0, stats.fisk(1.5, scale=5 * MINUTE))],
+    "Pareto": [(1.0, stats.lomax(1.2, scale=3 * MINUTE))],
+    "two log-normals": [
+        (0.85, stats.lognorm(1.1, scale=1.5 * MINUTE)),
+        (0.15, stats.lognorm(1.0, scale=15 * MINUTE)),
+    ],
+    "two exponentials": [(0.6, stats.expon(scale=MINUTE)), (0.4, stats.expon(scale=30 * MINUTE))],
+    "fast and slow": [
+        (0.7, stats.lognorm(0.8, scale=MINUTE)),
+        (0.3, stats.lognorm(0.8, scale=180 * MINUTE)),
+    ],
+}
+
+
+class _Mixture:
+    def __init__(self, parts: list[tuple[float, stats.rv_continuous]]) -> None:
+        self._parts = parts
+
+    def rvs(self, size: int, random_state: np.random.Generator) -> Floats:
+        which = random_state.choice(len(self._parts), size, p=[w for w, _ in self._parts])
+        drawn = [d.rvs(size, random_state=random_state) for _, d in self._parts]
+        return np.asarray(np.stack(drawn)[which, np.arange(size)], dtype=np.float64)
+
+    def cdf(self, waits: Floats) -> Floats:
+        return np.asarray(sum(w * d.cdf(waits) for w, d in self._parts), dtype=np.float64)
+
+    def ppf(self, share: float) -> float:
+        waits = np.geomspace(1, 1e11, 100_000)
+        return float(np.interp(share, self.cdf(waits), waits))
+
+
+@pytest.mark.parametrize("reached", [0.6, 0.9, 0.96, 0.998])
+def test_no_figure_is_shown_that_is_off_by_more_than_it_says(reached: float) -> None:
+    right = right_bounds = told = shown = 0
+    for name, parts in SHAPES.items():
+        truth = _Mixture(parts)
+        horizon = truth.ppf(reached)
+        for seed in range(1):
+            observed = world(
+                truth, horizon, seed=seed, impressions=40_000, acting=0.2, span=horizon + 10 * DAY
+            )
+            estimate = DelayEstimate(observed)
+            advice = estimate.window(0.95)
+            at_most = estimate.at_most(np.array([horizon / 4, horizon]))
+            shown += 3
+            right_bounds += int((truth.cdf(np.array([horizon / 4, horizon])) <= at_most).sum())
+            right_bounds += advice.low <= truth.ppf(0.95)
+            if reached < 0.8:
+                assert not advice.told, name
+            if not advice.told:
+                assert np.isnan(advice.window_ms)
+                assert advice.high == np.inf
+                continue
+            waits = np.array([advice.window_ms / 4, advice.window_ms, 2 * advice.window_ms])
+            band, complete = estimate.completeness(waits), truth.cdf(waits)
+            right += int(advice.low <= truth.ppf(0.95) <= advice.high)
+            right += int(((band.low - 1e-3 <= complete) & (complete <= band.high + 1e-3)).sum())
+            told += 4
+    assert right_bounds >= 0.95 * shown
+    assert right >= 0.9 * told
+    if reached > 0.99:
+        assert told >= 0.7 * 4 * len(SHAPES), "a sufficient horizon is not refused"
+
+
+def test_actions_beyond_the_horizon_refute_an_answer() -> None:
+    observed = world(LOG_NORMAL, float(LOG_NORMAL.ppf(0.998)))
+    horizon = observed.reach
+    for beyond, told in ((0, True), (10, True), (3_000, False)):
+        advice = DelayEstimate(replace(observed, beyond=beyond, horizon=horizon)).window(0.95)
+        assert advice.told == told
+    assert "3,000 actions came after the late horizon" in advice.why
 
 
 def test_times_in_whole_minutes_do_no_harm() -> None:

@@ -20,6 +20,8 @@ from tools.generate.model import ACTIONS, Traffic
 from tools.generate.traffic import generate
 
 HOUR = 3_600_000
+#: The hours of events count from here.
+START = 1_700_002_800_000
 
 CONFIG = """
 [join]
@@ -207,6 +209,53 @@ def test_orphans_show_how_far_the_actions_reach_and_broken_records_do_not(tmp_pa
     assert read_samples.read(stated).until == 11 * HOUR
 
 
+def test_an_id_that_is_used_again_is_another_sample(tmp_path: Path) -> None:
+    pipe = pipeline(tmp_path)
+    write(
+        pipe,
+        [
+            sample(1, 0, delay_click_ms=5_000),
+            sample(1, 9),  # the same request id, long after the first was forgotten
+            sample(2, 20, delay_click_ms=HOUR),
+        ],
+        [late(1, 9, "click", 2 * HOUR)],
+    )
+    click, _ = read_samples.read(pipe).kinds
+    assert sorted(click.delays) == [5_000, HOUR, 2 * HOUR]
+    assert click.impressions == 3
+
+
+def test_orphans_of_known_requests_came_beyond_the_horizon(tmp_path: Path) -> None:
+    pipe = pipeline(tmp_path)
+    no = dict.fromkeys(REJECTED.names) | {"stream": "actions", "reason": "orphan_action"}
+    orphans = [
+        action("click", 6, "i1", "r1"),  # 6 h after its request: the horizon is 4 h
+        action("click", 7, "i1", "r1"),  # the same impression
+        action("click", 9, "i2", "r2"),  # that one has a click
+        action("click", 3, "i3", "r3"),  # within the horizon: something else was wrong
+        action("buy", 9, "i9", "unknown"),
+        action("click", 9, "i1", "r1") | {"event_time": 9},
+        action("other", 9, "i1", "r1"),
+    ]
+    write(
+        pipe,
+        [
+            sample(n, 0, event_time=START, delay_click_ms=5_000 if n == 2 else None)
+            for n in range(1, 4)
+        ],
+        rejected=[
+            no | {"raw": json.dumps(one).encode(), "record_time": one["event_time"]}
+            for one in orphans
+        ],
+    )
+    observed = read_samples.read(pipe)
+    assert [kind.beyond for kind in observed.kinds] == [1, 0]
+    notes = "\n".join(observed.notes)
+    assert "click: 1 orphans came more than 4.0 h (the late horizon)" in notes
+    assert "against 1 actions seen within it" in notes
+    assert "buy: 1 more orphans are of no sample" in notes
+
+
 def test_by_user_an_impression_is_followed_until_the_item_is_shown_again(tmp_path: Path) -> None:
     pipe = pipeline(tmp_path, "user_id")
     write(
@@ -245,13 +294,14 @@ def request(name: str, hour: float, *items: str) -> dict[str, Any]:
     return {
         "request_id": name,
         "user_id": "u",
-        "event_time": round(hour * HOUR),
+        "event_time": START + round(hour * HOUR),
         "items": [{"item_id": item} for item in items],
     }
 
 
 def action(kind: str, hour: float, item: str, name: str | None = None) -> dict[str, Any]:
-    told = {"user_id": "u", "item_id": item, "action": kind, "event_time": round(hour * HOUR)}
+    told: dict[str, Any] = {"user_id": "u", "item_id": item, "action": kind}
+    told["event_time"] = START + round(hour * HOUR)
     return told | ({} if name is None else {"request_id": name})
 
 
@@ -301,6 +351,21 @@ def test_events_need_files_with_something_in_them(tmp_path: Path) -> None:
     log(tmp_path, "actions", action("click", 1, "a", "r"))
     with pytest.raises(ConfigError, match=r"sources\.features\.path: no usable record"):
         read_events.read(pipe)
+
+
+def test_event_times_in_another_unit_are_left_out_and_said(tmp_path: Path) -> None:
+    seconds = request("r2", 1, "a")
+    seconds["event_time"] //= 1000
+    log(tmp_path, "features", request("r1", 0, "a", "b"), seconds)
+    micro = action("click", 2, "a", "r1")
+    micro["event_time"] *= 1000
+    log(tmp_path, "actions", micro, action("click", 3, "a", "r1"))
+    observed = read_events.read(pipeline(tmp_path))
+    click, _ = observed.kinds
+    assert click.delays.tolist() == [3 * HOUR]
+    assert "features: 1 records" in observed.notes[0]
+    assert "looks like seconds" in observed.notes[0]
+    assert "looks like microseconds" in observed.notes[1]
 
 
 @pytest.mark.parametrize("key", ["request_id", "user_id"])

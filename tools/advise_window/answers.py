@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from jobs.pipeline.config import Pipeline
 from tools.advise_window.cost import (
     Overheads,
@@ -17,6 +19,7 @@ from tools.advise_window.cost import (
 )
 from tools.advise_window.delays import Advice, AllAlikeError, DelayEstimate, NoEstimateError
 from tools.advise_window.observations import Observed
+from tools.summary.show import readable_ms
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,15 @@ class KindAnswer:
     """One kind: its delays, the window for the target, and what is configured now.
 
     `now` is the cost of the configured window, `waits` of others (both among them, ascending).
-    `naive_ms`: the target's quantile of the delays that were seen.
+    `naive_ms`: the target's quantile of the delays that were seen. A kind that cannot be told has
+    none of them. `has_at_most`: the upper limit of the configured window's completeness.
     """
 
     estimate: DelayEstimate
     advice: Advice
-    naive_ms: float
-    now: Waiting
+    has_at_most: float
+    naive_ms: float | None
+    now: Waiting | None
     waits: tuple[Waiting, ...]
 
     @property
@@ -45,7 +50,8 @@ class Answers:
     `refused`: by kind, why nothing can be said. `longest`: the advice for the pipeline, that of the
     kind `longest_kind`; None where a kind that matters has none. `costs` is about the advised
     windows, and the configured one where there is no advice; `costs_now` about the configured ones.
-    Both leave out an exposure kind, which labels nothing.
+    Both leave out an exposure kind, which labels nothing, and `not_in_costs`: kinds that cannot be
+    told.
     """
 
     target: float
@@ -58,6 +64,7 @@ class Answers:
     configured_ms: float
     costs: tuple[PolicyCost, ...]
     costs_now: tuple[PolicyCost, ...]
+    not_in_costs: tuple[str, ...]
     next_steps: tuple[str, ...]
 
 
@@ -77,16 +84,16 @@ def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
                 few.append(observations.kind)
             continue
         kinds.append(_kind_answer(estimate, target, overheads))
-    answered = [k for k in kinds if k.advice.basis != "cannot tell"]
+    answered = [k for k in kinds if k.advice.told]
     longest = max(answered, key=lambda k: k.advice.window_ms, default=None)
     if few or len(answered) < len(kinds):
         longest = None
     configured = {k.name: float(k.window_ms) for k in pipeline.kinds}
     windows = configured | {k.kind: k.advice.window_ms for k in answered}
     exposure = pipeline.rules.exposure
-    labels = [k.estimate for k in kinds if k.kind != exposure]
-    of_labels = {e.kind: windows[e.kind] for e in labels}
-    now = {e.kind: configured[e.kind] for e in labels}
+    labels = [k.estimate for k in answered if k.kind != exposure]
+    of_labels = {name: at for name, at in windows.items() if name != exposure}
+    now = {name: configured[name] for name in of_labels}
     costs: list[PolicyCost] = []
     costs_now: list[PolicyCost] = []
     if labels:
@@ -107,6 +114,9 @@ def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
         configured_ms=max(configured.values()),
         costs=tuple(costs),
         costs_now=tuple(costs_now),
+        not_in_costs=tuple(
+            k.name for k in pipeline.kinds if k.name not in {e.kind for e in labels} | {exposure}
+        ),
         next_steps=tuple(_next_steps(pipeline, kinds, few, observed)),
     )
 
@@ -114,13 +124,14 @@ def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
 def _kind_answer(estimate: DelayEstimate, target: float, overheads: Overheads) -> KindAnswer:
     advice = estimate.window(target)
     configured = float(estimate.configured_ms)
-    marks = [configured]
-    if advice.basis != "cannot tell":
-        marks.append(advice.window_ms)
-    waits = waiting(estimate, grid(estimate, marks), overheads)
+    has_at_most = float(estimate.at_most(np.array([configured]))[0])
+    if not advice.told:
+        return KindAnswer(estimate, advice, has_at_most, None, None, ())
+    waits = waiting(estimate, grid(estimate, [configured, advice.window_ms]), overheads)
     return KindAnswer(
         estimate=estimate,
         advice=advice,
+        has_at_most=has_at_most,
         naive_ms=estimate.seen_quantile(target),
         now=next(w for w in waits if w.wait_ms == configured),
         waits=tuple(waits),
@@ -134,18 +145,18 @@ def _next_steps(
     observed: Observed,
 ) -> list[str]:
     """What a person can do about what the data do not tell."""
-    unsure = [k for k in kinds if k.advice.basis == "cannot tell"]
+    unsure = [k for k in kinds if not k.advice.told]
     steps = []
     horizon = pipeline.rules.late_horizon
     if any(k.estimate.reach >= horizon for k in unsure) and observed.followed_to_horizon:
         steps.append(
-            "follow longer: raise join.late_horizon and join again, or read the raw logs with"
-            " --from events"
+            "Follow longer: raise join.late_horizon (now "
+            f"{readable_ms(horizon)}) and join again, or read the event files with --from events."
         )
     elif unsure:
-        steps.append("give more hours of logs: the follow-up is as short as they are")
+        steps.append("Give more hours of logs: no request was followed for longer than they last.")
     if few:
-        steps.append("give more data for the kinds that were hardly seen: " + ", ".join(few))
+        steps.append("Give more data for the kinds that were hardly seen: " + ", ".join(few) + ".")
     return steps
 
 

@@ -20,7 +20,6 @@ from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
-from tools.summary.show import WIDTH
 
 ANSWERED, WRONG = 0, 2
 
@@ -92,9 +91,9 @@ def _advise(
 
         page.write_text(render(answers), encoding="utf-8")
     console = Console(highlight=False)
-    if console.width < WIDTH:
-        # a table is folded by the terminal at most, and not cut
-        console = Console(highlight=False, width=WIDTH)
+    if console.width < terminal.WIDTH:
+        # A narrow terminal folds the tables; it does not cut them.
+        console = Console(highlight=False, width=terminal.WIDTH)
     terminal.print_answers(answers, console)
     if page is not None:
         errors.print(f"advise: the page is {page}", markup=False, soft_wrap=True)

@@ -82,7 +82,7 @@ def waiting(estimate: DelayEstimate, waits: Floats, overheads: Overheads) -> lis
 
 def grid(estimate: DelayEstimate, windows: Sequence[float]) -> Floats:
     """Round waits around where something happens, and `windows`; ascending, ms."""
-    around = [estimate.best.wait(0.1), *windows]
+    around = [estimate.wait(0.1), *windows]
     nice = [w for w in NICE_WAITS if min(around) / 2 <= w <= 3 * max(around)]
     return np.array(sorted({*nice, *windows}), dtype=np.float64)
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special, stats
 
 from tools.advise_window.observations import Floats, KindObservations
+from tools.advise_window.remainder import Remainder, remainder
 from tools.advise_window.survival import KaplanMeier, kaplan_meier
 from tools.advise_window.tail import Fit, clear_of_zero, fit_all
 
@@ -26,8 +27,6 @@ MIN_ACTIONS = 50
 AIC_MARGIN = 4.0
 #: An interval whose ends are further apart than this factor is no advice.
 MAX_SPREAD = 2.0
-#: The last octave of the reach has fewer of the actions than this: the curve has levelled off.
-LEVEL_SHARE = 0.005
 #: How far a family may be from the curve that was observed (a Kolmogorov distance).
 MAX_DISTANCE = 0.03
 #: Windows are looked for up to this many times the reach.
@@ -49,8 +48,8 @@ class Band:
 class Advice:
     """The shortest window (ms) that reaches a target completeness, with its interval.
 
-    `high` is infinite where the data set no limit. "cannot tell" comes with the reason `why`; the
-    figures are then no advice.
+    "cannot tell" comes with the reason `why`. Then there is no advice: `window_ms` is NaN, `high`
+    is infinite, and `low` is the limit that holds whatever comes beyond the reach.
     """
 
     target: float
@@ -59,6 +58,11 @@ class Advice:
     high: float
     basis: Basis
     why: str = ""
+
+    @property
+    def told(self) -> bool:
+        """Whether there is an advice."""
+        return self.basis != "cannot tell"
 
 
 class NoEstimateError(Exception):
@@ -81,6 +85,8 @@ class DelayEstimate:
         self.configured_ms = observations.window_ms
         self.reach = observations.reach
         self.impressions = observations.impressions
+        self.beyond = observations.beyond
+        self.horizon = observations.horizon
         within = observations.until(self.reach)
         if len(within.delays) < MIN_ACTIONS:
             raise TooFewActionsError(
@@ -98,6 +104,7 @@ class DelayEstimate:
         self._delays, _ = clear_of_zero(within)
         self._raw_delays = within.delays
         self.fits = fit_all(within)
+        self.remainder: Remainder = remainder(self._km, self.reach, confidence)
 
     # -- the reach ---------------------------------------------------------------------------------
 
@@ -110,22 +117,28 @@ class DelayEstimate:
         """The families that the data do not tell apart, the best first."""
         return [fit for fit in self.fits if fit.aic <= self.best.aic + AIC_MARGIN]
 
-    @property
-    def within_reach(self) -> float:
-        """The share of those that ever act that acts within the reach, by the best family."""
-        return float(self.best.acted(np.array([self.reach]))[0])
+    @cached_property
+    def by_family(self) -> bool:
+        """Whether the best family is like the data, and says where the delays end."""
+        return self.fits_well and not self.best.loose
 
     @cached_property
-    def levelled(self) -> bool:
-        """Whether hardly anything came in the last octave of the reach."""
-        half, whole = self._acted(np.array([self.reach / 2, self.reach])).tolist()
-        return bool(whole - half < LEVEL_SHARE * whole)
+    def within_reach(self) -> float:
+        """The share of those that ever act that acts within the reach: the estimate."""
+        if not self.by_family and self.remainder.bounded:
+            return 1 / (1 + self.remainder.beyond)
+        return self._family_within_reach
+
+    @property
+    def _family_within_reach(self) -> float:
+        return float(self.best.acted(np.array([self.reach]))[0])
 
     @cached_property
     def distance(self) -> float:
         """The greatest distance of the best family from what was observed, up to the reach."""
         observed = self._km.acted / self._km.acted[-1]
-        model = self.best.acted(np.maximum(self._km.times, self._delays.min())) / self.within_reach
+        times = np.maximum(self._km.times, self._delays.min())
+        model = self.best.acted(times) / self._family_within_reach
         before = np.concatenate([[0.0], observed[:-1]])
         return float(np.maximum(np.abs(observed - model), np.abs(before - model)).max())
 
@@ -147,17 +160,69 @@ class DelayEstimate:
     # -- completeness ------------------------------------------------------------------------------
 
     def completeness(self, waits: Floats) -> Band:
-        """At each wait (ms, > 0)."""
-        bands = [self._band(fit, waits) for fit in self.plausible]
+        """At each wait (ms, > 0), with an interval. Only for a kind that has an advice."""
+        value = self.share(waits)
+        bands = [self._band(fit, waits) for fit in self.plausible] if self.by_family else []
+        bands.append(self._band_of_remainder(waits))
         return Band(
-            bands[0].value,
-            np.min([band.low for band in bands], axis=0),
-            np.max([band.high for band in bands], axis=0),
+            value,
+            np.min([value, *(band.low for band in bands)], axis=0),
+            # whatever comes beyond the reach, completeness is not above this
+            np.max([value, self.at_most(waits), *(band.high for band in bands)], axis=0),
         )
 
     def share(self, waits: Floats) -> Floats:
         """The estimate alone, without its interval: at each wait (ms, > 0)."""
-        return self._value(self.best, waits)
+        if self.by_family or not self.remainder.bounded:
+            return self._value(self.best, waits)
+        beyond = self.remainder.complete(np.maximum(waits, self.reach))
+        return np.where(waits <= self.reach, self._seen_share(waits) * self.within_reach, beyond)
+
+    def at_most(self, waits: Floats) -> Floats:
+        """The upper confidence limit of completeness at each wait (ms, > 0), without a family.
+
+        It is that of the share of the actions within the reach; more may come beyond.
+        """
+        _, high = self._seen_interval(waits)
+        return high
+
+    def at_least(self, target: float) -> float:
+        """The lower confidence limit (ms) of the window for a completeness, without a family."""
+        waits = np.geomspace(self._delays.min(), self.reach, 2_000)
+        return _first_above(waits, self.at_most(waits), target)
+
+    @property
+    def act_at_least(self) -> float:
+        """The lower confidence limit of the share of impressions that ever act."""
+        idle = (1 - self._km.acted[-1]) * math.exp(self._z * math.sqrt(self._km.greenwood[-1]))
+        return max(0.0, 1 - float(idle))
+
+    def _seen_share(self, waits: Floats) -> Floats:
+        shape = self._acted(np.minimum(waits, self.reach)) / self._km.acted[-1]
+        return np.asarray(shape, dtype=np.float64)
+
+    def _seen_interval(self, waits: Floats) -> tuple[Floats, Floats]:
+        """Of the share of the actions within the reach that came within each wait."""
+        value = self._seen_share(waits)
+        low, high = self._logit_interval(value, self._variance_of_ratio(waits))
+        # no action up to a wait: the exact limit of a binomial
+        few = 1 - (1 - special.ndtr(self._z)) ** (1 / self.actions)
+        return low, np.where(waits < self.reach, np.maximum(high, few), 1.0)
+
+    def _band_of_remainder(self, waits: Floats) -> Band:
+        low, high = self._seen_interval(waits)
+        beyond = self.remainder.complete_at_least(np.maximum(waits, self.reach))
+        return Band(self.share(waits), np.where(waits < self.reach, low * beyond, beyond), high)
+
+    def _logit_interval(self, value: Floats, variance: Floats) -> tuple[Floats, Floats]:
+        """Of shares, given the variance of their logarithms."""
+        # closer to 1 the logit would make much of the rounding in the variance
+        sure = np.clip(value, 1e-6, 1 - 1e-6)
+        error = self._z * np.sqrt(np.maximum(variance, 0.0)) / (1 - sure)
+        logit = special.logit(sure)
+        low, high = special.expit(logit - error), special.expit(logit + error)
+        nothing = value <= 0
+        return np.where(nothing, 0.0, low), np.where(nothing, 0.0, high)
 
     def seen_quantile(self, share: float) -> float:
         """Of the delays that were seen (ms), as if there were no others: the naive answer."""
@@ -177,40 +242,39 @@ class DelayEstimate:
             self._variance_inside(fit, np.minimum(waits, self.reach)),
             np.einsum("wi,ij,wj->w", beyond, fit.covariance, beyond),
         )
-        # closer to 1 the logit would make much of the rounding in the variance
-        sure = np.clip(value, 1e-6, 1 - 1e-6)
-        error = self._z * np.sqrt(np.maximum(variance, 0.0)) / (1 - sure)
-        logit = special.logit(sure)
-        low, high = special.expit(logit - error), special.expit(logit + error)
-        nothing = value <= 0
-        return Band(value, np.where(nothing, 0.0, low), np.where(nothing, 0.0, high))
+        return Band(value, *self._logit_interval(value, variance))
 
     def _value(self, fit: Fit, waits: Floats) -> Floats:
         scale = float(fit.acted(np.array([self.reach]))[0])
-        shape = self._acted(np.minimum(waits, self.reach)) / self._km.acted[-1]
         beyond = fit.acted(np.maximum(waits, self.reach))
-        return np.where(waits <= self.reach, shape * scale, beyond)
+        return np.where(waits <= self.reach, self._seen_share(waits) * scale, beyond)
 
     def _variance_inside(self, fit: Fit, waits: Floats) -> Floats:
         """Of log(K(w) / K(t) * F(t)): Greenwood's for the ratio, the family's, and twice their
         covariance, through the influence that each action has on either.
         """
         km = self._km
-        last = len(km.times) - 1
         at = km.at(waits)
         acted = np.where(at >= 0, km.acted[at], 1.0)  # where nothing has acted no band is drawn
-        greenwood = np.where(at >= 0, km.greenwood[at], 0.0)
-        a, b = acted, km.acted[last]
-        ratio = (
-            ((1 - a) / a) ** 2 * greenwood
-            + ((1 - b) / b) ** 2 * km.greenwood[last]
-            - 2 * (1 - a) * (1 - b) / (a * b) * greenwood
-        )
         scale = fit.scores @ fit.inverse @ fit.gradient(np.array([self.reach]))[0]
         shared = self._shared_influence(scale)
-        at_w = np.where(at >= 0, shared[at], 0.0) / a
-        covariance = at_w - shared[last] / b
-        return np.asarray(ratio + scale @ scale + 2 * covariance, dtype=np.float64)
+        at_w = np.where(at >= 0, shared[at], 0.0) / acted
+        covariance = at_w - shared[-1] / km.acted[-1]
+        variance = self._variance_of_ratio(waits) + scale @ scale + 2 * covariance
+        return np.asarray(variance, dtype=np.float64)
+
+    def _variance_of_ratio(self, waits: Floats) -> Floats:
+        """Of log(K(w) / K(t)), from Greenwood's."""
+        km = self._km
+        at = km.at(np.minimum(waits, self.reach))
+        a, b = np.where(at >= 0, km.acted[at], 1.0), km.acted[-1]
+        greenwood = np.where(at >= 0, km.greenwood[at], 0.0)
+        ratio = (
+            ((1 - a) / a) ** 2 * greenwood
+            + ((1 - b) / b) ** 2 * km.greenwood[-1]
+            - 2 * (1 - a) * (1 - b) / (a * b) * greenwood
+        )
+        return np.asarray(ratio, dtype=np.float64)
 
     def _shared_influence(self, other: Floats) -> Floats:
         """At each step the sum over the actions of their influence on K, times `other` (n,).
@@ -231,33 +295,58 @@ class DelayEstimate:
 
     def window(self, target: float) -> Advice:
         """The shortest window whose completeness is at least `target` (0 < target < 1)."""
-        value = self._shortest(target)
-        waits = np.geomspace(self._delays.min(), self.reach * LOOK_AHEAD, 2_000)
-        band = self.completeness(waits)
-        # the earliest wait at which the band allows for the target, and at which it promises it
-        low = min(value, _first_above(waits, band.high, target))
-        high = max(value, _first_above(waits, band.low, target))
-        why = self._doubt(low, high)
+        why = self._no_tail()
+        if not why:
+            value = self.wait(target)
+            waits = np.geomspace(self._delays.min(), self.reach * LOOK_AHEAD, 2_000)
+            band = self.completeness(waits)
+            # the earliest wait at which the band allows for the target, and at which it promises it
+            low = min(value, _first_above(waits, band.high, target))
+            high = max(value, _first_above(waits, band.low, target))
+            why = self._doubt(low, high)
+        if why:
+            return Advice(target, math.nan, self.at_least(target), math.inf, "cannot tell", why)
         basis: Basis = "observed" if high <= self.reach else "extrapolated"
-        return Advice(target, value, low, high, "cannot tell" if why else basis, why)
+        return Advice(target, value, low, high, basis)
 
-    def _shortest(self, target: float) -> float:
-        if target > self.within_reach:
-            return self.best.wait(target)
-        needed = target / self.within_reach * self._km.acted[-1]
+    def wait(self, share: float) -> float:
+        """The shortest wait (ms) at which the estimate of completeness is at least `share`."""
+        if share > self.within_reach:
+            if self.by_family or not self.remainder.bounded:
+                return self.best.wait(share)
+            waits = np.geomspace(self.reach, self.reach * LOOK_AHEAD, 2_000)
+            return _first_above(waits, self.share(waits), share)
+        needed = share / self.within_reach * self._km.acted[-1]
         at = int(np.searchsorted(self._km.acted, needed * (1 - 1e-12)))
         return float(max(self._km.times[min(at, len(self._km.times) - 1)], self._delays.min()))
 
-    def _doubt(self, low: float, high: float) -> str:
-        if self.best.loose:
-            return "the delays do not thin out within the reach of the data"
-        if not self.fits_well and not self.levelled:
+    def _no_tail(self) -> str:
+        """Why nothing can be said about what comes beyond the reach; empty if something can."""
+        if not self.remainder.bounded:
+            return "the delays do not become rarer within the time that was followed"
+        if self._contradicted:
             return (
-                f"no family of delays is like the data (off by {self.distance:.0%}), and they have"
-                " not levelled off within their reach"
+                f"{self.beyond:,} actions came after the late horizon, more than the delays within"
+                f" it ({self.actions:,}) make likely"
             )
+        return ""
+
+    @property
+    def _contradicted(self) -> bool:
+        """Whether more actions came beyond the horizon than the interval at the horizon allows.
+
+        Both counts are of all requests, and fewer of them were followed beyond the horizon than
+        within it, so the share of actions beyond it is not overstated.
+        """
+        if not self.beyond:
+            return False
+        level = float(special.ndtr(self._z))
+        within = float(stats.beta.ppf(level, self.actions + 1, self.beyond))
+        return bool(self.completeness(np.array([self.horizon])).low[0] > within)
+
+    def _doubt(self, low: float, high: float) -> str:
         if high > low * MAX_SPREAD:
-            return f"its interval is wider than a factor of {MAX_SPREAD:g}"
+            return f"the interval would be wider than a factor of {MAX_SPREAD:g}"
         return ""
 
 

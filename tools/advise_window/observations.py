@@ -7,6 +7,7 @@ impression without an action is *censored*, not negative, and the delays that ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
@@ -27,7 +28,8 @@ class KindObservations:
 
     `delays` (n,): of the first action, for impressions that were seen to act; `follow` (n,): how
     far each of those was followed, `delays <= follow`. `idle_follow`, `idle_weight` (m,): of those
-    that were not seen to act, for how many impressions each stands (1 / sampling rate).
+    that were not seen to act, for how many impressions each stands (1 / sampling rate). `beyond`:
+    impressions that are known to have acted first beyond `horizon` (ms), the late horizon.
     """
 
     kind: str
@@ -36,6 +38,8 @@ class KindObservations:
     follow: Floats
     idle_follow: Floats
     idle_weight: Floats
+    beyond: int = 0
+    horizon: float = math.inf
 
     @property
     def impressions(self) -> float:

@@ -9,7 +9,7 @@ from presentation.page import document, figure, table
 from tools.advise_window import plots
 from tools.advise_window.answers import Answers, KindAnswer, config_duration
 from tools.advise_window.cost import PolicyCost
-from tools.advise_window.terminal import about, as_advised, interval
+from tools.advise_window.terminal import about, as_advised, has, interval, left_out, refusal
 from tools.summary.show import readable_ms
 
 _CSS = """
@@ -36,14 +36,14 @@ def render(answers: Answers) -> str:
         '<p class="soft">"Naive" is the same share of the delays that were seen, as if no label '
         "came later than the join looks.</p>",
     ]
-    if answers.kinds:
+    if any(k.advice.told for k in answers.kinds):
         parts += [
             "<h2>How the labels come in</h2>",
             '<p class="soft">Solid: observed. Dashed: extrapolated. The band is the 95 % interval '
             "of both. Dotted: the delays that were seen, taken for all. The line across is the "
             "target.</p>",
             '<div class="plots">',
-            *(figure(plots.completeness(k)) for k in answers.kinds),
+            *(figure(plots.completeness(k)) for k in answers.kinds if k.advice.told),
             "</div>",
         ]
     if answers.costs:
@@ -53,6 +53,7 @@ def render(answers: Answers) -> str:
             "<code>wait</code> misses them for good; the other policies correct the row when the "
             "label comes, until the window has closed.</p>",
             f'<div class="wide">{figure(plots.policies(answers))}</div>',
+            *(f'<p class="warn">{escape(line)}</p>' for line in left_out(answers)),
             "<h3>Policies, with the windows as they are now</h3>",
             _policies(answers.costs_now),
             f"<h3>Policies, with the {escape(as_advised(answers))}</h3>",
@@ -86,21 +87,21 @@ def _summary(answers: Answers) -> str:
 
 
 def _doubts(answers: Answers) -> list[str]:
-    doubts = [f"{k.kind}: cannot tell: {k.advice.why}." for k in answers.kinds if k.advice.why]
+    doubts = [f"{refusal(k)}." for k in answers.kinds if not k.advice.told]
     return doubts + [f"{name}: cannot tell: {why}." for name, why in answers.refused.items()]
 
 
 def _windows(answers: Answers) -> str:
     rows = []
     for k in answers.kinds:
-        told = k.advice.basis != "cannot tell"
+        told = k.advice.told
         rows.append(
             [
                 k.kind,
                 f"{k.estimate.actions:,}",
-                f"{k.estimate.ever_act:.2%}",
-                readable_ms(k.now.wait_ms),
-                f"{k.now.complete:.1%}",
+                f"{k.estimate.ever_act:.2%}" if told else f"at least {k.estimate.act_at_least:.2%}",
+                readable_ms(k.estimate.configured_ms),
+                has(k),
                 readable_ms(k.advice.window_ms) if told else "-",
                 interval(k.advice),
                 readable_ms(k.naive_ms),
@@ -116,7 +117,7 @@ def _waits(kind: KindAnswer) -> str:
     rows, classes = [], []
     for w in kind.waits:
         mark = ""
-        if w.wait_ms == kind.now.wait_ms:
+        if w.wait_ms == kind.estimate.configured_ms:
             mark = "now"
         elif w.wait_ms == kind.advice.window_ms:
             mark = "advised"
@@ -159,7 +160,7 @@ def _next(answers: Answers) -> str:
     lines = [
         f'[actions.{k.kind}]\nwindow = "{config_duration(k.advice.window_ms)}"\n'
         for k in answers.kinds
-        if k.advice.basis != "cannot tell"
+        if k.advice.told
     ]
     if lines:
         steps += f"<p>In the configuration, rounded up:</p><pre>{escape(''.join(lines))}</pre>"

@@ -19,16 +19,15 @@ _LABEL_WIDTH = 0.06
 
 
 def completeness(kind: KindAnswer) -> str:
-    """The share of labels that are there after a wait: estimate, band, what was seen, windows."""
+    """The share of labels that are there after a wait: estimate, band, what was seen, windows.
+
+    Only for a kind that has an advice.
+    """
     estimate = kind.estimate
-    marks = [kind.now.wait_ms]
-    told = kind.advice.basis != "cannot tell"
-    if told:
-        marks.append(kind.advice.window_ms)
-    first = estimate.best.wait(0.02)
-    last = max(3 * max(marks), min(1.5 * estimate.reach, 4 * estimate.best.wait(0.99)))
-    if not told:  # how wide the guess is
-        last = max(last, 1.5 * min(kind.advice.high, 20 * estimate.reach))
+    now = float(estimate.configured_ms)
+    marks = [now, kind.advice.window_ms]
+    first = estimate.wait(0.02)
+    last = max(3 * max(marks), min(1.5 * estimate.reach, 4 * estimate.wait(0.99)))
     waits = np.geomspace(first, last, 400)
     band = estimate.completeness(waits)
     inside = waits <= estimate.reach
@@ -49,9 +48,8 @@ def completeness(kind: KindAnswer) -> str:
                 linestyle=(0, (4, 2)),
                 label="extrapolated",
             )
-        _mark(axes, kind.now.wait_ms, "now", SOFT, row=0, left=True)
-        if told:
-            _mark(axes, marks[1], "advised", ADVISED, row=1, left=True)
+        _mark(axes, now, "now", SOFT, row=0, left=True)
+        _mark(axes, marks[1], "advised", ADVISED, row=1, left=True)
         axes.axhline(kind.advice.target, color=SOFT, linewidth=0.8, linestyle=(0, (1, 3)))
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("wait after the request")
@@ -72,6 +70,8 @@ def policies(answers: Answers) -> str:
         figure, axes = axes_of(7.6, 3.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         for number, kind in enumerate(answers.kinds):
+            if not kind.advice.told:
+                continue
             missed = 1 - kind.estimate.share(np.maximum(age - over, 1e-3))
             colour = KINDS[number % len(KINDS)]
             axes.plot(age, missed, color=colour, linewidth=2, label=kind.kind)

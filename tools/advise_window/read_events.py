@@ -20,11 +20,11 @@ from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
 from jobs.pipeline.file_plan import find
 from schemas import event_files
 from schemas.actions import NEEDS_VALUE
+from schemas.decoding import in_bounds
 from schemas.events import LATEST_TIME, Stream
 from tools.advise_window.observations import Floats, Ints, Observed, next_showing, observe
 
 _Id = Annotated[str, msgspec.Meta(min_length=1)]
-_Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
 
 
 class _Item(msgspec.Struct):
@@ -34,7 +34,7 @@ class _Item(msgspec.Struct):
 class _Request(msgspec.Struct):
     request_id: _Id
     user_id: _Id
-    event_time: _Time
+    event_time: int
     items: Annotated[list[_Item], msgspec.Meta(min_length=1)]
 
 
@@ -42,7 +42,7 @@ class _Action(msgspec.Struct):
     user_id: _Id
     item_id: _Id
     action: _Id
-    event_time: _Time
+    event_time: int
     request_id: str | None = None
     value: float | None = None
 
@@ -63,12 +63,14 @@ def read(pipeline: Pipeline) -> Observed:
         )
     rules = pipeline.rules
     by_request = rules.key == "request_id"
-    shown, times = _impressions(features, by_request=by_request)
+    notes: list[str] = []
+    shown, times = _impressions(features, notes, by_request=by_request)
     need_value = {k.name for k in rules.kinds if k.label in NEEDS_VALUE}
-    acted, kinds, action_times = _actions(actions, need_value, by_request=by_request)
+    acted, kinds, action_times = _actions(actions, need_value, notes, by_request=by_request)
     if not shown or not acted:
         missing = "features" if not shown else "actions"
-        raise ConfigError(f"sources.{missing}.path: no usable record in {missing}")
+        why = "".join(f"; {note}" for note in notes if note.startswith(missing))
+        raise ConfigError(f"sources.{missing}.path: no usable record in {missing}{why}")
     codes = pa.array(shown + acted).dictionary_encode().indices.to_numpy().astype(np.int64)
     shown_codes, acted_codes = codes[: len(shown)], codes[len(shown) :]
     causes = _causes(shown_codes, times, acted_codes, action_times, rules.skew)
@@ -85,10 +87,14 @@ def read(pipeline: Pipeline) -> Observed:
         delays = _first(causes[taken], action_times[taken], times)
         observed.append(observe(kind.name, kind.window_ms, delays, follow, weights))
     origin = f"event files {paths.shown(features.path)} and {paths.shown(actions.path)}"
-    return Observed(origin, int(until), tuple(observed), followed_to_horizon=False)
+    return Observed(
+        origin, int(until), tuple(observed), followed_to_horizon=False, notes=tuple(notes)
+    )
 
 
-def _impressions(source: FilesSource, *, by_request: bool) -> tuple[list[str], Floats]:
+def _impressions(
+    source: FilesSource, notes: list[str], *, by_request: bool
+) -> tuple[list[str], Floats]:
     """For each impression what an action must name, and the time of its request.
 
     Of an item that a request shows several times the lowest position comes last (see `_causes`).
@@ -96,7 +102,7 @@ def _impressions(source: FilesSource, *, by_request: bool) -> tuple[list[str], F
     shown: list[str] = []
     times: list[int] = []
     requests: set[str] = set()
-    for request in _records(source, "features", msgspec.json.Decoder(_Request)):
+    for request in _records(source, "features", msgspec.json.Decoder(_Request), notes):
         if request.request_id in requests:
             continue
         requests.add(request.request_id)
@@ -107,13 +113,13 @@ def _impressions(source: FilesSource, *, by_request: bool) -> tuple[list[str], F
 
 
 def _actions(
-    source: FilesSource, need_value: set[str], *, by_request: bool
+    source: FilesSource, need_value: set[str], notes: list[str], *, by_request: bool
 ) -> tuple[list[str], list[str], Floats]:
     """For each action what it names, its kind, and its time."""
     named: list[str] = []
     kinds: list[str] = []
     times: list[int] = []
-    for action in _records(source, "actions", msgspec.json.Decoder(_Action)):
+    for action in _records(source, "actions", msgspec.json.Decoder(_Action), notes):
         key = action.request_id if by_request else action.user_id
         # as the job rejects it: a few of the wrong kind are enough to spoil a rare kind's delays
         valid = action.value is not None or action.action not in need_value
@@ -125,8 +131,13 @@ def _actions(
 
 
 def _records(
-    source: FilesSource, stream: Stream, decoder: msgspec.json.Decoder[_Record]
+    source: FilesSource,
+    stream: Stream,
+    decoder: msgspec.json.Decoder[_Record],
+    notes: list[str],
 ) -> Iterator[_Record]:
+    """The usable records; adds a note where event times are in another unit, as the job says."""
+    wrong, first = 0, 0
     latest = LATEST_TIME if source.not_after is None else source.not_after
     for path in find(stream, source.path):
         for raw in _lines(stream, path):
@@ -134,8 +145,27 @@ def _records(
                 record = decoder.decode(raw)
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 continue
-            if record.event_time <= latest:
+            if not in_bounds(record.event_time):
+                first = first if wrong else record.event_time
+                wrong += 1
+            elif record.event_time <= latest:
                 yield record
+    if wrong:
+        notes.append(
+            f"{stream}: {wrong:,} records have an event_time outside of 1971 to 2100 (the first:"
+            f" {first}){_unit(first)}; it must be milliseconds since 1970, and they are left out"
+        )
+
+
+def _unit(time: int) -> str:
+    for unit, ms in (
+        ("seconds", time * 1000),
+        ("microseconds", time // 1000),
+        ("nanoseconds", time // 1_000_000),
+    ):
+        if in_bounds(ms):
+            return f", which looks like {unit} (the job rejects it as wrong_time_unit)"
+    return ""
 
 
 def _lines(stream: Stream, path: Path) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ an impression is followed for H, or until the actions end, or for as long as its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from corrections.apply import VERSION, latest
 from jobs.pipeline.config import ConfigError, Pipeline
+from tools.advise_window import orphans
 from tools.advise_window.observations import (
     Floats,
     Ints,
@@ -24,6 +26,7 @@ from tools.advise_window.observations import (
     next_showing,
     observe,
 )
+from tools.summary.show import readable_ms
 from udfs.core.matching import JoinRules
 
 #: Rejected actions that were good enough to move time.
@@ -48,9 +51,7 @@ def read(pipeline: Pipeline) -> Observed:
         raise ConfigError(f"output.path: {pipeline.output.path} is not a local folder; mount it")
     output = Path(pipeline.output.path)
     rules = pipeline.rules
-    names = ["sample_id", "event_time", "observed_ms", "sampling_rate", "revision", "kind"]
-    if rules.key == "user_id":
-        names += ["user_id", "item_id"]
+    names = ["sample_id", "item_id", "observed_ms", "sampling_rate", "kind", *VERSION]
     wanted = [f"{part}_{k.name}{end}" for k in rules.kinds for part, end in _OF_KIND]
     samples = _table(output / "samples", [*names, *wanted])
     if samples is None or not len(samples):
@@ -58,10 +59,13 @@ def read(pipeline: Pipeline) -> Observed:
             f"{output / 'samples'}: there are no samples yet; run"
             " `python -m jobs.join_samples` first, or use --from events"
         )
-    samples = _last_versions(samples)
+    samples = latest(samples)
     late = _table(output / "late_actions", ["sample_id", "request_time", "action", "delay_ms"])
     until = _end(pipeline, output, samples, late)
 
+    beyond = orphans.beyond_horizon(
+        _table(output / "rejected", ["stream", "reason", "raw"]), samples, rules
+    )
     times = _floats(samples["event_time"])
     follow = np.minimum(rules.late_horizon, until - times)
     observed = _floats(samples["observed_ms"], missing=0.0)
@@ -76,8 +80,15 @@ def read(pipeline: Pipeline) -> Observed:
 
     notes: list[str] = []
     kinds = tuple(
-        _kind(samples, late, times, follow, until, rules, number, notes)
-        for number in range(len(rules.kinds))
+        replace(
+            _kind(samples, late, times, follow, until, rules, number, notes),
+            beyond=beyond.of_known[kind.name],
+            horizon=float(rules.late_horizon),
+        )
+        for number, kind in enumerate(rules.kinds)
+    )
+    notes += beyond.notes(
+        {kind.kind: len(kind.delays) for kind in kinds}, readable_ms(rules.late_horizon)
     )
     return Observed(
         origin=f"samples and late actions in {output}",
@@ -115,9 +126,13 @@ def _kind(
             " take the configuration they were made with"
         )
     found = _late_of(late, kind.name)
-    order = np.argsort(ids)
-    at = order[np.minimum(np.searchsorted(ids, found.sample_ids, sorter=order), len(ids) - 1)]
-    has_row = ids[at] == found.sample_ids
+    # the id of a request may be used again: a sample is told by its time too
+    known_samples = {
+        pair: n for n, pair in enumerate(zip(ids.tolist(), times.tolist(), strict=True))
+    }
+    wanted = zip(found.sample_ids.tolist(), found.request_times.tolist(), strict=True)
+    at = np.array([known_samples.get(pair, -1) for pair in wanted], dtype=np.int64)
+    has_row = at >= 0
     rows = at[has_row]
     delays[rows] = np.fmin(delays[rows], found.delays[has_row])
     # every late action is there, whether or not its sample was sampled out: each stands for itself
@@ -142,17 +157,12 @@ def _late_of(late: pa.Table | None, kind: str) -> _Late:
         return _Late(np.empty(0, np.int64), np.empty(0), np.empty(0))
     of_kind = late.filter(pc.equal(late["action"], kind))
     ids, delays = of_kind["sample_id"].to_numpy(), _floats(of_kind["delay_ms"])
-    order = np.lexsort((delays, ids))
-    first = order[np.flatnonzero(np.diff(ids[order], prepend=ids[order][:1] - 1))]
-    return _Late(ids[first], _floats(of_kind["request_time"])[first], delays[first])
-
-
-def _last_versions(samples: pa.Table) -> pa.Table:
-    """One row a sample, the one with the greatest revision (join-semantics 14)."""
-    ids, revisions = samples["sample_id"].to_numpy(), samples["revision"].to_numpy()
-    order = np.lexsort((revisions, ids))
-    last = order[np.append(np.diff(ids[order]) != 0, True)]
-    return samples if len(last) == len(ids) else samples.take(np.sort(last))
+    times = _floats(of_kind["request_time"])
+    order = np.lexsort((delays, times, ids))
+    other = np.diff(ids[order], prepend=ids[order][:1] - 1) != 0
+    other |= np.diff(times[order], prepend=times[order][:1] - 1) != 0
+    first = order[other]
+    return _Late(ids[first], times[first], delays[first])
 
 
 def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | None) -> float:

@@ -4,10 +4,12 @@ An impression that acts does so after a delay with distribution F; others never 
 model, as Chapelle's for conversions, "Modeling delayed feedback in display advertising", KDD 2014,
 there with exponential delays). Given that it acted within its follow-up c, the density of its delay
 is f(d) / F(c): right truncation. In this conditional likelihood the share that ever acts drops out,
-so it may vary in time. Log-normal, Weibull and exponential delays are all of one shape:
-(log d - m) / s has a standard distribution, the normal or that of the log of an exponential
-(Gumbel's for minima; s = 1 for the exponential). The least AIC is best (Akaike 1974); what is close
-to it is as plausible (Burnham & Anderson, "Model Selection and Multimodel Inference", 2002, 2.6).
+so it may vary in time. All families have one form: (log d - m) / s has a standard distribution.
+That is the normal for log-normal delays, the logistic for log-logistic ones, and the log of an
+exponential (Gumbel's for minima) for Weibull and, with s = 1, exponential ones. The log-logistic
+has a tail like a power of the delay; without it heavy tails would look lighter than they are. The
+family with the least AIC is the best (Akaike 1974). Families close to it are as plausible (Burnham
+& Anderson, "Model Selection and Multimodel Inference", 2002, 2.6).
 """
 
 from __future__ import annotations
@@ -31,8 +33,12 @@ class Family:
 
     def slope(self, y: Floats) -> Floats:
         """d log density / dy."""
+        if self.base is stats.norm:
+            return -y
+        if self.base is stats.logistic:
+            return np.asarray(-np.tanh(y / 2), dtype=np.float64)
         # beyond 700 the exponential overflows; the density has long been 0 there
-        return -y if self.base is stats.norm else 1.0 - np.exp(np.minimum(y, 700.0))
+        return np.asarray(1.0 - np.exp(np.minimum(y, 700.0)), dtype=np.float64)
 
     def reversed_hazard(self, y: Floats) -> Floats:
         """Density over distribution function."""
@@ -42,6 +48,7 @@ class Family:
 
 FAMILIES = (
     Family("log-normal", stats.norm, 2),
+    Family("log-logistic", stats.logistic, 2),
     Family("Weibull", stats.gumbel_l, 2),
     Family("exponential", stats.gumbel_l, 1),
 )

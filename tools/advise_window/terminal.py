@@ -1,16 +1,22 @@
-"""The answers on a terminal, in at most `tools.summary.show.WIDTH` columns."""
+"""The answers on a terminal, in at most `WIDTH` columns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tools.advise_window.answers import Answers, KindAnswer, config_duration
+from tools.advise_window.cost import PolicyCost
 from tools.advise_window.delays import Advice
 from tools.summary.show import readable_ms
+
+#: Columns of text that the tables need at most.
+WIDTH = 80
 
 _BASIS_STYLE = {"observed": "", "extrapolated": "yellow", "cannot tell": "red"}
 
@@ -19,7 +25,8 @@ def print_answers(answers: Answers, console: Console) -> None:
     """Print them: the windows, a table of waits for each kind, the policies, and what to do."""
     observed = answers.observed
     _line(console, "how long to wait for a label", style="bold")
-    _line(console, f"  from {observed.origin}", style="dim")
+    # a path is there to be copied: the line is not folded
+    console.print(Text(f"  from {observed.origin}", style="dim"), soft_wrap=True)
     _line(console, f"  actions followed until {observed.until_text}", style="dim")
     for note in observed.notes:
         _line(console, f"  note: {note}", style="yellow")
@@ -27,19 +34,61 @@ def print_answers(answers: Answers, console: Console) -> None:
     _heading(console, f"the shortest window that has {answers.target:.0%} of the labels")
     console.print(_windows(answers), crop=False)
     for kind in answers.kinds:
-        if kind.advice.why:
-            _line(console, f"  {kind.kind}: cannot tell: {kind.advice.why}", style="red")
+        if not kind.advice.told:
+            _line(console, f"  {refusal(kind)}", style="red")
     for name, why in answers.refused.items():
         _line(console, f"  {name}: cannot tell: {why}", style="red")
 
     for kind in answers.kinds:
+        if not kind.advice.told:
+            continue
         _heading(console, f"{kind.kind}: what a wait gives, and costs")
-        _line(console, f"  {about(kind)}", style="dim")
+        for line in (
+            f"{kind.estimate.actions:,} actions seen; {kind.estimate.ever_act:.2%} of the"
+            " impressions ever get one",
+            f"naive answer, from the delays that were seen: {readable_ms(kind.naive_ms)}",
+            about(kind),
+        ):
+            _line(console, f"  {line}", style="dim")
         console.print(_waits(kind), crop=False)
     if answers.costs:
         _heading(console, "emission policies, all labels together")
-        console.print(_policies(answers), crop=False)
+        for line in left_out(answers):
+            _line(console, f"  {line}", style="yellow")
+        for title, costs in (
+            ("windows as they are now", answers.costs_now),
+            (as_advised(answers), answers.costs),
+        ):
+            _line(console, f"  {title}:", style="dim")
+            console.print(_policies(costs), crop=False)
     _next(console, answers)
+
+
+def refusal(kind: KindAnswer) -> str:
+    """Why a kind cannot be told, and what is known from one side."""
+    estimate = kind.estimate
+    return (
+        f"{kind.kind}: cannot tell: {kind.advice.why}. {estimate.actions:,} actions were seen"
+        f" within {readable_ms(estimate.reach)}; the window must be at least"
+        f" {readable_ms(kind.advice.low)}"
+    )
+
+
+def left_out(answers: Answers) -> list[str]:
+    """Which labels the costs of the policies do not count."""
+    if not answers.not_in_costs:
+        return []
+    names = ", ".join(answers.not_in_costs)
+    return [f"without the labels of {names}, which cannot be told"]
+
+
+def has(kind: KindAnswer) -> str:
+    """How complete the labels are within the configured window."""
+    if kind.now is None:
+        # rounded up: a bound must stay one
+        bound = math.ceil(kind.has_at_most * 1000) / 10
+        return f"at most {bound:.1f}%" if bound < 100 else "-"
+    return f"{kind.now.complete:.1%}"
 
 
 def about(kind: KindAnswer) -> str:
@@ -48,6 +97,8 @@ def about(kind: KindAnswer) -> str:
     reach = readable_ms(estimate.reach)
     beyond = 1 - estimate.within_reach
     names = " or ".join(fit.family.name for fit in estimate.plausible)
+    if not estimate.by_family:
+        names = "without a family"
     if beyond < 0.0005:
         return f"observed up to {reach}; practically nothing comes later ({names})"
     return (
@@ -57,58 +108,50 @@ def about(kind: KindAnswer) -> str:
 
 def as_advised(answers: Answers) -> str:
     """Which windows the advised ones are: those without advice stay."""
-    stay = [k.kind for k in answers.kinds if k.advice.basis == "cannot tell"]
+    stay = [k.kind for k in answers.kinds if not k.advice.told]
     return "windows as advised" + (f" ({', '.join(stay)} as now)" if stay else "")
 
 
 def interval(advice: Advice) -> str:
-    """`40 s to 42 s`; open where the data set no limit."""
-    if math.isinf(advice.high):
-        return f"{readable_ms(advice.low)} or longer"
+    """`40 s to 42 s`; from one side only where there is no advice."""
+    if not advice.told:
+        return f"at least {readable_ms(advice.low)}"
     return f"{readable_ms(advice.low)} to {readable_ms(advice.high)}"
 
 
 def _windows(answers: Answers) -> Table:
-    table = _table(
-        "action", "seen", "ever act", "now", "has", "advised", "95 % interval", "naive", ""
-    )
+    table = _table("action", "now", "has", "advised", "95 % interval", "")
     for k in answers.kinds:
-        told = k.advice.basis != "cannot tell"
         table.add_row(
             "",
             Text(k.kind),
-            f"{k.estimate.actions:,}",
-            f"{k.estimate.ever_act:.2%}",
-            readable_ms(k.now.wait_ms),
-            f"{k.now.complete:.1%}",
-            Text(readable_ms(k.advice.window_ms), style="bold") if told else "-",
+            readable_ms(k.estimate.configured_ms),
+            has(k),
+            Text(readable_ms(k.advice.window_ms), style="bold") if k.advice.told else "-",
             interval(k.advice),
-            readable_ms(k.naive_ms),
             Text(k.advice.basis, style=_BASIS_STYLE[k.advice.basis]),
         )
     for name in answers.refused:
-        table.add_row("", Text(name), *("-",) * 7, Text("cannot tell", style="red"))
+        table.add_row("", Text(name), *("-",) * 4, Text("cannot tell", style="red"))
     longest = answers.longest
     table.add_row(
         "",
-        Text("the pipeline", style="bold"),
-        *("", "", readable_ms(answers.configured_ms), ""),
+        Text("pipeline", style="bold"),
+        readable_ms(answers.configured_ms),
+        "",
         Text("-" if longest is None else readable_ms(longest.window_ms), style="bold"),
         "" if longest is None else interval(longest),
         "",
-        "" if longest is None else Text(f"for {answers.longest_kind}"),
     )
     table.columns[-1].justify = "left"
     return table
 
 
 def _waits(kind: KindAnswer) -> Table:
-    table = _table(
-        "wait", "complete", "95 % interval", "missed", "of negatives", "sample's age", "", ""
-    )
+    table = _table("wait", "complete", "95 % interval", "of\nnegatives", "sample's\nage", "")
     for w in kind.waits:
-        mark = ""
-        if w.wait_ms == kind.now.wait_ms:
+        mark = "" if w.observed else "extrapolated"
+        if w.wait_ms == kind.estimate.configured_ms:
             mark = "now"
         elif w.wait_ms == kind.advice.window_ms:
             mark = "advised"
@@ -117,41 +160,40 @@ def _waits(kind: KindAnswer) -> Table:
             Text(readable_ms(w.wait_ms)),
             f"{w.complete:.1%}",
             f"{w.low:.1%} to {w.high:.1%}",
-            f"{w.missed:.1%}",
             f"{w.of_negatives:.3%}",
             readable_ms(w.age_ms),
-            "" if w.observed else Text("extrapolated", style="yellow"),
-            Text(mark, style="bold"),
+            Text(mark, style="yellow" if mark == "extrapolated" else "bold"),
         )
-    table.columns[-1].justify = table.columns[-2].justify = "left"
+    table.columns[-1].justify = "left"
     return table
 
 
-def _policies(answers: Answers) -> Table:
+def _policies(costs: Sequence[PolicyCost]) -> Table:
     table = _table(
-        "policy", "rows a sample", "first row at", "positives right at", "fake negatives", "lost"
+        "policy",
+        "rows per\nsample",
+        "first row\nat",
+        "positive at,\nmedian",
+        "mean",
+        "fake\nnegatives",
+        "lost",
     )
-    for title, costs in (
-        ("windows as they are now", answers.costs_now),
-        (as_advised(answers), answers.costs),
-    ):
-        table.add_row("", Text(title, style="dim"), *("",) * 5)
-        for cost in costs:
-            median, mean = readable_ms(cost.right_median_ms), readable_ms(cost.right_mean_ms)
-            table.add_row(
-                "",
-                Text(f"  {cost.name}"),
-                f"{cost.rows:.3f}",
-                readable_ms(cost.first_age_ms),
-                f"{median} (mean {mean})",
-                f"{cost.fake:.1%}",
-                f"{cost.lost:.1%}",
-            )
+    for cost in costs:
+        table.add_row(
+            "",
+            Text(cost.name),
+            f"{cost.rows:.3f}",
+            readable_ms(cost.first_age_ms),
+            readable_ms(cost.right_median_ms),
+            readable_ms(cost.right_mean_ms),
+            f"{cost.fake:.1%}",
+            f"{cost.lost:.1%}",
+        )
     return table
 
 
 def _next(console: Console, answers: Answers) -> None:
-    told = [k for k in answers.kinds if k.advice.basis != "cannot tell"]
+    told = [k for k in answers.kinds if k.advice.told]
     _heading(console, "what next")
     for step in answers.next_steps:
         _line(console, f"  {step}")
@@ -168,7 +210,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)  # the indent
     for n, name in enumerate(columns):
-        table.add_column(name, justify="right" if n else "left", no_wrap=True)
+        table.add_column(name, justify="right" if n else "left", no_wrap=n > 0, overflow="fold")
     return table
 
 
@@ -177,5 +219,6 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    # long paths are there to be copied, and are not cut
-    console.print(Text(text, style=style), soft_wrap=True)
+    """Prose, folded at words; the folded lines are indented like the first."""
+    indent = len(text) - len(text.lstrip(" "))
+    console.print(Padding(Text(text.strip(" "), style=style), (0, 0, 0, indent)), width=WIDTH)

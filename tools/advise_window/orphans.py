@@ -1,0 +1,107 @@
+"""What the orphans in `rejected/` say of the late horizon: actions that came when it had passed.
+
+The join forgets a request after the late horizon. An action that comes later is an orphan. Where
+its request is among the samples, the orphan proves that the impression acted beyond the horizon.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.decoding import in_bounds
+from udfs.core.matching import JoinRules
+
+
+class _Orphan(msgspec.Struct):
+    user_id: str
+    item_id: str
+    action: str
+    event_time: int
+    request_id: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Orphan).decode
+
+
+@dataclass
+class Orphans:
+    """By kind. `of_known`: impressions that are among the samples, did not act within the horizon,
+    and acted beyond it. `others`: orphans that no sample explains.
+    """
+
+    of_known: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def notes(self, seen: Mapping[str, int], horizon: str) -> list[str]:
+        """A line per kind that has orphans; `seen`: actions within the horizon, by kind."""
+        lines = []
+        for kind, count in seen.items():
+            if self.of_known[kind]:
+                lines.append(
+                    f"{kind}: {self.of_known[kind]:,} orphans came more than {horizon} (the late"
+                    f" horizon) after their request, against {count:,} actions seen within it;"
+                    " raise join.late_horizon to count them"
+                )
+            if self.others[kind]:
+                lines.append(
+                    f"{kind}: {self.others[kind]:,} more orphans are of no sample that was"
+                    " written; they may be beyond the late horizon too"
+                )
+        return lines
+
+
+def beyond_horizon(rejected: pa.Table | None, samples: pa.Table, rules: JoinRules) -> Orphans:
+    """Count the orphans of the configured kinds; `samples` has one row per sample."""
+    found = Orphans()
+    if rejected is None:
+        return found
+    wanted = pc.and_(
+        pc.equal(rejected["stream"], "actions"), pc.equal(rejected["reason"], "orphan_action")
+    )
+    actions = [a for raw in rejected.filter(wanted)["raw"].to_pylist() if (a := _decoded(raw))]
+    if not actions:
+        return found
+    kinds = {kind.name for kind in rules.kinds}
+    named = {(_key(a, rules), a.item_id) for a in actions}
+    shown: dict[tuple[str | None, str], list[tuple[int, int]]] = defaultdict(list)
+    keys, items = samples[rules.key].to_pylist(), samples["item_id"].to_pylist()
+    times = samples["event_time"].to_pylist()
+    for row, pair in enumerate(zip(keys, items, strict=True)):
+        if pair in named:
+            shown[pair].append((times[row], row))
+    for showings in shown.values():
+        showings.sort()
+    joined = {name: samples[f"delay_{name}_ms"].is_valid().to_pylist() for name in kinds}
+    counted: set[tuple[int, str]] = set()
+    for action in actions:
+        if action.action not in kinds:
+            continue
+        showings = shown.get((_key(action, rules), action.item_id), [])
+        at = bisect_right(showings, (action.event_time + rules.skew, len(times)))
+        if not at or action.event_time - showings[at - 1][0] <= rules.late_horizon:
+            found.others[action.action] += 1
+            continue
+        row = showings[at - 1][1]
+        if not joined[action.action][row] and (row, action.action) not in counted:
+            counted.add((row, action.action))
+            found.of_known[action.action] += 1
+    return found
+
+
+def _key(action: _Orphan, rules: JoinRules) -> str | None:
+    return action.request_id if rules.key == "request_id" else action.user_id
+
+
+def _decoded(raw: bytes | None) -> _Orphan | None:
+    try:
+        action = _decode(raw or b"")
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return action if in_bounds(action.event_time) else None
