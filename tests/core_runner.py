@@ -1,21 +1,25 @@
-"""Runs timelines through the join core without Flink: keyed state, timers, watermarks as Flink's.
+"""Runs timelines through the join without Flink: keyed state, timers and watermarks as Flink's.
 
-Rows go through `udfs.core.sample_rows`, as those that are written do, and are read back from what
-it packs. Timers fire when the watermark reaches them, in the order of their times (then of
-registration, as Flink promises no order among keys); state and timers must be empty at the end.
+It drives `udfs.core.keyed_join` as the Flink function does, with stored bytes in dicts. Rows go
+through `udfs.core.sample_rows`, as those that are written do, and are read back from what it packs.
+Timers fire when the watermark reaches them, in the order of their times, then of registration,
+since Flink promises no order among keys. State and timers must be empty at the end.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
 from schemas.actions import ActionKind
 from schemas.events import ActionEvent, Origin, RequestEvent, unpack_front
 from schemas.features import Feature, FeatureSchema, FeatureType
+from schemas.labels import without_action
 from tests.timeline import (
     END,
     Action,
@@ -32,12 +36,13 @@ from tests.timeline import (
     context_features,
     item_features,
 )
-from udfs.core import join_core as core
 from udfs.core import sampling, wire
-from udfs.core.labels import without_action
+from udfs.core.join_core import Decisions, Hold, Refused
+from udfs.core.keyed_join import MEMORY, SMALL, KeyedJoin
 from udfs.core.matching import JoinRules
 from udfs.core.sample_rows import SampleWriter
-from udfs.core.state_codec import pack_action, pack_request, unpack_action, unpack_request
+from udfs.core.trust import ALWAYS, Trust
+from udfs.core.trust import NEVER as NOTHING
 
 FOREVER = 2**63 - 1
 #: Minus infinity; below it, differences do not matter.
@@ -52,6 +57,7 @@ SCHEMA = FeatureSchema.of(
         Feature("next", FeatureType("string"), required=False),
     )
 )
+Blob = TypeVar("Blob", bytes, bytes | None)
 _unpack_rows = msgspec.msgpack.Decoder(wire.SampleRows).decode
 
 
@@ -115,9 +121,46 @@ def action_event(action: Action) -> ActionEvent:
 
 
 @dataclass
-class _Key:
+class KeyedBytes:
+    """Stored requests and log of one key."""
+
     requests: dict[str, bytes] = field(default_factory=dict)
-    held: list[bytes] = field(default_factory=list)
+    log: list[bytes] = field(default_factory=list)
+
+
+class DictStorage:
+    """A `Storage` in dicts. `touched` counts the bytes that were read and written."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, KeyedBytes] = defaultdict(KeyedBytes)
+        self.current = ""
+        self.touched = 0
+
+    def request(self, request_id: str) -> bytes | None:
+        return self._seen(self.keys[self.current].requests.get(request_id))
+
+    def requests(self) -> Iterable[bytes]:
+        # a copy: Flink's iterator does not bear changes, either
+        return [self._seen(blob) for blob in self.keys[self.current].requests.values()]
+
+    def put_request(self, request_id: str, blob: bytes) -> None:
+        self.keys[self.current].requests[request_id] = self._seen(blob)
+
+    def remove_request(self, request_id: str) -> None:
+        del self.keys[self.current].requests[request_id]
+
+    def log(self) -> Iterable[bytes]:
+        return [self._seen(blob) for blob in self.keys[self.current].log]
+
+    def append_to_log(self, blob: bytes) -> None:
+        self.keys[self.current].log.append(self._seen(blob))
+
+    def replace_log(self, blobs: list[bytes]) -> None:
+        self.keys[self.current].log = [self._seen(blob) for blob in blobs]
+
+    def _seen(self, blob: Blob) -> Blob:
+        self.touched += len(blob or b"-")
+        return blob
 
 
 @dataclass
@@ -145,15 +188,21 @@ class _Silence:
 class CoreRunner:
     """One join of one timeline. `state`, `timers` and `rows`, in the order in which they were made,
     can be looked at between events.
+
+    `small` and `memory` are those of `KeyedJoin`. `restart` forgets what is in memory between two
+    events, as a restore does.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, *, small: int = SMALL, memory: int = MEMORY) -> None:
         self.rules = rules
         self.core_rules = core_rules(rules)
         self.writer = SampleWriter(
             SCHEMA, self.core_rules.kinds, rules.exposure, core_sampling(rules)
         )
-        self.state: dict[str, _Key] = defaultdict(_Key)
+        self.storage = DictStorage()
+        self.state = self.storage.keys
+        self._small, self._memory = small, memory
+        self.restart()
         self.timers: list[tuple[int, int, str]] = []
         self._registered: set[tuple[int, str]] = set()
         self.silence = None if rules.silence is None else _Silence(rules.silence)
@@ -165,6 +214,9 @@ class CoreRunner:
         self.counted = dict.fromkeys(
             ("settled", "impressions", "sampled_out", "unexposed", "immature_dropped", "joined"), 0
         )
+
+    def restart(self) -> None:
+        self.join = KeyedJoin(self.core_rules, self.storage, small=self._small, memory=self._memory)
 
     def run(self, timeline: Timeline) -> Outcome:
         self.progress = timeline.progress
@@ -183,7 +235,8 @@ class CoreRunner:
                     self._announce(self.silence.arrived)
         self._advance(FOREVER)
         assert not self.timers
-        left = {k: s for k, s in self.state.items() if s.requests or s.held}
+        left = {k: s for k, s in self.state.items() if s.requests or s.log}
+        assert not self.join.keys_in_memory
         assert not left, f"state is left after the last timer: {left}"
         counters = {**counts, **self.counted, "rows": len(self.rows), "late": len(self.late)}
         for rejection in sorted(self.rejected, key=lambda r: r.reason):
@@ -198,18 +251,18 @@ class CoreRunner:
         if watermark > self.watermark:
             self._advance(watermark)
 
-    def _limit(self) -> int | None:
+    def _trust(self) -> Trust:
         """Rules 10 and 11, as `udfs.operators.join` has them."""
-        limit = core.FOREVER
+        trust = ALWAYS
         if self.watermark == FOREVER:
             if self.progress is None:
-                return None
-            limit = self.progress
+                return NOTHING
+            trust = Trust.until(self.progress)
         if self.silence is not None:
             if self.silence.actions == NEVER:
-                return None
-            limit = min(limit, self.silence.actions + self.silence.rules.after)
-        return limit
+                return NOTHING
+            trust = trust.and_not_beyond(self.silence.actions + self.silence.rules.after)
+        return trust
 
     def _wake(self, at: int, key: str) -> None:
         if (at, key) not in self._registered:
@@ -221,57 +274,32 @@ class CoreRunner:
         while self.timers and self.timers[0][0] <= watermark:
             at, _, key = heapq.heappop(self.timers)
             self._registered.discard((at, key))
-            self._decide(key, at)
+            self.storage.current = key
+            at_end = self.watermark == FOREVER
+            self._perform(key, self.join.timer(key, at, at_end=at_end, trust=self._trust()))
 
     def _request(self, request: Request) -> None:
         event = request_event(request)
         key = request.request_id if self.rules.key == "request_id" else request.user_id
-        state = self.state[key]
-        blob = state.requests.get(request.request_id)
-        verdict = core.request_arrives(
-            event,
-            None if blob is None else unpack_request(blob),
-            self.watermark,
-            self.core_rules,
-        )
-        if isinstance(verdict, str):
-            self.rejected.append(Rejection("features", verdict, request))
+        self.storage.current = key
+        verdict = self.join.request(key, event, self.watermark)
+        if isinstance(verdict, Refused):
+            self.rejected.append(Rejection("features", verdict.reason, request))
             return
-        state.requests[request.request_id] = pack_request(verdict)
-        self._wake(verdict.deadline, key)
-        if verdict.emit_at is not None:
-            self._wake(verdict.emit_at, key)
+        for at in verdict.wake_at:
+            self._wake(at, key)
 
     def _action(self, action: Action) -> None:
         key = (action.request_id or "") if self.rules.key == "request_id" else action.user_id
-        state = self.state[key]
+        self.storage.current = key
         event = action_event(action)
-        known = [unpack_request(b) for b in state.requests.values()]
-        hold = core.action_arrives(event, known, self.watermark, self.core_rules)
-        if hold is None:
-            self._decide(key, self.watermark, arrived=event)
-            return
-        state.held.append(pack_action(event))
-        if hold.wake_at is not None:
-            self._wake(hold.wake_at, key)
+        decisions = self.join.action(key, event, self.watermark, self._trust())
+        if not isinstance(decisions, Hold):
+            self._perform(key, decisions)
+        elif decisions.wake_at is not None:
+            self._wake(decisions.wake_at, key)
 
-    def _decide(self, key: str, now: int, arrived: ActionEvent | None = None) -> None:
-        state = self.state[key]
-        decisions = core.decide(
-            [unpack_request(b) for b in state.requests.values()],
-            [unpack_action(b) for b in state.held],
-            now,
-            self.core_rules,
-            arrived=arrived,
-            at_end=self.watermark == FOREVER,
-            limit=self._limit(),
-        )
-        for request in decisions.changed:
-            state.requests[request.request_id] = pack_request(request)
-        for request_id in decisions.forgotten:
-            del state.requests[request_id]
-        if decisions.held is not None:
-            state.held = [pack_action(a) for a in decisions.held]
+    def _perform(self, key: str, decisions: Decisions) -> None:
         for at in decisions.wake_at:
             self._wake(at, key)
         for emitted in decisions.emitted:

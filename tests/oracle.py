@@ -44,6 +44,7 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 _NEEDS_VALUE = ("sum", "max", "last")
+_LARGEST = Fraction(2**1024 - 2**971)  # of the finite float64
 
 
 @dataclass(frozen=True)
@@ -711,14 +712,15 @@ def _labels(actions: Sequence[Action], rules: Rules) -> dict[str, int | float | 
 
 
 def _label(label: str, actions: Sequence[Action]) -> int | float | None:
-    """7. Sums in fractions, which are exact, rounded once."""
+    """7. Sums in fractions, which are exact, rounded once, and no further than float64 goes."""
     values = [a.value for a in actions if a.value is not None]
     if label == "any":
         return int(bool(actions))
     if label == "count":
         return len(actions)
     if label == "sum":
-        return float(sum(map(Fraction, values), Fraction()))
+        exact = sum(map(Fraction, values), Fraction())
+        return float(min(max(exact, -_LARGEST), _LARGEST))
     if not actions:
         return None
     if label == "max":

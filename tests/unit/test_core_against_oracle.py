@@ -1,6 +1,12 @@
-"""The join core against the independent oracle, over the same timelines."""
+"""The join core against the independent oracle, over the same timelines.
+
+A key with few elements is read from state for each event and looked through. A key with many is
+kept in memory and indexed. Both must decide alike, with any switch between them and any restart.
+"""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from tests import core_runner, oracle
 from tests.effort import examples
 from tests.strategies import (
+    any_rules,
+    build,
     policies_for,
     random_timelines,
     rearranged,
@@ -15,7 +23,9 @@ from tests.strategies import (
     timelines,
     timelines_under_any_rules,
 )
-from tests.timeline import Key, Rules, Timeline
+from tests.timeline import Action, Key, Request, Rules, Timeline
+from udfs.core import held, shown
+from udfs.core.join_core import Decisions
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
 #: Timelines a key and configuration.
@@ -77,3 +87,57 @@ def test_order_of_arrival_within_the_bounds_does_not_show(key: Key, any_setting:
         assert first == core_runner.run(other, rules).without_made_at()
 
     check()
+
+
+#: `small`, `memory` and how many elements are looked through without an index.
+WAYS = {
+    "read for each event": (0, 0, 8),
+    "read for each event, indexed": (0, 0, 0),
+    "kept in memory": (0, 2**28, 8),
+    "kept in memory, indexed": (0, 2**28, 0),
+    "now kept, now dropped": (2, 6_000, 2),
+}
+
+
+class Restarting(core_runner.CoreRunner):
+    """Restarts now and then between two events, and between two timers."""
+
+    def __init__(self, rules: Rules, seed: int, small: int, memory: int) -> None:
+        super().__init__(rules, small=small, memory=memory)
+        self._random = random.Random(seed)
+
+    def _request(self, request: Request) -> None:
+        super()._request(request)
+        self._perhaps_restart()
+
+    def _action(self, action: Action) -> None:
+        super()._action(action)
+        self._perhaps_restart()
+
+    def _perform(self, key: str, decisions: Decisions) -> None:
+        super()._perform(key, decisions)
+        self._perhaps_restart()
+
+    def _perhaps_restart(self) -> None:
+        if self._random.random() < 0.2:
+            self.restart()
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_kept_in_memory_does_not_show(
+    key: Key, way: str, restarts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, memory, scan_at_most = WAYS[way]
+    monkeypatch.setattr(shown, "SCAN_AT_MOST", scan_at_most)
+    monkeypatch.setattr(held, "SCAN_AT_MOST", scan_at_most)
+    seed = sorted(WAYS).index(way)
+    choose = random.Random(seed).choice
+    for number in range(SEEDED // 2):
+        rules = choose((any_rules(choose, key), *rules_for(key), *policies_for(key).values()))
+        timeline = build(choose, rules, size=choose((4, 8, 16)))
+        runner = core_runner.CoreRunner(rules, small=small, memory=memory)
+        if restarts:
+            runner = Restarting(rules, number, small, memory)
+        assert runner.run(timeline) == oracle.expected(timeline, rules), str(timeline)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import random
 import struct
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
 from itertools import permutations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
-from schemas.actions import ActionKind
+from schemas.actions import ActionKind, Label
 from schemas.events import ActionEvent, Origin
+from schemas.labels import Tally, exact_sum, without_action
 from schemas.sample_id import sample_id, sample_ids
-from udfs.core import labels
 from udfs.core.partitions import partition
 from udfs.core.state_codec import (
     VERSION,
     StateVersionError,
     StoredRequest,
-    unpack_action,
+    unpack_log,
     unpack_request,
 )
 
@@ -52,7 +57,7 @@ def test_state_of_version_one_is_read() -> None:
     request = unpack_request(REQUEST_V1)
     assert request == StoredRequest(1, "r1", 1000, 1010, 1040, ["i1"], False, b"n")
     action = ActionEvent(None, "u1", "i1", "r1", "click", None, 1001, Origin("f", None, 0), b"{}")
-    assert unpack_action(ACTION_V1) == action
+    assert unpack_log([ACTION_V1]) == [action]
 
 
 def test_state_of_a_later_version_is_refused() -> None:
@@ -61,29 +66,59 @@ def test_state_of_a_later_version_is_refused() -> None:
         unpack_request(msgspec.msgpack.encode(later))
 
 
-def actions(*values: float) -> list[ActionEvent]:
-    origin = Origin("f", None, 0)
-    return [
-        ActionEvent(str(i), "u", "i", "r", "pay", v, 100 + i, origin, b"")
-        for i, v in enumerate(values)
-    ]
+def tally(label: Label, values: Sequence[float], start: int = 100) -> Tally:
+    made = Tally(label)
+    for i, value in enumerate(values):
+        made.add(start + i, value)
+    return made
 
 
 def test_a_sum_is_exact_in_every_order() -> None:
-    kind = ActionKind("pay", 10, "sum")
-    three = actions(1e16, 1.0, -1e16)
-    assert {labels.label(kind, list(p), 90) for p in permutations(three)} == {(1.0, 10)}
+    for values in permutations((1e16, 1.0, -1e16)):
+        assert tally("sum", values).value == exact_sum(values) == 1.0
+
+
+def test_a_sum_beyond_float64_is_the_largest_float64() -> None:
+    largest = sys.float_info.max
+    for values in permutations((1e308, 1e308, 1e308, -1e308)):
+        assert tally("sum", values).value == exact_sum(values) == largest
+    assert tally("sum", [-1e308, -1e308]).value == exact_sum([-1e308, -1e308]) == -largest
+    # a partial sum that is too large does not matter
+    assert tally("sum", [1e308, 1e308, -1e308]).value == 1e308
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.randoms())
+def test_sums_are_what_fractions_say(values: list[float], order: random.Random) -> None:
+    exact, largest = sum(map(Fraction, values)), Fraction(sys.float_info.max)
+    expected = float(min(max(exact, -largest), largest))
+    order.shuffle(values)
+    assert tally("sum", values).value == exact_sum(values) == expected
+
+
+@given(st.permutations([0.0, -0.0, 5e-324, -5e-324]), st.sampled_from(["sum", "max", "last"]))
+def test_the_sign_of_a_zero_does_not_show_the_order(values: list[float], label: Label) -> None:
+    same_time = Tally(label)
+    for value in values:
+        same_time.add(100, value)
+    assert str(same_time.value) == {"sum": "0.0", "max": "5e-324", "last": "5e-324"}[label]
+    zeros = [value for value in values if value == 0]
+    assert str(tally(label, zeros).value) == "0.0"
 
 
 def test_aggregates() -> None:
-    made = {
-        label: labels.label(ActionKind("k", 10, label), actions(3.0, 5.0, 4.0), 100)[0]
-        for label in ("any", "count", "sum", "max", "last")
-    }
+    labels: tuple[Label, ...] = ("any", "count", "sum", "max", "last")
+    made = {label: tally(label, (3.0, 5.0, 4.0)).value for label in labels}
     assert made == {"any": 1, "count": 3, "sum": 12.0, "max": 5.0, "last": 4.0}
-    nothing = {k: labels.without_action(ActionKind("k", 1, k)) for k in ("any", "sum", "last")}
-    assert nothing == {"any": 0, "sum": 0.0, "last": None}
-    assert not math.isnan(made["sum"] or 0)
+    nothing = {label: Tally(label).value for label in labels}
+    assert nothing == {"any": 0, "count": 0, "sum": 0.0, "max": None, "last": None}
+    assert nothing == {label: without_action(ActionKind("k", 1, label)) for label in labels}
+
+
+def test_the_earliest_action_gives_the_delay() -> None:
+    made = Tally("any")
+    for time in (7, 3, 5):
+        made.add(time, None)
+    assert (made.first_time, made.count) == (3, 3)
 
 
 def test_partitions_are_hours_utc() -> None:

@@ -19,9 +19,9 @@ from tests import core_runner, oracle
 from tests.timeline import Outcome, Request, Rules, Sampling, SamplingRule, parse
 from udfs.core import sampling
 from udfs.core.emission import Emitted
-from udfs.core.labels import KindLabels
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.state_codec import VERSION, StoredRequest
+from udfs.core.wire import KindLabels
 
 #: What p has to be above; the seeds are fixed, so a test does not fail now and then.
 UNLIKELY = 1e-4

@@ -1,8 +1,7 @@
 """Which rows a request gets, and when (docs/join-semantics.md 8, 11, 14). Pure.
 
-A request has moments: the first (if it is to get rows before its deadline), those at which an
-action becomes known, and its deadline. At each, the actions that are known give labels, and the
-labels give rows.
+A request has moments: the first one, if it gets rows before its deadline; those at which an action
+becomes known; and its deadline. At each moment the known actions give labels, and the labels rows.
 """
 
 from __future__ import annotations
@@ -11,32 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.events import ActionEvent, RequestFront
-from udfs.core import labels
-from udfs.core.labels import KindLabels
+from schemas.events import RequestFront
+from schemas.labels import Tally, Value, without_action
 from udfs.core.matching import JoinRules
 from udfs.core.state_codec import StoredRequest
+from udfs.core.trust import Trust
+from udfs.core.wire import KindLabels
 
-#: By kind of action and by position: what an impression has.
-Claimed = Mapping[str, Mapping[int, Sequence[ActionEvent]]]
+#: The known actions of a request, by kind of action and by position.
+Known = Mapping[str, Mapping[int, Tally]]
 Moment = Literal["first", "change", "deadline"]
-
-#: Labels are vouched for without an end.
-FOREVER = 2**63 - 1
 
 
 @dataclass(slots=True)
 class Emitted:
-    """Rows of one request, all made at one moment.
+    """Rows of one request that are all made at one moment.
 
-    `body` is the packed `RequestBody`, and `front` what was read of it. `kinds` are in the order of
-    the rules, `exposed` is by position (None: no exposure is configured). `positions` says which
-    impressions get a row (None: all), `versions` how many each had before (None: none had any).
+    `body` is the packed `RequestBody`, and `front` what was read of it. Both are None when the body
+    has to be read from state. `kinds` are in the order of the rules. `exposed` is by position; None
+    without a configured exposure. `positions` says which impressions get a row (None: all of them),
+    `versions` how many versions each had before (None: none had any).
     """
 
     request: StoredRequest
-    front: RequestFront
-    body: bytes
+    front: RequestFront | None
+    body: bytes | None
     moment: Moment
     kinds: list[KindLabels]
     observed_ms: int | None
@@ -51,30 +49,31 @@ class Emitted:
 
 @dataclass(slots=True)
 class FinalRows:
-    """What the deadline gives: rows, and how many impressions never had one, and why."""
+    """Rows of the deadline. Of the impressions without any row: how many were `unexposed`, and how
+    many `immature`.
+    """
 
     emitted: Emitted | None
     unexposed: int
     immature: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class View:
-    """A moment of a request: the time, the actions that are known, how far labels are vouched for.
-
-    `limit`: epoch ms; None is minus infinity. `at_end`: the input has ended.
+    """A moment of a request: the time (epoch ms), its known actions, and up to when labels can be
+    trusted. `at_end`: the input has ended.
     """
 
     now: int
-    claimed: Claimed
-    limit: int | None
+    known: Known
+    trust: Trust
     at_end: bool
 
 
 def rows_before_deadline(
-    request: StoredRequest, front: RequestFront, view: View, rules: JoinRules
+    request: StoredRequest, front: RequestFront | None, view: View, rules: JoinRules
 ) -> Emitted | None:
-    """Rows of the first moment, or of a change after it. Writes down in `request` what it gave."""
+    """Rows of the first moment, or of a change after it. Notes in `request` which rows it gave."""
     n = len(request.items)
     opening = not request.versions
     if opening:
@@ -83,18 +82,18 @@ def rows_before_deadline(
         return None
     observed = _observed(request, view, rules)
     all_get_one = opening and rules.first_emit_after is not None
-    kinds = _kinds(request, view.claimed, observed, rules)
-    exposed = _exposed(view.claimed, n, rules)
+    kinds = _kinds(request, view.known, observed, rules)
+    exposed = _exposed(view.known, n, rules)
     wanted: list[int] | range = range(n)
     if not all_get_one:
         changed = set(_changed(request, kinds, rules))
-        # with a first row, one that has none yet was put off, and an action that shows it may leave
-        # its labels as they are
+        # With a first row configured, an impression without a row was put off. It gets its row now,
+        # even if the action that made it exposed left its labels as they are.
         due = rules.first_emit_after is not None
         wanted = [p for p in range(n) if p in changed or (due and request.versions[p] == 0)]
     positions = _shown(wanted, exposed, rules)
     if view.at_end and rules.drop_immature and _too_soon(observed, rules):
-        positions = [] if all_get_one else _positives(positions, view.claimed, rules)
+        positions = [] if all_get_one else _positives(positions, view.known, rules)
     if not positions:
         return None
     emitted = Emitted(
@@ -113,13 +112,15 @@ def rows_before_deadline(
 
 
 def rows_at_deadline(
-    request: StoredRequest, front: RequestFront, view: View, rules: JoinRules
+    request: StoredRequest, front: RequestFront | None, view: View, rules: JoinRules
 ) -> FinalRows:
-    """The rows of rule 3, by what `final_emit` says of those that had some before."""
+    """Rows of the deadline (rule 3). `final_emit` says which impressions get one that had rows
+    before.
+    """
     n = len(request.items)
     observed = _observed(request, view, rules)
-    kinds = _kinds(request, view.claimed, observed, rules)
-    exposed = _exposed(view.claimed, n, rules)
+    kinds = _kinds(request, view.known, observed, rules)
+    exposed = _exposed(view.known, n, rules)
     had_rows = any(request.versions)
     wanted: list[int] | range = range(n)
     if had_rows and rules.final_emit != "always":
@@ -150,51 +151,47 @@ def rows_at_deadline(
 
 
 def _too_soon(observed: int | None, rules: JoinRules) -> bool:
-    """Rule 11: nothing provisional may be said yet."""
+    """Rule 11: it was not observed for long enough for a provisional row."""
     first = rules.first_emit_after
     return first is not None and (observed is None or observed < first)
 
 
-def _positives(positions: Sequence[int], claimed: Claimed, rules: JoinRules) -> list[int]:
+def _positives(positions: Sequence[int], known: Known, rules: JoinRules) -> list[int]:
     """Those with an action of a kind other than the exposure's."""
-    telling = [of_kind for kind, of_kind in claimed.items() if kind != rules.exposure]
-    return [p for p in positions if any(p in of_kind for of_kind in telling)]
+    others = [of_kind for kind, of_kind in known.items() if kind != rules.exposure]
+    return [p for p in positions if any(p in of_kind for of_kind in others)]
 
 
 def _observed(request: StoredRequest, view: View, rules: JoinRules) -> int | None:
-    if view.limit is None or view.limit < request.event_time:
-        return None
-    return min(
-        view.now - rules.skew - request.event_time,
-        rules.longest_window,
-        view.limit - request.event_time,
-    )
+    start = request.event_time
+    return view.trust.observed_ms(start, min(view.now - rules.skew, start + rules.longest_window))
 
 
 def _kinds(
-    request: StoredRequest, claimed: Claimed, observed: int | None, rules: JoinRules
+    request: StoredRequest, known: Known, observed: int | None, rules: JoinRules
 ) -> list[KindLabels]:
     n = len(request.items)
     kinds = []
     for kind in rules.kinds:
         mature = observed is not None and kind.window_ms <= observed
-        of_kind = claimed.get(kind.name)
+        of_kind = known.get(kind.name)
         if of_kind is None:
             kinds.append(KindLabels(None, None, mature))
             continue
-        values: list[labels.Value] = [labels.without_action(kind)] * n
+        values: list[Value] = [without_action(kind)] * n
         delays: list[int | None] = [None] * n
-        for position, actions in of_kind.items():
-            values[position], delays[position] = labels.label(kind, actions, request.event_time)
+        for position, tally in of_kind.items():
+            values[position] = tally.value
+            delays[position] = tally.first_time - request.event_time
         kinds.append(KindLabels(values, delays, mature))
     return kinds
 
 
-def _exposed(claimed: Claimed, n: int, rules: JoinRules) -> list[bool] | None:
+def _exposed(known: Known, n: int, rules: JoinRules) -> list[bool] | None:
     if rules.exposure is None:
         return None
     exposed = [False] * n
-    for of_kind in claimed.values():
+    for of_kind in known.values():
         for position in of_kind:
             exposed[position] = True
     return exposed
@@ -209,14 +206,14 @@ def _shown(
 
 
 def _changed(request: StoredRequest, kinds: Sequence[KindLabels], rules: JoinRules) -> list[int]:
-    """The positions whose labels are not those of their last row."""
+    """The positions whose labels differ from those of their last row."""
     changed: set[int] = set()
     for kind, columns in zip(rules.kinds, kinds, strict=True):
         last = request.last.get(kind.name, {})
         if columns.values is None:
             changed.update(last)
             continue
-        nothing = labels.without_action(kind)
+        nothing = without_action(kind)
         changed.update(p for p, value in enumerate(columns.values) if value != last.get(p, nothing))
     return sorted(changed)
 
@@ -231,7 +228,7 @@ def _remember(
         request.versions[p] += 1
     for kind, columns in zip(rules.kinds, kinds, strict=True):
         last = request.last.setdefault(kind.name, {})
-        nothing = labels.without_action(kind)
+        nothing = without_action(kind)
         for p in positions:
             value = nothing if columns.values is None else columns.values[p]
             if value == nothing:

@@ -1,42 +1,45 @@
 """The join: what becomes of requests and actions (docs/join-semantics.md). Pure.
 
-Events, what is known of their key, and the watermark go in; decisions come out. Nothing here
-asks a clock, keeps anything between calls, or performs what it decides: the adapter
-(`udfs.operators.join`) loads and stores state, sets timers and emits. Times are epoch ms.
+An event, the state of its key and the watermark go in; decisions come out, and the key's state is
+brought up to date. Nothing here asks a clock or performs what it decides: the rows, the timers and
+the storing are done by whoever calls (`udfs.core.keyed_join`). Times are epoch ms.
 
-    request_arrives   accept it (and wake me at its deadline), or reject it
-    action_arrives    hold it (and wake me …), or decide now
-    decide            at a wake-up: give actions to requests, emit rows, settle what is due, name
-                      late actions, let go of orphans and of old tombstones
+    request_arrives   accept it (and wake me at its deadline), or refuse it
+    action_arrives    hold it (and wake me …), or decide it now
+    time_reaches      at a wake-up: write rows, settle what is due, name late actions, let go of
+                      orphans and of old tombstones
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal
 
-from schemas.events import ActionEvent, RequestEvent, RequestFront, unpack_front
-from udfs.core.emission import (
-    FOREVER,
-    Claimed,
-    Emitted,
-    View,
-    rows_at_deadline,
-    rows_before_deadline,
-)
-from udfs.core.matching import (
-    JoinRules,
-    LateReason,
-    identity,
-    late_reason,
-    matches,
-    outranked,
-    without_twins,
-)
+from schemas.events import ActionEvent, RequestEvent
+from udfs.core.emission import Emitted, View, rows_at_deadline, rows_before_deadline
+from udfs.core.held import Held
+from udfs.core.key_state import KeyState
+from udfs.core.matching import JoinRules, LateReason, identity
 from udfs.core.state_codec import VERSION, StoredRequest
+from udfs.core.trust import ALWAYS, Trust
 
-__all__ = ["FOREVER", "Decisions", "Hold", "JoinRules", "LateAction", "Settled", "action_arrives"]
+Refusal = Literal["duplicate_request", "late_request"]
+
+
+@dataclass(slots=True)
+class Accepted:
+    """The request is to be stored. `wake_at`: times to be woken at."""
+
+    request: StoredRequest
+    wake_at: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Refused:
+    """The request is rejected."""
+
+    reason: Refusal
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Settled:
     """A request whose labels are decided for good.
 
     `joined`: how many actions it took. `unexposed`, `immature`: how many of its impressions never
-    got a row, for that reason.
+    got a row for that reason.
     """
 
     request: StoredRequest
@@ -55,21 +58,23 @@ class Settled:
 
 @dataclass(slots=True)
 class LateAction:
-    """An action that came too late for a sample, which is named by request and position."""
+    """An action that came too late for a sample. Request and position name the sample.
+
+    `body` is that of the request, empty if tombstones do not keep it; None when it has to be read
+    from state.
+    """
 
     action: ActionEvent
     request: StoredRequest
+    body: bytes | None
     position: int
     reason: LateReason
 
 
 @dataclass(slots=True)
 class Decisions:
-    """What `decide` found, to be performed by the adapter.
-
-    `emitted`: rows, in their order. `changed`: requests to be stored anew (now tombstones, or with
-    more rows or more `used`); `forgotten`: ids of tombstones to be removed. `held`: the actions
-    that remain held, None when they are as before. `wake_at`: times to be woken at.
+    """What was decided, to be performed by the caller. `emitted` are rows, in their order.
+    `wake_at`: times to be woken at.
     """
 
     emitted: list[Emitted] = field(default_factory=list)
@@ -77,35 +82,31 @@ class Decisions:
     late: list[LateAction] = field(default_factory=list)
     orphans: list[ActionEvent] = field(default_factory=list)
     duplicates: list[ActionEvent] = field(default_factory=list)
-    changed: list[StoredRequest] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
-    held: list[ActionEvent] | None = None
     wake_at: set[int] = field(default_factory=set)
 
 
-class Hold(NamedTuple):
-    """Keep the action, and be woken at `wake_at` (None: a request's own deadline will do)."""
+@dataclass(slots=True)
+class Hold:
+    """The action is to be held. `wake_at`: a time to be woken at; None when a pending request has a
+    timer that comes early enough.
+    """
 
     wake_at: int | None
 
 
 def request_arrives(
-    event: RequestEvent,
-    twin: StoredRequest | None,
-    watermark: int,
-    rules: JoinRules,
-) -> StoredRequest | str:
-    """Rules 4 and 6: the request to be stored (wake at its deadline, and at `emit_at`), or the
-    reason to reject it.
-
-    `twin`: the request with its id under its key, if there is one, pending or settled.
+    event: RequestEvent, twin: StoredRequest | None, watermark: int, rules: JoinRules
+) -> Accepted | Refused:
+    """Rules 4 and 6. `twin`: the request with its id under its key, if there is one, pending or
+    settled.
     """
     if twin is not None:
-        return "duplicate_request"
+        return Refused("duplicate_request")
     deadline = rules.deadline(event.event_time)
     if deadline <= watermark:
-        return "late_request"
-    return StoredRequest(
+        return Refused("late_request")
+    first_moment = rules.first_moment(event.event_time, watermark)
+    request = StoredRequest(
         VERSION,
         event.request_id,
         event.event_time,
@@ -114,247 +115,175 @@ def request_arrives(
         [],
         False,
         event.body,
-        emit_at=rules.first_moment(event.event_time, watermark),
+        emit_at=first_moment,
     )
+    return Accepted(request, (deadline,) if first_moment is None else (deadline, first_moment))
 
 
-def action_arrives(
-    action: ActionEvent, known: Sequence[StoredRequest], watermark: int, rules: JoinRules
+def hold_without_asking(
+    action: ActionEvent, known: Iterable[StoredRequest], watermark: int, rules: JoinRules
 ) -> Hold | None:
-    """Hold it, or None: what becomes of it can be decided now (`decide`, with it among the held).
-
-    `known`: the requests of its key. Most actions come while their request is pending, and cost no
-    more than this.
+    """Whether an action can be held without a look at the other held actions of its key; None if it
+    cannot. Most actions come while their request is pending, and cost no more than this. `known`:
+    all requests of the key.
     """
-    name: int | None = None
-    awaited = False
+    earliest = None
     for request in known:
-        if not request.settled:
-            # its deadline is not after C_a, so it wakes us in time, and sets a timer for what
-            # is left then
-            awaited = awaited or request.event_time <= action.event_time + rules.skew
-            continue
-        name = identity(action) if name is None else name
-        if name in request.used or (
-            rules.key == "request_id" and late_reason(action, request, rules)
-        ):
+        if request.settled:
             return None
+        if earliest is None or request.event_time < earliest:
+            earliest = request.event_time
+    return _hold(action, earliest, watermark, rules)
+
+
+def _hold(
+    action: ActionEvent, earliest: int | None, watermark: int, rules: JoinRules
+) -> Hold | None:
+    """How an action is held; None if it is to be decided now. `earliest`: the least event time of
+    the pending requests of its key, None without any.
+    """
     claim_deadline = rules.claim_deadline(action.event_time)
     if claim_deadline <= watermark:
         return None
-    if awaited and rules.on_arrival:
-        known_at = action.event_time + rules.skew
-        return Hold(known_at) if known_at > watermark else None
-    return Hold(None if awaited else claim_deadline)
+    known_at = action.event_time + rules.skew
+    if earliest is None or earliest > known_at:
+        return Hold(claim_deadline)
+    # That request's deadline is not after C_a. It wakes us in time, and sets timers for the actions
+    # that are held then.
+    if not rules.on_arrival:
+        return Hold(None)
+    return Hold(known_at) if known_at > watermark else None
 
 
-def decide(
-    known: Sequence[StoredRequest],
-    held: Sequence[ActionEvent],
-    now: int,
-    rules: JoinRules,
-    *,
-    arrived: ActionEvent | None = None,
-    at_end: bool = False,
-    limit: int | None = FOREVER,
-) -> Decisions:
-    """All that is due at `now` for one key: a timer's time, or the watermark when `arrived` came.
-
-    `at_end`: the input has ended. `limit`: how far labels are vouched for (rules 10, 11; None:
-    minus infinity). `known` are changed in place.
-    """
-    decisions = Decisions()
-    stored = len(held)
-    if arrived is not None:
-        held = [*held, arrived]
-    fronts = {r.request_id: _read_front(r) for r in known if not r.settled}
-    standing, decisions.duplicates = without_twins(held)
-    used = {name for request in known if request.settled for name in request.used}
-    if used:
-        decisions.duplicates += [action for name, action in standing if name in used]
-        standing = [(name, action) for name, action in standing if name not in used]
-
-    ready = [r for r in known if not r.settled and (r.deadline <= now or _may_emit(r, now))]
-    ready.sort(key=lambda r: (r.deadline, r.event_time, r.request_id))
-    due = [r for r in ready if r.deadline <= now]
-    changed: dict[str, StoredRequest] = {}
-    for request in ready:
-        if request.deadline > now or request.versions:
-            claimed = _claimed(request, known, standing, rules, now).actions
-            if request.versions and not _news(claimed, now, arrived, rules):
-                continue
-            view = View(now, claimed, limit, at_end)
-            front = fronts[request.request_id]
-            if _emit_early(request, front, view, standing, rules, decisions):
-                changed[request.request_id] = request
-    for request in due:
-        claim = _claimed(request, known, standing, rules, now)
-        standing = claim.others
-        view = View(now, claim.actions, limit, at_end)
-        _settle(request, fronts[request.request_id], view, claim.names, rules, decisions)
-        changed[request.request_id] = request
-
-    left = _still_held(standing, known, now, rules, decisions, changed)
-    for request in known:
-        if request.settled and request.forget_time <= now:
-            decisions.forgotten.append(request.request_id)
-            changed.pop(request.request_id, None)
-    decisions.changed = list(changed.values())
-    if len(left) != stored or arrived in left:
-        decisions.held = left
-    # The timers of the held: set when they came, or left to a request that has settled now.
-    if due:
-        decisions.wake_at.update(rules.claim_deadline(action.event_time) for action in left)
-        decisions.wake_at.update(r.forget_time for r in due)
+def action_arrives(key: KeyState, action: ActionEvent, watermark: int, trust: Trust) -> Decisions:
+    """Holds the action, or decides it now. `trust`: up to when labels can be trusted."""
+    rules, decisions = key.rules, Decisions()
+    key.become_known(watermark)
+    name = identity(action)
+    if name in key.used:
+        decisions.duplicates = [*key.take_duplicates(), action]
+        return decisions
+    held = key.hold(action, name)
+    decisions.duplicates = key.take_duplicates()
+    if held.gone:
+        return decisions
+    hold = _hold(action, key.pending.earliest(), watermark, rules)
+    if hold is None or (rules.key == "request_id" and key.named_by(action) is not None):
+        if rules.on_arrival and action.event_time + rules.skew <= watermark:
+            request = key.is_known(held)
+            if request is not None and request.versions:
+                _emit_early(key, request, View(watermark, {}, trust, False), decisions)
+        if key.claimant(action) is None:
+            _let_go(key, held, watermark, decisions)
+        if not held.gone:
+            key.held.unwatched(held)
+        return decisions
+    if rules.on_arrival:
+        key.held.will_be_known(held)
+    if hold.wake_at is not None:
+        decisions.wake_at.add(hold.wake_at)
+    if hold.wake_at != rules.claim_deadline(action.event_time):
+        key.held.unwatched(held)
     return decisions
 
 
-def _emit_early(
-    request: StoredRequest,
-    front: RequestFront,
-    view: View,
-    standing: Sequence[tuple[int, ActionEvent]],
-    rules: JoinRules,
-    decisions: Decisions,
-) -> bool:
-    """Rule 14 before the deadline; whether `request` has changed."""
-    opening = not request.versions
+def time_reaches(
+    key: KeyState, now: int, *, at_end: bool = False, trust: Trust = ALWAYS
+) -> Decisions:
+    """Everything that is due at `now`, the time of a timer. `at_end`: the input has ended."""
+    decisions = Decisions()
+    known = key.become_known(now)
+    decisions.duplicates = key.take_duplicates()
+
+    due = key.take_deadlines(now)
+    early = [r for r in key.take_openings(now) if r.deadline > now]
+    early += _with_news(key, known, now)
+    if len(early) > 1:
+        early.sort(key=lambda r: (r.deadline, r.event_time, r.request_id))
+    for request in early:
+        _emit_early(key, request, View(now, {}, trust, at_end), decisions)
+    for request in due:
+        _settle(key, request, View(now, {}, trust, at_end), decisions)
+        decisions.wake_at.add(request.forget_time)
+    if key.held:
+        _look_at_the_held(key, bool(due), now, decisions)
+    key.take_forgotten(now)
+    key.is_fresh = False
+    return decisions
+
+
+def _look_at_the_held(key: KeyState, settled: bool, now: int, decisions: Decisions) -> None:
+    """Rules 4 and 5 for the actions that are still held. `settled`: requests have settled now."""
+    rules = key.rules
+    retry = key.take_overdue() if settled else []
+    if rules.key == "request_id" and (settled or key.is_fresh):
+        retry = list(key.held)  # rule 5 decides these at once, as soon as there is a tombstone
+    for held in [*retry, *key.held.take_unclaimed(now - rules.claim_deadline(0))]:
+        if held.gone:
+            continue
+        if key.claimant(held.action) is None:
+            _let_go(key, held, now, decisions)
+        elif rules.claim_deadline(held.action.event_time) <= now:
+            key.is_overdue(held)
+    if settled:
+        # The actions that relied on the timers of these requests need timers of their own.
+        earliest = key.pending.earliest()
+        until = None if earliest is None else earliest - rules.skew - 1
+        for held in key.held.take_unwatched(until):
+            claim_deadline = rules.claim_deadline(held.action.event_time)
+            if claim_deadline > now:
+                decisions.wake_at.add(claim_deadline)
+
+
+def _with_news(key: KeyState, known: Iterable[Held], now: int) -> list[StoredRequest]:
+    """Rule 14: the opened requests to which an action becomes known at this very time."""
+    news: dict[str, StoredRequest] = {}
+    for held in known:
+        if held.action.event_time + key.rules.skew == now and key.held.stands(held):
+            request = key.claimant(held.action)
+            if request is not None and request.versions:
+                news[request.request_id] = request
+    return list(news.values())
+
+
+def _emit_early(key: KeyState, request: StoredRequest, view: View, decisions: Decisions) -> None:
+    """Rule 14 before the deadline."""
+    rules, opening = key.rules, not request.versions
+    view = View(view.now, key.tallies(request, view.now), view.trust, view.at_end)
+    front = key.fronts.get(request.request_id)
     emitted = rows_before_deadline(request, front, view, rules)
     if emitted is not None:
         decisions.emitted.append(emitted)
     if opening and rules.on_arrival:
-        # the actions that came before the request; those after it have set theirs
-        known_at = (action.event_time + rules.skew for _, action in standing)
-        decisions.wake_at.update(at for at in known_at if at > view.now)
-    return opening or emitted is not None
+        # Actions that came before the request have no timer for the time when they become known.
+        decisions.wake_at.update(key.times_to_be_known(request, view.now))
+    if opening or emitted is not None:
+        key.change(request)
 
 
-def _settle(
-    request: StoredRequest,
-    front: RequestFront,
-    view: View,
-    used: list[int],
-    rules: JoinRules,
-    decisions: Decisions,
-) -> None:
-    """Rule 3. Makes `request` a tombstone."""
-    final = rows_at_deadline(request, front, view, rules)
+def _settle(key: KeyState, request: StoredRequest, view: View, decisions: Decisions) -> None:
+    """Rule 3. The request becomes a tombstone."""
+    claimed = key.claimed(request, view.now)
+    view = View(view.now, key.tally(claimed), view.trust, view.at_end)
+    final = rows_at_deadline(request, key.fronts.get(request.request_id), view, key.rules)
     if final.emitted is not None:
         decisions.emitted.append(final.emitted)
-    decisions.settled.append(Settled(request, len(used), final.unexposed, final.immature))
-    request.settled, request.used = True, used
-    request.emit_at, request.versions, request.last = None, [], {}
-    if not rules.keep_features:
-        request.body = b""
+    decisions.settled.append(Settled(request, len(claimed), final.unexposed, final.immature))
+    key.settle(request, claimed)
 
 
-def _still_held(
-    standing: Sequence[tuple[int, ActionEvent]],
-    known: Sequence[StoredRequest],
-    now: int,
-    rules: JoinRules,
-    decisions: Decisions,
-    changed: dict[str, StoredRequest],
-) -> list[ActionEvent]:
-    """Rules 4 and 5: names late actions, lets go of orphans, and returns the rest."""
-    left: list[ActionEvent] = []
-    for name, action in standing:
-        claim_deadline = rules.claim_deadline(action.event_time)
-        at_once = rules.key == "request_id"
-        if (claim_deadline > now and not at_once) or _may_be_claimed(action, known, rules):
-            left.append(action)
-            continue
-        best = _named_by(action, known, rules)
-        if best is not None:
-            request, reason = best
-            decisions.late.append(
-                LateAction(action, request, request.items.index(action.item_id), reason)
-            )
-            request.used.append(name)
-            changed[request.request_id] = request
-        elif claim_deadline > now:
-            left.append(action)
-        else:
-            decisions.orphans.append(action)
-    return left
-
-
-def _read_front(request: StoredRequest) -> RequestFront:
-    """A pending request's user and items lie in its body only, until now."""
-    front = unpack_front(request.body)
-    request.user_id, request.items = front.user_id, front.items
-    return front
-
-
-def _news(claimed: Claimed, now: int, arrived: ActionEvent | None, rules: JoinRules) -> bool:
-    """Rule 14: whether an action becomes known to a request now, which alone is a change. The key
-    is also woken for its other requests.
+def _let_go(key: KeyState, held: Held, now: int, decisions: Decisions) -> None:
+    """Rules 4 and 5, for an action that no pending request matches: it is a late action, or an
+    orphan. With `key = "request_id"` it stays held until C_a if it is not late.
     """
-    for of_kind in claimed.values():
-        for actions in of_kind.values():
-            for action in actions:
-                if arrived is None and action.event_time + rules.skew == now:
-                    return True
-                if arrived is not None and action is arrived:
-                    return True
-    return False
-
-
-def _may_emit(request: StoredRequest, now: int) -> bool:
-    return request.emit_at is not None and request.emit_at <= now
-
-
-class _Claim(NamedTuple):
-    """What is known to a request, by kind and position; its identities; and all others."""
-
-    actions: dict[str, dict[int, list[ActionEvent]]]
-    names: list[int]
-    others: list[tuple[int, ActionEvent]]
-
-
-def _claimed(
-    request: StoredRequest,
-    known: Sequence[StoredRequest],
-    standing: list[tuple[int, ActionEvent]],
-    rules: JoinRules,
-    now: int,
-) -> _Claim:
-    """At its deadline these are all that match it, and that no later request takes."""
-    claim = _Claim({}, [], [])
-    for name, action in standing:
-        if (
-            action.event_time + rules.skew <= now
-            and matches(action, request, rules)
-            and not (rules.key == "user_id" and outranked(action, request, known, rules))
-        ):
-            # the lowest position that shows the item
-            position = request.items.index(action.item_id)
-            claim.actions.setdefault(action.action, {}).setdefault(position, []).append(action)
-            claim.names.append(name)
-        else:
-            claim.others.append((name, action))
-    return claim
-
-
-def _may_be_claimed(action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules) -> bool:
-    """A pending request matches it. Past its C_a that can only be one that was accepted under
-    longer windows or more lateness, before the configuration changed: it keeps its own deadline.
-    """
-    return any(not request.settled and matches(action, request, rules) for request in known)
-
-
-def _named_by(
-    action: ActionEvent, known: Sequence[StoredRequest], rules: JoinRules
-) -> tuple[StoredRequest, LateReason] | None:
-    """Rule 5: the tombstone that names a late action, and as what."""
-    named = [
-        (reason, request)
-        for request in known
-        if request.settled and (reason := late_reason(action, request, rules))
-    ]
-    if not named:
-        return None
-    reason, request = max(
-        named, key=lambda n: (n[0] == "after_settle", n[1].event_time, n[1].request_id)
-    )
-    return request, reason
+    action = held.action
+    is_over = key.rules.claim_deadline(action.event_time) <= now
+    named = key.named_by(action) if is_over or key.rules.key == "request_id" else None
+    if named is not None:
+        request, reason = named
+        position = request.items.index(action.item_id)
+        decisions.late.append(LateAction(action, request, request.body, position, reason))
+        key.name_late(held, request)
+    elif is_over:
+        decisions.orphans.append(action)
+        key.held.release(held)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from xxhash import xxh3_64_intdigest
 
-from schemas.actions import ActionKind
+from schemas.actions import ActionKind, Label
 from schemas.events import ActionEvent
 from schemas.samples import FinalEmit
 from udfs.core.state_codec import StoredRequest
@@ -19,11 +18,11 @@ LateReason = Literal["after_settle", "outside_window"]
 
 @dataclass(frozen=True)
 class JoinRules:
-    """What the configuration says about the join; durations in ms, `horizon` None is 2 W.
+    """What the configuration says about the join. Durations are in ms; `horizon` None means 2 W.
 
-    `first_emit_after`, `on_arrival` and `final_emit` are rule 14's, `exposure` (a kind) and
-    `drop_unexposed` rule 8's, `drop_immature` rule 11's. `keep_features`: tombstones keep them, for
-    late actions to carry.
+    `first_emit_after`, `on_arrival` and `final_emit` belong to rule 14, `exposure` (the name of a
+    kind) and `drop_unexposed` to rule 8, `drop_immature` to rule 11. With `keep_features`
+    tombstones keep the features, so that late actions can carry them.
     """
 
     key: Literal["request_id", "user_id"]
@@ -39,11 +38,13 @@ class JoinRules:
     drop_immature: bool = False
     keep_features: bool = False
     windows: dict[str, int] = field(init=False, repr=False, compare=False)
+    labels: dict[str, Label] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.kinds:
             raise ValueError("a join needs at least one action kind")
         object.__setattr__(self, "windows", {k.name: k.window_ms for k in self.kinds})
+        object.__setattr__(self, "labels", {k.name: k.label for k in self.kinds})
 
     @cached_property
     def longest_window(self) -> int:
@@ -60,8 +61,8 @@ class JoinRules:
         return request_time + self.longest_window + self.skew + self.lateness
 
     def first_moment(self, request_time: int, watermark: int) -> int | None:
-        """When a request that is accepted at `watermark` may get its first rows; None: when it
-        settles.
+        """When a request that is accepted at `watermark` may get its first rows. None: not before
+        it settles.
         """
         if self.first_emit_after is None and not self.on_arrival:
             return None
@@ -69,7 +70,7 @@ class JoinRules:
         return moment if moment < self.deadline(request_time) else None
 
     def claim_deadline(self, action_time: int) -> int:
-        """C_a: from here on no request that may still be accepted can claim the action."""
+        """C_a: from this time on no request that can still be accepted can claim the action."""
         return action_time + 2 * self.skew + self.longest_window + self.lateness
 
     def forget_time(self, deadline: int) -> int:
@@ -78,7 +79,9 @@ class JoinRules:
 
 
 def may_follow(action: ActionEvent, request: StoredRequest, rules: JoinRules) -> bool:
-    """The item was shown, and not after the action (but for the skew); no upper bound yet."""
+    """The request shows the item, and is not after the action by more than the skew. There is no
+    upper bound here.
+    """
     return (
         request.event_time - rules.skew <= action.event_time
         and action.item_id in request.items
@@ -97,7 +100,7 @@ def matches(action: ActionEvent, request: StoredRequest, rules: JoinRules) -> bo
 
 
 def late_reason(action: ActionEvent, request: StoredRequest, rules: JoinRules) -> LateReason | None:
-    """Rule 5: as what the tombstone of `request` names the action, if it does."""
+    """Rule 5: why the tombstone of `request` names the action; None if it does not name it."""
     if matches(action, request, rules):
         return "after_settle"
     if action.event_time <= request.event_time + rules.late_horizon and may_follow(
@@ -107,21 +110,8 @@ def late_reason(action: ActionEvent, request: StoredRequest, rules: JoinRules) -
     return None
 
 
-def outranked(
-    action: ActionEvent, request: StoredRequest, known: Iterable[StoredRequest], rules: JoinRules
-) -> bool:
-    """Rule 2, `user_id`: a later request, already known, takes the action."""
-    rank = (request.event_time, request.request_id)
-    return any(
-        not other.settled
-        and (other.event_time, other.request_id) > rank
-        and matches(action, other, rules)
-        for other in known
-    )
-
-
 def identity(action: ActionEvent) -> int:
-    """Rule 6: what makes two records the same action, as an unsigned 64-bit hash."""
+    """Rule 6: two records with the same identity are the same action. An unsigned 64-bit hash."""
     if action.event_id is not None:
         parts: tuple[object, ...] = ("e", action.event_id)
     else:
@@ -136,26 +126,7 @@ def identity(action: ActionEvent) -> int:
     return xxh3_64_intdigest(repr(parts).encode("utf-8", "surrogatepass"))
 
 
-def without_twins(
-    held: Sequence[ActionEvent],
-) -> tuple[list[tuple[int, ActionEvent]], list[ActionEvent]]:
-    """Rule 6 among held actions: the least of each identity (with it), and the duplicates."""
-    least: dict[int, ActionEvent] = {}
-    duplicates: list[ActionEvent] = []
-    for action in held:
-        name = identity(action)
-        twin = least.get(name)
-        if twin is None:
-            least[name] = action
-        elif _order(action) < _order(twin):
-            duplicates.append(twin)
-            least[name] = action
-        else:
-            duplicates.append(action)
-    return list(least.items()), duplicates
-
-
-def _order(action: ActionEvent) -> tuple[object, ...]:
-    """By (time, kind, item, value); no value is less than any."""
+def twin_order(action: ActionEvent) -> tuple[object, ...]:
+    """Rule 6: of two twins the lesser stays. No value is less than any value."""
     value = (action.value is not None, action.value or 0.0)
     return (action.event_time, action.action, action.item_id, value)

@@ -1,4 +1,4 @@
-"""From the rows of a moment to what is written of them: ids, kinds, sampling, packing. Pure."""
+"""From the rows of a moment to what is written: ids, row kinds, sampling, packing. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas.actions import ActionKind
-from schemas.events import RequestBody
+from schemas.events import RequestBody, unpack_front
 from schemas.features import Feature, FeatureSchema
 from schemas.sample_id import sample_ids
 from udfs.core import wire
@@ -31,17 +31,23 @@ class SampleWriter:
         self._context = schema.scoped("context")
         self._columns = schema.scoped("item")
         self._pack = msgspec.msgpack.Encoder().encode
-        # what a body of this schema says of its names
+        # The names as a body of this schema has them.
         self._context_names = self._pack([f.name for f in self._context])
         self._column_names = self._pack([f.name for f in self._columns])
-        # those whose actions make a row other than a negative
+        # Kinds whose actions make a row something other than a negative.
         self._telling = [i for i, kind in enumerate(kinds) if kind.name != exposure]
         self._sampling = sampling
         self._features = sampling.features
 
     def rows(self, emitted: Emitted) -> tuple[list[wire.SampleRows], int]:
-        """What is to be written, and how many rows were sampled out."""
-        request, front, body = emitted.request, emitted.front, emitted.body
+        """What is to be written, and how many rows were sampled out.
+
+        Raises ValueError when `emitted` is without its body.
+        """
+        request, body = emitted.request, emitted.body
+        if body is None:
+            raise ValueError(f"the body of request {request.request_id!r} is not loaded")
+        front = unpack_front(body) if emitted.front is None else emitted.front
         if (
             bytes(front.context_names) != self._context_names
             or bytes(front.column_names) != self._column_names
@@ -70,8 +76,8 @@ class SampleWriter:
         return self._pack(rows)
 
     def feature_values(self, packed: bytes) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """Of a packed `RequestBody`, whatever schema it was accepted under: those of the context by
-        name, and those of the items by name, a list by position each. Missing ones are None.
+        """The features in a packed `RequestBody`, which may be of an older schema: context features
+        by name, and item features by name with a list by position each. Missing ones are None.
         """
         context, columns = self._aligned(unpack_body(packed))
         return (
@@ -150,8 +156,8 @@ class SampleWriter:
         )
 
     def _aligned(self, body: RequestBody) -> tuple[list[Any], list[list[Any]]]:
-        """Context values and columns in the order of this schema; what the schema that the request
-        was accepted under did not have is null.
+        """Context values and columns in the order of this schema. A feature that the request's own
+        schema did not have is null.
         """
         nothing = [None] * len(body.items)
         return (

@@ -1,29 +1,37 @@
-"""What lies in keyed state, as bytes (docs/architecture.md). Pure.
+"""What is in keyed state, as bytes (docs/architecture.md, "State of a key"). Pure.
 
-Every value begins with its version. A request carries the deadlines that held when it was
-accepted, so windows and lateness can change over a savepoint; its body carries the names of its
-features. Fields are only ever added, at the end, with a default, so that a release
-reads what older ones wrote. Version 2 added what is known of rows before the deadline.
+A key has requests, one value each, and a log: a list of entries that is appended to. A log entry is
+either a held action (`ActionEvent`) or a `LogChange`.
+
+A request carries its version, and the deadlines that held when it was accepted, so windows and
+lateness can change over a savepoint. Its body carries the names of its features. Fields are only
+added, at the end and with a default, so a release reads what older releases wrote. Version 2
+added the rows before the deadline. Version 3 added `LogChange`; before, a log had only actions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from schemas.events import ActionEvent, RequestBody
-from udfs.core.labels import Value
+from schemas.labels import Value
 
-VERSION = 2
+VERSION = 3
 
 
 class StoredRequest(msgspec.Struct, array_like=True):
     """A request in state: pending with its body, or (`settled`) the tombstone that it left.
 
-    `items` and `user_id` are the tombstone's; those of a pending request are in its body. `used`:
-    the identities of the actions that it joined or named. Of a request that gets rows before its
-    deadline: `emit_at`, when it may; `versions`, how many versions each impression has had, empty
-    before that time; `last`, by kind and position, the labels of their last rows that are not those
-    of an impression without actions.
+    `items` and `user_id`: in state they are filled for a tombstone only; a pending request has them
+    in its body. `body` is None in memory when it has to be read from state again; it is never
+    stored as None. `used`: identities of the actions that it joined or named. More may be in
+    the log.
+
+    For requests that get rows before their deadline: `emit_at` is when the first may be written.
+    `versions` counts the versions of each impression, and is empty before that time. `last` has the
+    labels of the last rows, by kind and position, where they differ from those of no action.
     """
 
     version: int
@@ -33,25 +41,48 @@ class StoredRequest(msgspec.Struct, array_like=True):
     forget_time: int
     items: list[str]
     settled: bool
-    body: bytes
+    body: bytes | None
     user_id: str = ""
     used: list[int] = []
     emit_at: int | None = None
     versions: list[int] = []
     last: dict[str, dict[int, Value]] = {}
 
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Of two requests that match an action, the one with the greater rank takes it (rule 2)."""
+        return (self.event_time, self.request_id)
+
+
+class LogChange(msgspec.Struct, array_like=True, tag="c", frozen=True):
+    """What became of earlier entries, appended so that they need not be rewritten.
+
+    `released`: actions that are not held any more, by their index in the log. `used`: the
+    identities of late actions that a tombstone named, by its request id. `forgotten`: request ids
+    whose `used` in earlier entries does not count any more (the id may be used again).
+    """
+
+    released: list[int]
+    used: dict[str, list[int]]
+    forgotten: list[str]
+
+
+LogEntry = ActionEvent | LogChange
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_request = msgspec.msgpack.Decoder(StoredRequest).decode
-_unpack_action = msgspec.msgpack.Decoder(ActionEvent).decode
+_unpack_entry = msgspec.msgpack.Decoder(LogEntry).decode
 _unpack_body = msgspec.msgpack.Decoder(RequestBody).decode
 
 
 class StateVersionError(Exception):
-    """State that a newer release wrote: this one cannot know what it means."""
+    """The state was written by a newer release, so this one cannot know what it means."""
 
 
 def pack_request(request: StoredRequest) -> bytes:
+    """Raises ValueError for a request whose body is not loaded."""
+    if request.body is None:
+        raise ValueError(f"the body of request {request.request_id!r} is not loaded")
     return _pack(request)
 
 
@@ -65,12 +96,12 @@ def unpack_request(blob: bytes) -> StoredRequest:
     return request
 
 
-def pack_action(action: ActionEvent) -> bytes:
-    return _pack(action)
+def pack_entry(entry: LogEntry) -> bytes:
+    return _pack(entry)
 
 
-def unpack_action(blob: bytes) -> ActionEvent:
-    return _unpack_action(blob)
+def unpack_log(blobs: Iterable[bytes]) -> list[LogEntry]:
+    return [_unpack_entry(blob) for blob in blobs]
 
 
 def unpack_body(body: bytes) -> RequestBody:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from schemas.actions import ActionKind
 from schemas.features import FeatureSchema
-from udfs.core.labels import KindLabels
+from schemas.labels import Value
 
 RowKind = Literal["provisional", "positive", "final"]
+
+
+class KindLabels(NamedTuple):
+    """The columns of one kind of action for one request: a value per impression, by position.
+
+    `values` and `delays_ms` are None when no impression had an action of the kind. Then every label
+    is `schemas.labels.without_action`, and every delay is null.
+    """
+
+    values: list[Value] | None
+    delays_ms: list[int | None] | None
+    mature: bool
 
 
 class SampleRows(msgspec.Struct, array_like=True):
     """Samples of one request, packed with msgpack. Lists are by position, of all impressions.
 
-    `body` is the packed `RequestBody` that lay in state: the features are not unpacked in Python
-    again. Its names of features must be the schema's. `positions` says which impressions get a row
-    (None: all); of the others, None means 1.0 for `rates`, 0 for `versions`, null for `exposed`.
+    `body` is the packed `RequestBody` that was in state. Python does not unpack its features again.
+    Its feature names must be those of the schema. `positions` says which impressions get a row
+    (None: all of them). For the other lists, None means: `rates` 1.0, `versions` 0, `exposed` null.
     """
 
     request_id: str
@@ -38,9 +50,11 @@ class SampleRows(msgspec.Struct, array_like=True):
 
 
 def sample_layout(schema: FeatureSchema, kinds: Sequence[ActionKind]) -> str:
-    """How `SampleRows` become columns, a word each: `context:<column>:<type>` in the order of the
-    context values, `item:<column>:<type>` in that of the columns, `label:<aggregate>` in that of
-    the kinds. Columns count from the first feature.
+    """How `SampleRows` become columns, as words with spaces between them.
+
+    A word is `context:<column>:<type>`, in the order of the context values; or
+    `item:<column>:<type>`, in the order of the item columns; or `label:<aggregate>`, in the order
+    of the kinds. Columns are counted from the first feature.
     """
     column = {feature.name: i for i, feature in enumerate(schema.features)}
     words = [

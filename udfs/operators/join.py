@@ -1,14 +1,14 @@
-"""The join as a Flink function: a thin adapter around `udfs.core.join_core`.
+"""The join as a Flink function: a thin adapter around `udfs.core.keyed_join`.
 
-It loads and stores keyed state, sets timers, and turns decisions into rows. Requests lie in map
-state by their id, held actions in list state, both as bytes. One input carries both streams, so
-that what one reader reads in order arrives in order, and how far the streams have come
-(`Progress`), which only the end of the input asks for.
+It gives keyed state to the join, sets timers, and turns decisions into rows. Requests are in map
+state by their id, and the log of held actions is in list state, both as bytes. One input carries
+both streams, so events that one reader reads in order arrive in order. It also carries how far each
+stream has come (`Progress`), which is needed at the end of the input and for label silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import msgspec
@@ -27,25 +27,13 @@ from schemas.events import (
 from schemas.features import FeatureSchema
 from schemas.sample_id import sample_id
 from udfs.core import wire
-from udfs.core.join_core import (
-    FOREVER,
-    Decisions,
-    LateAction,
-    action_arrives,
-    decide,
-    request_arrives,
-)
+from udfs.core.join_core import Decisions, Hold, LateAction, Refused
+from udfs.core.keyed_join import KeyedJoin
 from udfs.core.matching import JoinRules
 from udfs.core.outcome_watch import STRETCH, OutcomeWatch
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.sampling import Sampling
-from udfs.core.state_codec import (
-    StoredRequest,
-    pack_action,
-    pack_request,
-    unpack_action,
-    unpack_request,
-)
+from udfs.core.trust import ALWAYS, NEVER, Trust
 from udfs.operators import side_outputs
 from udfs.operators.counts import Counts
 from udfs.operators.warn import warn
@@ -75,13 +63,15 @@ class JoinSamples(KeyedProcessFunction):
         self._max_late_requests = max_late_requests
 
     def open(self, runtime_context: Any) -> None:
-        # Named with their version: another layout would get another name, and read this one.
-        self._requests = runtime_context.get_map_state(
+        # The names carry a version: another layout would get another name, and read these. The log
+        # keeps its first name, since it is still read in the same way.
+        requests = runtime_context.get_map_state(
             MapStateDescriptor("requests-v1", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
         )
-        self._held = runtime_context.get_list_state(
+        log = runtime_context.get_list_state(
             ListStateDescriptor("held-actions-v1", Types.PICKLED_BYTE_ARRAY())
         )
+        self._join = KeyedJoin(self._rules, _FlinkStorage(requests, log))
         # Not in Flink's state: KeepTime, which stands before the join, keeps it over a restart, and
         # tells it to each subtask.
         self._progress_seen: dict[str, int] = {}
@@ -105,87 +95,64 @@ class JoinSamples(KeyedProcessFunction):
         timers = ctx.timer_service()
         watermark = timers.current_watermark()
         if isinstance(event, RequestEvent):
-            blob = self._requests.get(event.request_id)
-            twin = None if blob is None else unpack_request(blob)
-            verdict = request_arrives(event, twin, watermark, self._rules)
-            if isinstance(verdict, str):
-                if verdict == "late_request":
+            key = event.request_id
+            if not self._by_request:
+                # The user's id is in the packed body; asking Flink for it costs a call.
+                key = ctx.get_current_key() if self._join.keys_in_memory else ""
+            verdict = self._join.request(key, event, watermark)
+            if isinstance(verdict, Refused):
+                if verdict.reason == "late_request":
                     self._say_late(self._late_requests.bad())
-                return iter((self._reject("features", verdict, event),))
+                return iter((self._reject("features", verdict.reason, event),))
             self._late_requests.good()
-            self._requests.put(event.request_id, pack_request(verdict))
             self._counters["accepted"].inc()
-            timers.register_event_time_timer(verdict.deadline)
-            if verdict.emit_at is not None:
-                timers.register_event_time_timer(verdict.emit_at)
+            for at in verdict.wake_at:
+                timers.register_event_time_timer(at)
             return iter(())
         if isinstance(event, Progress):
             self._note(event)
             return iter(())
-        known = self._known(event.request_id)
-        hold = action_arrives(event, known, watermark, self._rules)
-        if hold is not None:
-            self._held.add(pack_action(event))
-            if hold.wake_at is not None:
-                timers.register_event_time_timer(hold.wake_at)
+        # The key is there: the decoder requires the request id when that is the key.
+        key = (event.request_id or "") if self._by_request else event.user_id
+        decisions = self._join.action(key, event, watermark, self._trust(at_end=False))
+        if isinstance(decisions, Hold):
+            if decisions.wake_at is not None:
+                timers.register_event_time_timer(decisions.wake_at)
             return iter(())
-        held = [unpack_action(blob) for blob in self._held.get() or ()]
-        decisions = decide(
-            known, held, watermark, self._rules, arrived=event, limit=self._limit(at_end=False)
-        )
         return self._perform(decisions, timers)
 
     def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Any]:
         timers = ctx.timer_service()
         at_end = timers.current_watermark() >= LATEST_TIME
-        held = [unpack_action(blob) for blob in self._held.get() or ()]
-        decisions = decide(
-            self._known(ctx.get_current_key() if self._by_request else None),
-            held,
-            timestamp,
-            self._rules,
-            at_end=at_end,
-            limit=self._limit(at_end=at_end),
-        )
-        yield from self._perform(decisions, timers)
-
-    def _known(self, request_id: str | None) -> list[StoredRequest]:
-        if self._by_request:
-            blob = self._requests.get(request_id)
-            return [] if blob is None else [unpack_request(blob)]
-        return [unpack_request(blob) for blob in self._requests.values()]
+        trust = self._trust(at_end=at_end)
+        decisions = self._join.timer(ctx.get_current_key(), timestamp, at_end=at_end, trust=trust)
+        return self._perform(decisions, timers)
 
     def _note(self, progress: Progress) -> None:
         seen = self._progress_seen
         seen[progress.stream] = max(progress.time, seen.get(progress.stream, progress.time))
 
-    def _limit(self, *, at_end: bool) -> int | None:
-        """How far labels are vouched for: by the data when they end, and by the action stream."""
-        seen, limit = self._progress_seen, FOREVER
+    def _trust(self, *, at_end: bool) -> Trust:
+        """Up to when labels can be trusted: at the end as far as the data goes (rule 11), and with
+        label silence as far as the action stream goes (rule 10).
+        """
+        seen, trust = self._progress_seen, ALWAYS
         if at_end:
             if self._complete_until is not None:
-                limit = self._complete_until
+                trust = Trust.until(self._complete_until)
             elif len(seen) < len(STREAMS):
-                return None
+                return NEVER
             else:
-                limit = min(seen.values())
+                trust = Trust.until(min(seen.values()))
         if self._silence_after is not None:
             actions = seen.get("actions")
             if actions is None:
-                return None
-            limit = min(limit, actions + self._silence_after)
-        return limit
+                return NEVER
+            trust = trust.and_not_beyond(actions + self._silence_after)
+        return trust
 
     def _perform(self, decisions: Decisions, timers: Any) -> Iterator[Any]:
-        for request in decisions.changed:
-            self._requests.put(request.request_id, pack_request(request))
-        for request_id in decisions.forgotten:
-            self._requests.remove(request_id)
-        if decisions.held is not None:
-            if decisions.held:
-                self._held.update([pack_action(action) for action in decisions.held])
-            else:
-                self._held.clear()
+        """What the join has stored already is announced: timers, rows, side outputs, counts."""
         for at in decisions.wake_at:
             timers.register_event_time_timer(at)
         count = self._counters
@@ -200,7 +167,7 @@ class JoinSamples(KeyedProcessFunction):
         for settled in decisions.settled:
             count["settled"].inc()
             count["impressions"].inc(len(settled.request.items))
-            # each is a call to the JVM, and most are nothing most of the time
+            # Each count is a call to the JVM, and most of these are 0 most of the time.
             for name, number in (
                 ("joined", settled.joined),
                 ("unexposed", settled.unexposed),
@@ -228,8 +195,8 @@ class JoinSamples(KeyedProcessFunction):
     def _late(self, late: LateAction) -> Row:
         action, request, position = late.action, late.request, late.position
         features = None
-        if request.body:
-            context, items = self._writer.feature_values(request.body)
+        if late.body:
+            context, items = self._writer.feature_values(late.body)
             values = context | {name: column[position] for name, column in items.items()}
             features = msgspec.json.encode(values).decode()
         values = {
@@ -264,6 +231,28 @@ class JoinSamples(KeyedProcessFunction):
         }
         row = side_outputs.REJECTED.row(values, event.event_time)
         return self._rejected_tag, row
+
+
+class _FlinkStorage:
+    """The state of the current key; a `udfs.core.keyed_join.Storage`."""
+
+    def __init__(self, requests: Any, log: Any) -> None:
+        self._requests = requests
+        self._log = log
+        self.request = requests.get
+        self.requests = requests.values
+        self.put_request = requests.put
+        self.remove_request = requests.remove
+        self.append_to_log = log.add
+
+    def log(self) -> Iterable[bytes]:
+        return self._log.get() or ()
+
+    def replace_log(self, blobs: list[bytes]) -> None:
+        if blobs:
+            self._log.update(blobs)
+        else:
+            self._log.clear()
 
 
 _COUNTERS = (

@@ -1,0 +1,181 @@
+"""The join over stored keys: reads what an event needs, asks the core, stores what has changed.
+
+The caller gives a `Storage` of the current key; with Flink that is keyed state. The state is the
+truth at every moment: everything is written before a call returns, so a checkpoint between two
+calls is complete. A key with many elements is also kept in memory, so that its events need not
+read all of it again. No Flink in here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
+
+from schemas.events import ActionEvent, RequestEvent
+from udfs.core import join_core
+from udfs.core.join_core import Accepted, Decisions, Hold, Refused
+from udfs.core.key_state import KeyState
+from udfs.core.matching import JoinRules
+from udfs.core.state_codec import (
+    StoredRequest,
+    pack_entry,
+    pack_request,
+    unpack_log,
+    unpack_request,
+)
+from udfs.core.trust import Trust
+
+#: Keys with at most this many elements (`len` of a `KeyState`) are read anew for each event.
+SMALL = 16
+#: How much memory the keys in memory may take, in bytes by estimate, for each subtask.
+MEMORY = 256 * 1024 * 1024
+
+
+class Storage(Protocol):
+    """The stored state of the current key."""
+
+    def request(self, request_id: str) -> bytes | None: ...
+
+    def requests(self) -> Iterable[bytes]: ...
+
+    def put_request(self, request_id: str, blob: bytes) -> None: ...
+
+    def remove_request(self, request_id: str) -> None: ...
+
+    def log(self) -> Iterable[bytes]: ...
+
+    def append_to_log(self, blob: bytes) -> None: ...
+
+    def replace_log(self, blobs: list[bytes]) -> None:
+        """An empty list clears it."""
+
+
+class KeyedJoin:
+    """One subtask's join. `small` and `memory`: see `SMALL` and `MEMORY`."""
+
+    def __init__(
+        self, rules: JoinRules, storage: Storage, *, small: int = SMALL, memory: int = MEMORY
+    ) -> None:
+        self._rules = rules
+        self._storage = storage
+        self._by_request = rules.key == "request_id"
+        self._small = small
+        self._memory = memory
+        # Keys in memory, the least recently used first, and the weight that each was counted with.
+        self._kept: OrderedDict[str, tuple[KeyState, int]] = OrderedDict()
+        self._weight = 0
+
+    @property
+    def keys_in_memory(self) -> bool:
+        """Whether there are any. If not, `request` and `timer` need not be told the key of a
+        `user_id` join.
+        """
+        return bool(self._kept)
+
+    def request(self, key: str, event: RequestEvent, watermark: int) -> Accepted | Refused:
+        """A request arrives. It is stored if it is accepted."""
+        state = self._take(key) if self._kept else None
+        if state is None:
+            blob = self._storage.request(event.request_id)
+            twin = None if blob is None else unpack_request(blob)
+        else:
+            twin = state.request(event.request_id)
+        verdict = join_core.request_arrives(event, twin, watermark, self._rules)
+        if isinstance(verdict, Accepted):
+            self._storage.put_request(event.request_id, pack_request(verdict.request))
+            if state is not None:
+                state.accept(verdict.request)
+        if state is not None:
+            self._keep(key, state, ())
+        return verdict
+
+    def action(
+        self, key: str, event: ActionEvent, watermark: int, trust: Trust
+    ) -> Hold | Decisions:
+        """An action arrives. `Hold`: it was stored, and only the timer is to be set."""
+        state = self._take(key) if self._kept else None
+        if state is None:
+            known = self._requests(key)
+            if len(known) <= self._small:
+                hold = join_core.hold_without_asking(event, known, watermark, self._rules)
+                if hold is not None:
+                    self._storage.append_to_log(pack_entry(event))
+                    return hold
+            state = KeyState(self._rules, known, unpack_log(self._storage.log()))
+        return self._store(key, state, join_core.action_arrives(state, event, watermark, trust))
+
+    def timer(self, key: str, now: int, *, at_end: bool, trust: Trust) -> Decisions:
+        """A timer fires."""
+        state = self._take(key) if self._kept else None
+        if state is None:
+            requests, log = self._requests(key), unpack_log(self._storage.log())
+            few = len(requests) <= self._small
+            if few and not log and all(request.settled for request in requests):
+                return self._forget(requests, now)
+            state = KeyState(self._rules, requests, log)
+        decisions = join_core.time_reaches(state, now, at_end=at_end, trust=trust)
+        return self._store(key, state, decisions)
+
+    def _requests(self, key: str) -> list[StoredRequest]:
+        if self._by_request:
+            blob = self._storage.request(key)
+            return [] if blob is None else [unpack_request(blob)]
+        return [unpack_request(blob) for blob in self._storage.requests()]
+
+    def _forget(self, tombstones: list[StoredRequest], now: int) -> Decisions:
+        """Half of all timers are those of tombstones with nothing else to decide."""
+        for tombstone in tombstones:
+            if tombstone.forget_time <= now:
+                self._storage.remove_request(tombstone.request_id)
+        return Decisions()
+
+    def _store(self, key: str, state: KeyState, decisions: Decisions) -> Decisions:
+        """Stores what has changed. Rows and late actions get the bodies that they need first, since
+        a tombstone may be stored without.
+        """
+        storage, writes = self._storage, state.take_writes()
+        for emitted in decisions.emitted:
+            if emitted.body is None:
+                emitted.body = self._stored_body(emitted.request)
+        for late in decisions.late:
+            if late.body is None:
+                late.body = self._stored_body(late.request)
+        for request in writes.requests:
+            if request.body is None:
+                request.body = self._stored_body(request)
+            storage.put_request(request.request_id, pack_request(request))
+        for request_id in writes.removed:
+            storage.remove_request(request_id)
+        if writes.log_is_whole:
+            storage.replace_log([pack_entry(entry) for entry in writes.log])
+        else:
+            for entry in writes.log:
+                storage.append_to_log(pack_entry(entry))
+        self._keep(key, state, writes.requests)
+        return decisions
+
+    def _stored_body(self, request: StoredRequest) -> bytes:
+        blob = self._storage.request(request.request_id)
+        if blob is None:
+            raise ValueError(f"request {request.request_id!r} is not in state")
+        return unpack_request(blob).body or b""
+
+    def _take(self, key: str) -> KeyState | None:
+        """The key, if it is in memory. It is put back when everything is stored: an exception in
+        between must not leave a key in memory that differs from the state.
+        """
+        state, weight = self._kept.pop(key, (None, 0))
+        self._weight -= weight
+        return state
+
+    def _keep(self, key: str, state: KeyState, stored: Iterable[StoredRequest]) -> None:
+        if len(state) <= self._small:
+            return
+        state.drop_bodies(stored)
+        weight = state.weight
+        self._kept[key] = state, weight
+        self._weight += weight
+        while self._weight > self._memory:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self._weight -= freed

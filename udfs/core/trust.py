@@ -1,0 +1,34 @@
+"""Up to which time labels can be trusted (docs/join-semantics.md 10 and 11). Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Labels are complete up to a time. Make one with `ALWAYS`, `NEVER` or `Trust.until`."""
+
+    _time: float
+
+    @classmethod
+    def until(cls, time: int) -> Trust:
+        """`time`: epoch ms."""
+        return cls(time)
+
+    def and_not_beyond(self, time: int) -> Trust:
+        """The lesser of this and a time, epoch ms."""
+        return self if self._time <= time else Trust(time)
+
+    def observed_ms(self, start: int, end: int) -> int | None:
+        """How much of the time from `start` to `end` (epoch ms) can be trusted, in ms. None: not
+        even its start.
+        """
+        if self._time < start:
+            return None
+        return end - start if self._time >= end else int(self._time) - start
+
+
+ALWAYS = Trust(math.inf)
+NEVER = Trust(-math.inf)
