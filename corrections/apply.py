@@ -7,7 +7,6 @@ From rows of `samples/` and of `late_actions/` (docs/sample-format.md) to rows o
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 
 from schemas.actions import NEEDS_VALUE, ActionKind
 from schemas.features import FeatureSchema
+from schemas.labels import exact_sum, without_action
 from schemas.samples import PARTITIONS
 from schemas.samples import samples as sample_layout
 
@@ -219,7 +219,7 @@ def _merged(kind: ActionKind, before: _Label, actions: Sequence[_Late]) -> _Labe
         case "count":
             label = (label or 0) + len(actions)
         case "sum":
-            label = math.fsum([label or 0.0, *values])
+            label = exact_sum([label or 0.0, *values])
         case "max":
             label = max(values if label is None else [label, *values])
         case "last":
@@ -232,8 +232,7 @@ def _merged(kind: ActionKind, before: _Label, actions: Sequence[_Late]) -> _Labe
 
 
 def _without(kind: ActionKind) -> _Label:
-    empty = {"any": 0, "count": 0, "sum": 0.0, "max": None, "last": None}
-    return _Label(empty[kind.label], None)
+    return _Label(without_action(kind), None)
 
 
 def _correct(

@@ -27,6 +27,7 @@ COMMANDS = {
     "correct": ("tools.correct_samples.command:write", "Apply late actions to samples."),
     "generate": ("tools.generate.command:make", "Generate traffic to try things on."),
     "compare": ("tools.compare_policies.command:policies", "Compare the emission policies."),
+    "demo": ("tools.demo.command:demo", "Generate traffic, join it, and show what came out."),
     "train": ("", "Train a model on the samples."),
 }
 _TRAINER_PYTHON = Path(__file__).resolve().parents[1] / ".venv-trainer" / "bin" / "python"

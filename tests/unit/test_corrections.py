@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,9 @@ def test_a_late_click_makes_a_positive_of_the_negative_and_leaves_the_rest() -> 
         ("any", 1, 7_000, [None], (1, 5_000)),
         ("count", 2, 3_000, [None, None], (4, 3_000)),
         ("sum", 0.1, 7_000, [0.2], (math.fsum([0.1, 0.2]), 5_000)),
+        # beyond float64: the largest of that sign, whatever the order
+        ("sum", 1e308, 7_000, [1e308, 1e308], (sys.float_info.max, 5_000)),
+        ("sum", 1e308, 7_000, [1e308, -1.5e308], (0.5e308, 5_000)),
         ("max", None, None, [1.5], (1.5, 5_000)),
         ("max", 9.0, 7_000, [1.5], (9.0, 5_000)),
         ("last", None, None, [1.5], (1.5, 5_000)),

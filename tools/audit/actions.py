@@ -6,9 +6,11 @@ Worked out from event times alone, as docs/join-semantics.md has it when all com
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 from jobs.pipeline.config import Pipeline
 from schemas import samples
@@ -38,8 +40,17 @@ def label_of(label: Label, actions: Sequence[ActionEvent]) -> Value:
         return float(len(actions))
     values = [(a.event_time, a.value) for a in actions if a.value is not None]
     if label == "sum":
-        return math.fsum(value for _, value in values)
+        return _sum(value for _, value in values)
     return max(value for _, value in values) if label == "max" else max(values)[1]
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Rounded once; beyond float64 it is the largest float64 of that sign (rule 7)."""
+    exact = sum(map(Fraction, values), Fraction())
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.copysign(sys.float_info.max, exact)
 
 
 class Requests:

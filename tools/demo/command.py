@@ -9,13 +9,16 @@ README says what becomes of every line); they are too few to learn from.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from configuration.command_line import run
 from jobs import join_samples
 from jobs.pipeline import runs
 from jobs.pipeline.config import FilesSource, load
@@ -28,24 +31,28 @@ from tools.summary.show import print_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = ROOT / "examples" / "demo" / "trainer.toml"
+OUTPUT = ROOT / "out" / "demo"
 BUNDLED = ROOT / "tests" / "fixtures" / "by_hand" / "request_id" / "pipeline.toml"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code of the job, see `jobs.join_samples`."""
-    parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").split("\n\n")[0])
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--requests", type=int, default=3_000, help="how many to generate")
-    what.add_argument("--bundled", action="store_true", help="join the events written by hand")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "demo")
-    arguments = parser.parse_args(argv)
+def demo(
+    requests: Annotated[int, typer.Option(help="How many requests to generate.")] = 3_000,
+    bundled: Annotated[
+        bool, typer.Option("--bundled", help="Join the events written by hand instead.")
+    ] = False,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Is emptied first.")] = ROOT
+    / "out/demo",
+) -> int:
+    """Generate traffic, join it, and show what came out.
 
-    output: Path = arguments.output.resolve()
+    Exit codes: 0 done, else those of `sample-stitch join`.
+    """
+    output = output.resolve()
     if output.exists():
         shutil.rmtree(output)
     config = BUNDLED
-    if not arguments.bundled:
-        code = generate.write(output / "in", requests=arguments.requests)
+    if not bundled:
+        code = generate.write(output / "in", requests=requests)
         if code:
             return code
         config = output / "in" / "pipeline.toml"
@@ -60,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return code
     print_summary(summarise(output), console, _read(config))
-    if arguments.bundled:
+    if bundled:
         shown = BUNDLED.parent.parent.relative_to(ROOT) / "README.md"
         console.print(f"\n{shown} says what became of every line")
-    _print_next(output, console, trained=not arguments.bundled)
+    _print_next(output, console, trained=not bundled)
     return 0
 
 
@@ -97,3 +104,8 @@ def _read(config: Path) -> dict[str, int]:
         files = find(stream, source.path)
         counts[f"{stream} records"] = sum(1 for file in files for _ in event_files.lines(file))
     return counts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(demo, argv, "python -m tools.demo")
