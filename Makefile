@@ -141,10 +141,15 @@ clean: ## stop the local services and remove everything the targets here have ma
 .PHONY: check
 check: lint types imports ## lint, types and imports
 
+# Tables of results are written by programs.
+MARKDOWN = $(filter-out %/results.md,$(shell git ls-files '*.md'))
+
 .PHONY: lint
-lint: setup ## ruff: rules and format
+lint: setup ## ruff, the format of Markdown, spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mdformat --check $(MARKDOWN)
+	$(PY) -m codespell_lib
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
 TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.py' 2>/dev/null)
