@@ -35,6 +35,7 @@ def test_samples_and_late_actions_say_what_the_events_say(
     from_samples = read_samples.read(pipeline).kinds
     from_events = read_events.read(load(generated)).kinds
     drawn = pq.read_table(generated.parent / "truth" / "impressions.parquet")
+    told = 0
     # purchases are too few for that
     for model, ours, raw in zip(ACTIONS[:3], from_samples, from_events, strict=False):
         one, other = DelayEstimate(ours), DelayEstimate(raw)
@@ -42,10 +43,16 @@ def test_samples_and_late_actions_say_what_the_events_say(
         assert one.ever_act == pytest.approx(other.ever_act, rel=0.03)
         for target in (0.8, 0.95):
             advice = one.window(target)
+            truth = float(np.quantile(drawn[f"delay_{model.kind}_ms"].drop_null(), target))
+            if not advice.told:
+                # a refusal shows a limit that holds, and no window
+                assert advice.low <= truth * 1.08
+                continue
+            told += 1
             assert advice.window_ms == pytest.approx(other.window(target).window_ms, rel=0.05)
             # of what was drawn: chance is not the estimate's fault
-            truth = float(np.quantile(drawn[f"delay_{model.kind}_ms"].drop_null(), target))
             assert advice.window_ms == pytest.approx(truth, rel=0.08)
+    assert told > 0
     for ours, raw in zip(from_samples, from_events, strict=True):
         # none but stragglers are missing within the horizon
         horizon = pipeline.rules.late_horizon
