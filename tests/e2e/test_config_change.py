@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests.e2e.cluster_job import Job
 from tests.e2e.kafka_story import SECOND, KafkaStory
 from tests.flink import running
+
+pytestmark = pytest.mark.thorough
 
 RULES = """
 [actions.click]

@@ -21,6 +21,8 @@ import pytest
 from services.java import find_java_home
 from tools.summary.read import Summary, summarise
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kuairand"
 VARIABLE = "SAMPLE_STITCH_KUAIRAND"

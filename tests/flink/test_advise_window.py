@@ -15,6 +15,8 @@ from tools.advise_window.delays import DelayEstimate
 from tools.generate.model import ACTIONS, Traffic
 from tools.generate.traffic import generate
 
+pytestmark = pytest.mark.thorough
+
 SHORT = ("actions.purchase.window=15min", "join.late_horizon=30min")
 SAMPLED = ("join.policy=es_dfm", "emission.first_emit_after=30s", "sampling.rate=0.2")
 

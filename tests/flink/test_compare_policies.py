@@ -8,6 +8,8 @@ import pytest
 
 from tools.compare_policies import command as compare_policies
 
+pytestmark = pytest.mark.thorough
+
 
 def test_two_policies_over_a_small_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / "d.md"

@@ -13,6 +13,8 @@ from tools.correct_samples import command as correct_samples
 from tools.generate.model import ACTIONS, Traffic
 from tools.generate.traffic import generate
 
+pytestmark = pytest.mark.thorough
+
 #: A third of all records come late, by up to six hours: far beyond a window of 20 minutes.
 TRAFFIC = Traffic(800, items=10, hours=3.0, seed=5, late_share=0.3)
 SETTINGS = (
