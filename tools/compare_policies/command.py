@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -363,7 +363,8 @@ def compare(
 _POLICIES, _WINDOWS = list(get_args(Policy)), list(WINDOWS)
 
 
-def _policies(names: list[str]) -> list[str]:
+def _policies(names: Any) -> Any:
+    # Python 3.10 calls list[str] a class, at which Typer stumbles: so Any, of a list of names.
     for name in names:
         if name not in get_args(Policy):
             raise typer.BadParameter(f"{name!r} is none of {', '.join(get_args(Policy))}")
