@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from kafka import KafkaProducer
 
 from jobs.pipeline.config import load
@@ -52,6 +53,7 @@ def produce(servers: str, requests: list[Request], actions: list[Action]) -> Non
     producer.close()
 
 
+@pytest.mark.thorough
 def test_a_running_job_has_what_is_due_and_a_bounded_one_all(
     kafka_broker: KafkaBroker, tmp_path: Path
 ) -> None:

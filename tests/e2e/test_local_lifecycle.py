@@ -104,6 +104,7 @@ def test_an_unbounded_run_is_stopped_gone_on_with_and_never_doubled(
     }
 
 
+@pytest.mark.thorough
 def test_a_bounded_run_that_rejects_everything_fails_and_is_not_repeated_unasked(
     tmp_path: Path,
 ) -> None:

@@ -390,6 +390,7 @@ def test_a_killed_task_manager_loses_and_doubles_nothing(
         assert victim not in job.task_managers("join")
 
 
+@pytest.mark.thorough
 def test_a_lost_job_manager_and_then_a_move_to_another_job(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
 ) -> None:

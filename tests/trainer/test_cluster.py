@@ -47,6 +47,7 @@ def fault_free(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return runs.train(runs.configured(folder, output, *TWO, "train.consistency=bsp"))
 
 
+@pytest.mark.thorough
 def test_bsp_with_four_workers_is_one_worker(folder: Path, tmp_path: Path) -> None:
     one = runs.train(runs.configured(folder, tmp_path / "one"))
     config = runs.configured(

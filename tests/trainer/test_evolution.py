@@ -353,6 +353,7 @@ def test_actions_come_and_go(optimizer: str, more: tuple[str, ...], tmp_path: Pa
         )
 
 
+@pytest.mark.thorough
 def test_servers_go_on_with_another_model_and_readers_follow(tmp_path: Path) -> None:
     """The fault that was seen: `resume` was of another model, a fresh run had no column."""
     project = Project(tmp_path)
