@@ -24,6 +24,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -233,8 +234,12 @@ def _run(what: str, command: Sequence[str | Path], explain: str) -> None:
         for name, value in os.environ.items()
         if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
     }
-    # The machine's certificates, as pip and git use them: companies put their own there.
+    # The machine's certificates, as git uses them: companies put their own there. uv asks the
+    # machine; requests, which fetches the jars, brings a list of its own unless it is told.
     environment.setdefault("UV_SYSTEM_CERTS", "1")
+    system_certificates = ssl.get_default_verify_paths().cafile
+    if system_certificates is not None:
+        environment.setdefault("REQUESTS_CA_BUNDLE", system_certificates)
     done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=False)
     if done.returncode != 0:
         hint = f"; {explain}" if explain else ""
