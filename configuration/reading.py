@@ -7,7 +7,6 @@ wrong: the file (or the override), the key, and what was expected.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -48,14 +47,6 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
 
 
 _File = TypeVar("_File", bound=Section)
-
-
-def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--config FILE` and `--set a.b=value`; `what` says in `--help` what the file is."""
-    parser.add_argument("--config", type=Path, required=True, help=f"{what}, a TOML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=value", help="over the file; repeatable"
-    )
 
 
 def read(path: Path, into: type[_File], overrides: Sequence[str] = ()) -> _File:

@@ -7,7 +7,6 @@ not as they should be, 130 interrupted (saved).
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -32,7 +31,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from configuration.reading import ConfigError, add_arguments
+from configuration.command_line import Overrides, TrainerFile, run
+from configuration.reading import ConfigError
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
@@ -53,18 +53,18 @@ LIMITED = "evaluation/limited.json"
 console = Console(stderr=True, highlight=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.train", description=(__doc__ or "").split("\n\n")[0]
-    )
-    add_arguments(parser, "the trainer's configuration")
-    arguments = parser.parse_args(argv)
+def command(config: TrainerFile, overrides: Overrides = None) -> int:
+    """Train a model on joined samples, from the last checkpoint on.
+
+    Ctrl-C stops between two batches and saves; a second one stops at once. The configuration is
+    described in docs/trainer.md. Exit codes: 0 done, 1 it failed, 2 the configuration or the
+    samples are not as they should be, 130 interrupted (saved).
+    """
     try:
-        config = load(arguments.config, arguments.set)
-        _check_samples(config)
-        with locked(Path(config.output.path)):
-            return train(config)
+        settings = load(config, overrides or ())
+        _check_samples(settings)
+        with locked(Path(settings.output.path)):
+            return train(settings)
     except (LockedError, WriteError) as error:
         console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
         return 1
@@ -74,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("train: stopped at once; the last checkpoint stands", style="red")
         return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(command, argv, "python -m trainer.train")
 
 
 def _check_samples(config: TrainerConfig) -> None:
