@@ -69,7 +69,7 @@ train: setup-trainer ## train on samples: CONFIG=trainer.toml, or on those of th
 	@$(TRAINER_PY) -m trainer.train --config "$${CONFIG:-out/demo/trainer.toml}" $(ARGS)
 
 .PHONY: bench-trainer
-bench-trainer: setup ## the trainer's speed and quality beside others' (ARGS=--quick)
+bench-trainer: setup-bench-trainer ## the trainer's speed and quality beside others' (ARGS=--quick)
 	@$(TRAINER_PY) -m benchmarks.trainer $(ARGS)
 
 # --- the jobs ------------------------------------------------------------------------
@@ -127,6 +127,10 @@ setup-advise: ## the same with what `make advise` needs
 .PHONY: setup-trainer
 setup-trainer: ## the part of it that the trainer needs
 	$(BOOTSTRAP) trainer
+
+.PHONY: setup-bench-trainer
+setup-bench-trainer: setup-jobs ## the same with what `make bench-trainer` needs
+	$(BOOTSTRAP) trainer-bench
 
 .PHONY: clean
 clean: ## stop the local services and remove everything the targets here have made
@@ -214,6 +218,7 @@ lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versio
 	$(UV_COMPILE) dev.in -o dev.lock
 	$(UV_COMPILE) trainer.in -o trainer.lock
 	$(UV_COMPILE) trainer-dev.in -o trainer-dev.lock
+	$(UV_COMPILE) trainer-bench.in -o trainer-bench.lock
 	$(UV_COMPILE) java.in -o java.lock
 	$(UV_COMPILE) build.in -o build.lock
 

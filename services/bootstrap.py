@@ -7,6 +7,7 @@
     dev           what `make test` and `make check` need on top
     trainer       what `make train` needs
     trainer-dev   what the trainer's part of `make test` and `make check` needs on top
+    trainer-bench what `make bench-trainer` needs on top
 
 Makes ``.uv/`` (the installer, pinned), the environments of the levels (``.venv/`` and
 ``.venv-trainer/``: exactly what the locks say, and this project in editable form), and
@@ -74,7 +75,9 @@ JOBS = Environment(
     {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "kafka")},
 )
 # Flink holds numpy and pyarrow at versions that are too old for what the trainer uses.
-TRAINER = Environment(ROOT / ".venv-trainer", ROOT / "trainer", ("trainer", "trainer-dev"))
+TRAINER = Environment(
+    ROOT / ".venv-trainer", ROOT / "trainer", ("trainer", "trainer-dev", "trainer-bench")
+)
 LEVELS = {level: environment for environment in (JOBS, TRAINER) for level in environment.levels}
 
 
@@ -123,7 +126,7 @@ def _set_up_environment(environment: Environment, level: str) -> bool:
         return False
 
     # out of date, not another wish: what was set up for dev stays so
-    base = wider[-1] if python.with_name("pytest").exists() else level
+    base = next((one for one in reversed(wider) if f"\n{one}.lock " in present), level)
     locks = (f"{base}.lock", "java.lock") if needs_java else (f"{base}.lock",)
     stamp.unlink(missing_ok=True)
     uv = _installer()
