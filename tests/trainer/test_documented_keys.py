@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.documented_keys import Documented, differences, real, tables
-from trainer.config import _Document
+from trainer.config.sections import Document
 
 
 def test_the_page_has_all_keys_with_their_defaults() -> None:
     documented = [key for _, keys in tables("trainer.md") for key in keys]
-    keys = real(_Document)
+    keys = real(Document)
     assert len(keys) > 30
     assert differences(documented, keys) == []
     assert differences(documented[1:], keys) == ["samples.pipeline is not documented"]

@@ -1,0 +1,132 @@
+"""What a configuration comes to: the defaults that depend on other keys, and the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from configuration.declaration import Declaration, Policy
+from schemas.actions import ActionKind
+from trainer.config.columns import OWN_COLUMNS, encoding_of, slot_columns
+from trainer.config.sections import Document, LossKind, SlotSection
+from trainer.spec import LOG_BUCKETS, ModelSpec, Segment, Slot, TableSpec
+
+#: The slot, and the table's only row, that is in every sample.
+BIAS = "bias"
+
+#: The loss that learns from the rows of each emission policy.
+LOSS_OF: Mapping[Policy, LossKind] = {
+    "wait": "plain",
+    "fake_negative": "fnw",
+    "es_dfm": "es_dfm",
+    "defer": "defer",
+}
+#: Of samples, when the configuration does not say it.
+_MAX_IN_FLIGHT = 65_536
+
+
+class TrainerConfig(Document, frozen=True, kw_only=True):
+    """A checked configuration, and what the pipeline's file declares. Paths in it are absolute.
+
+    A key that was left out is None in its section; the properties here say what that comes to.
+    """
+
+    declared: Declaration
+
+    @property
+    def folder(self) -> Path:
+        """It holds `samples/` and `late_actions/`."""
+        return local_folder(self.samples.path or self.declared.output.path)
+
+    @property
+    def actions(self) -> tuple[ActionKind, ...]:
+        """What is predicted, in the order of the model's outputs."""
+        kinds = {kind.name: kind for kind in self.declared.kinds}
+        if self.model.actions is not None:
+            return tuple(kinds[name] for name in self.model.actions)
+        exposure = self.declared.exposure_action
+        return tuple(kind for name, kind in kinds.items() if name != exposure)
+
+    @property
+    def loss_type(self) -> LossKind:
+        """The configured loss, or the one that fits the pipeline's policy."""
+        return self.loss.type or LOSS_OF[self.declared.join.policy]
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many samples may be read and not learned yet."""
+        least = self.train.workers * self.train.batch
+        return self.train.max_in_flight or max(_MAX_IN_FLIGHT, least)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model: slots with equal settings share a table, and the bias has one of its own."""
+        heads = [kind.name for kind in self.actions]
+        if self.loss_type in ("es_dfm", "defer"):
+            heads += [f"dp:{name}" for name in heads]
+        columns = slot_columns(self.declared)
+        tables: dict[tuple[tuple[Segment, ...], int, int | None], int] = {}
+        slots = []
+        for name, slot in self.used_slots.items():
+            column = slot.column or name
+            expire = None if slot.expire_after is None else slot.expire_after // 1000
+            settings = (self._segments(slot, len(heads)), slot.admit_after, expire)
+            slots.append(
+                Slot(
+                    name,
+                    column,
+                    encoding_of(slot, columns[column]),
+                    tables.setdefault(settings, len(tables)),
+                    LOG_BUCKETS if slot.boundaries is None else tuple(slot.boundaries),
+                    slot.log1p,
+                    slot.scale,
+                    slot.clip,
+                )
+            )
+        specs = [TableSpec(f"t{n}", *settings) for settings, n in tables.items()]
+        if self.model.bias:
+            slots.append(Slot(BIAS, None, "value", len(specs)))
+            linear = Segment("linear", len(heads), self.optimizer.linear)
+            specs.append(TableSpec(f"t{len(specs)}", (linear,)))
+        kind = self.model.type
+        return ModelSpec(
+            kind,
+            tuple(heads),
+            tuple(slots),
+            tuple(specs),
+            embedding=0 if kind == "lr" else self.model.embedding,
+            hidden=tuple(self.model.hidden) if kind == "deepfm" else (),
+            dense=self.optimizer.dense,
+            seed=self.model.seed,
+        )
+
+    @property
+    def used_slots(self) -> Mapping[str, SlotSection]:
+        """Without any: the user, the item, the position, and each feature that is trained on."""
+        if self.slots:
+            return self.slots
+        features = (f.name for f in self.declared.schema.features if f.role == "feature")
+        return {name: SlotSection() for name in (*OWN_COLUMNS, *features)}
+
+    def _segments(self, slot: SlotSection, heads: int) -> tuple[Segment, ...]:
+        linear = Segment("linear", heads, slot.optimizer or self.optimizer.linear)
+        if self.model.type == "lr":
+            return (linear,)
+        optimizer = slot.embedding_optimizer or self.optimizer.embedding
+        embedding = Segment("embedding", self.model.embedding, optimizer, self.model.scale)
+        return (linear, embedding)
+
+
+def local_folder(path: str) -> Path:
+    """The folder that a path or a `file:` URL names.
+
+    Raises ValueError for a place that is not on this machine.
+    """
+    url = urlsplit(path)
+    if "://" not in path:
+        return Path(path)
+    if url.scheme == "file" and not url.netloc:
+        return Path(url2pathname(url.path))
+    raise ValueError(path)
