@@ -1,1 +1,1 @@
-"""How configuration files are read, and what a pipeline and a trainer both declare in them."""
+"""What pipelines and trainers share: how their files are read, what both declare, output locks."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from configuration import output_lock
 
 _ADVICE = {
     errno.ENOSPC: "free some space there, or set output.path to another disk",
@@ -82,29 +83,17 @@ def sync(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Holds a folder for this process alone, and makes it if it is not there.
 
-    The lock is of the open file `.lock` in it (flock), so it goes with the process, however that
-    ends, and a file that is left over locks nothing. Raises LockedError if another process has it,
-    WriteError if the folder cannot be written to.
+    The lock is the file `.lock` in it (see `configuration.output_lock`). Raises LockedError if
+    another process has it, WriteError if the folder cannot be written to.
     """
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            lock = output_lock.take(folder / ".lock")
+        except output_lock.HeldError as holder:
             raise LockedError(
-                f"{folder} is in use by another trainer (process {owner}): stop that one, or set"
+                f"{folder} is in use by another trainer ({holder}): stop that one, or set"
                 " another output.path"
             ) from None
-        except OSError:
-            # a file system without locks, as some network ones are: as good as it gets
-            pass
-        else:
-            with naming(folder / ".lock"):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()}\n".encode())
+    with lock:
         yield
-    finally:
-        os.close(handle)

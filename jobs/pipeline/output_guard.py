@@ -7,13 +7,11 @@ write them all again, and nobody would notice before the model does.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from configuration import output_lock
 from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.runs import Start
@@ -59,37 +57,23 @@ def clear(output: str) -> None:
 
 @contextmanager
 def locked(output: str) -> Iterator[None]:
-    """Hold the output's lock, a file `_lock` in it, as long as this process lives.
+    """Hold the output's lock, the file `_lock` in it (see `configuration.output_lock`).
 
-    The lock is the operating system's (flock), so it is gone with the process, however that ends.
-    It is between processes of one machine; between machines only where the shared file system
-    has such locks. Raises ConfigError when another process holds it.
+    Raises ConfigError when another process holds it, or when the file cannot be written to.
     """
     path = Path(output) / LOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = output_lock.take(path)
+    except output_lock.HeldError as holder:
+        raise ConfigError(
+            f"output.path: another join writes to {output} ({holder}); wait for it, stop it, "
+            "or set another output.path"
+        ) from None
     except OSError as error:
         raise ConfigError(f"output.path: {path}: {error.strerror or error}") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
-            raise ConfigError(
-                f"output.path: another join writes to {output} ({holder}); wait for it, stop it, "
-                "or set another output.path"
-            ) from None
-        except OSError:
-            # some network file systems have no locks: then there is none
-            yield
-            return
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    with lock:
         yield
-    finally:
-        # the file stays: deleting it would let two processes lock two files of one name
-        os.close(handle)
 
 
 def _has_rows(table: str) -> bool:

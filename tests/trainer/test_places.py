@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -241,8 +242,8 @@ def test_two_trainers_on_one_output(
         assert main(arguments) == 1
         error = capsys.readouterr().err.strip()
         assert error == (
-            f"train: {output} is in use by another trainer (process {holder.pid}): stop that one,"
-            " or set another output.path"
+            f"train: {output} is in use by another trainer (process {holder.pid} on"
+            f" {socket.gethostname()}): stop that one, or set another output.path"
         )
         assert not (output / "checkpoints").exists()
     finally:
@@ -256,7 +257,9 @@ def test_a_lock_is_given_back(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(LockedError), locked(tmp_path):
         raise AssertionError
     with locked(tmp_path):
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        assert (
+            tmp_path / ".lock"
+        ).read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
 def test_a_finished_output_is_gone_on_with_or_begun_anew_as_asked(
