@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -21,27 +21,53 @@ from trainer.serving.format import PartInfo
 from trainer.serving.write import prune, publish, write_dense
 from trainer.spec import Since
 
-
-@dataclass
-class _Saving:
-    """A checkpoint that is being written. The manifest lacks its files."""
-
-    folder: Path
-    manifest: Manifest
-    written: Written[File]
+_File = TypeVar("_File")
 
 
-class Checkpoints:
+class _InBackground(Generic[_File]):
+    """Something whose files the shards write while training goes on; one at a time."""
+
+    def __init__(self) -> None:
+        self._written: Written[_File] | None = None
+        self._complete: Callable[[Sequence[_File]], None]
+
+    @property
+    def writing(self) -> bool:
+        """Whether one is begun and not complete."""
+        return self._written is not None
+
+    def _start(self, written: Written[_File], complete: Callable[[Sequence[_File]], None]) -> None:
+        """`complete` is called with the files when all of them are there."""
+        self._written, self._complete = written, complete
+
+    def finish(self) -> bool:
+        """Completes what is being written if its files are there; whether it did.
+
+        Raises OSError, ServerGoneError, RunError.
+        """
+        files = None if self._written is None else self._written()
+        if files is None:
+            return False
+        self._complete(files)
+        self._written = None
+        return True
+
+    def discard(self) -> None:
+        """Gives up what is being written."""
+        self._written = None
+
+
+class Checkpoints(_InBackground[File]):
     """Those of one run, in `folder`. `keep`: how many.
 
     `step`: at which the last complete one was made, or with which the run began.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
+        super().__init__()
         self.step = 0
         self._folder, self._keep = folder, keep
         self._replaced: Sequence[Path] = []
-        self._saving: _Saving | None = None
 
     def find(self) -> list[Path]:
         """The complete checkpoints that this run may go back to, the newest last."""
@@ -51,11 +77,6 @@ class Checkpoints:
         """These are of another run. They go as soon as there is one of this run."""
         self._replaced = found
 
-    @property
-    def writing(self) -> bool:
-        """Whether one is begun and not complete."""
-        return self._saving is not None
-
     def begin(self, runner: Runner, step: int, session: dict[str, Any]) -> None:
         """Begins one. `session`: the state of the run.
 
@@ -64,39 +85,15 @@ class Checkpoints:
         folder = checkpoint.begin(self._folder, step)
         job = runner.job
         manifest = Manifest(step, job.spec, [], job.consistency, job.workers, session)
-        self._saving = _Saving(folder, manifest, runner.checkpoint(folder))
+        self._start(runner.checkpoint(folder), partial(self._keep_whole, folder, manifest))
 
-    def finish(self) -> bool:
-        """Completes what is being written if its files are there; whether it did.
-
-        Raises OSError, ServerGoneError, RunError.
-        """
-        if self._saving is None:
-            return False
-        saving = self._saving
-        written = saving.written()
-        if written is None:
-            return False
-        manifest = msgspec.structs.replace(saving.manifest, shards=list(written))
-        checkpoint.finish(saving.folder, manifest, self._keep, self._replaced)
-        self._saving, self._replaced = None, []
-        self.step = manifest.step
-        return True
-
-    def discard(self) -> None:
-        """Gives up what is being written."""
-        self._saving = None
+    def _keep_whole(self, folder: Path, manifest: Manifest, files: Sequence[File]) -> None:
+        manifest = msgspec.structs.replace(manifest, shards=list(files))
+        checkpoint.finish(folder, manifest, self._keep, self._replaced)
+        self._replaced, self.step = [], manifest.step
 
 
-@dataclass
-class _Exporting:
-    """An export that is being written. The manifest lacks its parts."""
-
-    manifest: serving.Manifest
-    written: Written[PartInfo]
-
-
-class Exports:
+class Exports(_InBackground[PartInfo]):
     """Those of one run, for those who rank: bases, and deltas between them, in `folder`.
 
     `base_every`: how many exports from one base to the next. `run_id`: names the folder of this
@@ -104,8 +101,8 @@ class Exports:
     """
 
     def __init__(self, folder: Path, base_every: int) -> None:
+        super().__init__()
         self._folder, self._base_every = folder, base_every
-        self._exporting: _Exporting | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -117,11 +114,6 @@ class Exports:
         self.step = -1
         self._number = 0
         self._base_due = True
-
-    @property
-    def writing(self) -> bool:
-        """Whether one is begun and not complete."""
-        return self._exporting is not None
 
     def begin(self, runner: Runner, step: int, newest: int, since: dict[str, Since]) -> None:
         """Begins one. `newest`: the newest sample's event time in milliseconds, or 0.
@@ -149,29 +141,18 @@ class Exports:
             spec=runner.job.spec,
             since=since,
         )
-        self._exporting = _Exporting(manifest, written)
+        self._start(written, partial(self._publish, manifest))
 
-    def finish(self) -> bool:
-        """Publishes what is being written if its files are there; whether it did.
-
-        Raises OSError, ServerGoneError, RunError.
-        """
-        if self._exporting is None:
-            return False
-        exporting = self._exporting
-        written = exporting.written()
-        if written is None:
-            return False
-        manifest = msgspec.structs.replace(exporting.manifest, parts=tuple(written))
-        publish(self._folder, manifest)
+    def _publish(self, manifest: serving.Manifest, files: Sequence[PartInfo]) -> None:
+        publish(self._folder, msgspec.structs.replace(manifest, parts=tuple(files)))
         prune(self._folder)
-        self._exporting, self._base_due = None, False
+        self._base_due = False
         self._number, self.step = manifest.number + 1, manifest.step
-        return True
 
     def discard(self) -> None:
         """Gives up what is being written; the next one is a base.
 
         Some shards count their changes as exported already.
         """
-        self._exporting, self._base_due = None, True
+        super().discard()
+        self._base_due = True
