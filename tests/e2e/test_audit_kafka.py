@@ -10,13 +10,13 @@ from kafka import KafkaProducer
 from jobs.pipeline.config import load
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
+from tests.e2e.local_job import started
 from tests.e2e.test_kafka import (
     CONFIG,
     PARTITIONS,
     REQUESTS,
     START,
     as_record,
-    running_job,
     traffic,
 )
 from tests.flink import running
@@ -71,7 +71,7 @@ def test_a_running_job_has_what_is_due_and_a_bounded_one_all(
     produce(kafka_broker.bootstrap_servers, requests, actions)
 
     log = tmp_path / "job.log"
-    with running_job(config, log) as job:
+    with started(["--config", str(config)], log) as job:
 
         def closed() -> list[Report]:
             """The files of a checkpoint do not appear at once, so it may take another look."""

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +12,7 @@ from kafka import KafkaProducer
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import oracle
+from tests.e2e.local_job import started
 from tests.flink import running
 from tests.timeline import Action, Request, Rules, Timeline
 
@@ -120,24 +115,6 @@ def produce(servers: str, requests: list[Request], actions: list[Action]) -> Non
     producer.close()
 
 
-@contextmanager
-def running_job(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.join_samples", "--config", str(config)],
-            cwd=running.ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            # the JVM is in its session, and goes with it
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-
-
 def test_unbounded_job_over_a_real_broker(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     for topic in ("features", "actions"):
         kafka_broker.create_topic(topic, partitions=PARTITIONS)
@@ -155,7 +132,7 @@ def test_unbounded_job_over_a_real_broker(kafka_broker: KafkaBroker, tmp_path: P
         )
     )
     log = tmp_path / "job.log"
-    with running_job(config, log) as job:
+    with started(["--config", str(config)], log) as job:
 
         def all_rows() -> list[dict[str, Any]]:
             assert job.poll() is None, log.read_text()

@@ -20,8 +20,8 @@ from jobs.pipeline.config import load
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests.e2e.conftest import KAFKA_USERS
+from tests.e2e.local_job import started
 from tests.e2e.sockets import is_loopback, listening
-from tests.e2e.test_kafka import running_job
 from tests.flink import running
 from tools.audit.command import audit
 
@@ -158,7 +158,7 @@ def test_scram_latest_and_a_partition_added_on_the_way(
         sent += 1
         return any(row["request_id"].startswith(found) for row in running.rows(output, "samples"))
 
-    with running_job(config, log) as job:
+    with started(["--config", str(config)], log) as job:
         second = False
         wait_until(lambda: produced_until("first"), 150, "a first row", every_s=0.2)
         assert listening(job.pid)

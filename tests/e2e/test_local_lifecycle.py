@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import by_hand
 from tests.e2e.kafka_story import KafkaStory
+from tests.e2e.local_job import started
 from tests.flink import running
 
 RULES = """
@@ -27,25 +24,6 @@ window = "10s"
 """
 #: Refusals come before Flink is started.
 AT_ONCE_S = 60
-
-
-@contextmanager
-def started(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The job in a session of its own, which is killed at the end."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.join_samples", *arguments],
-            cwd=running.ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            # the JVM is in its session, and goes with it
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=60)
 
 
 def stopped(process: subprocess.Popen[bytes], log: Path, number: signal.Signals) -> list[str]:

@@ -9,36 +9,27 @@ still to come, and actions that no request will ever claim.
 
 from __future__ import annotations
 
-import json
 import random
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from kafka import KafkaProducer
 
 from services.flink_cluster import ClusterError, FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import DeadlineError, wait_until
 from tests import oracle
 from tests.e2e.cluster_job import Job
+from tests.e2e.outcomes import check_written, send
 from tests.flink import running
 from tests.timeline import (
     END,
     Action,
-    ActionIdentity,
     Key,
-    LateAction,
     Outcome,
-    Rejection,
     Request,
-    Row,
     Rules,
     Timeline,
     Watermark,
@@ -153,21 +144,8 @@ class Scenario:
             far.append((p, Action(None, f"far{p}", "i", f"far{p}", "click", None, CLOSE)))
         self._send(far)
 
-    def _send(self, events: Sequence[tuple[int, Request | Action]]) -> None:
-        producer = KafkaProducer(bootstrap_servers=self.servers)
-        sent = [
-            producer.send(
-                f"{self.name}-{'features' if isinstance(event, Request) else 'actions'}",
-                value=as_record(event),
-                timestamp_ms=event.event_time,
-                partition=partition,
-            )
-            for partition, event in events
-        ]
-        producer.flush()
-        for future in sent:
-            future.get(timeout=30)  # an asynchronous send says only here that it was refused
-        producer.close()
+    def _send(self, events: Iterable[tuple[int, Request | Action]]) -> None:
+        send(self.servers, self.name, events)
 
 
 def scenario(
@@ -226,67 +204,7 @@ def watermark(events: Sequence[Request | Action], rules: Rules) -> int:
     return min(reached.values()) - DISORDER - 1
 
 
-def price(request_id: str, position: int) -> float:
-    """A feature that is another for every impression."""
-    return float(zlib.crc32(f"{request_id}/{position}".encode()))
-
-
-def as_record(event: Request | Action) -> bytes:
-    if isinstance(event, Action):
-        return msgspec.json.encode(event)
-    items = [
-        {"item_id": item, "features": {"price": price(event.request_id, position)}}
-        for position, item in enumerate(event.items)
-    ]
-    return json.dumps(vars(event) | {"items": items}).encode()
-
-
 # -- what was written ------------------------------------------------------------------------------
-
-
-def written(output: Path, rules: Rules) -> Outcome:
-    """The visible rows of all three tables, in the words of the oracle."""
-    kinds = rules.windows
-    samples = running.rows(output, "samples")
-    for r in samples:
-        assert r["price"] == price(r["request_id"], r["position"]), r
-    rows = [
-        Row(
-            r["request_id"],
-            r["user_id"],
-            r["item_id"],
-            r["position"],
-            r["event_time"],
-            {k: r[f"label_{k}"] for k in kinds},
-            {k: r[f"delay_{k}_ms"] for k in kinds},
-            {k: r[f"mature_{k}"] for k in kinds},
-            END,
-            *(r[name] for name in ("observed_ms", "revision", "kind", "exposed", "sampling_rate")),
-        )
-        for r in samples
-    ]
-    fields = ("event_id", "action", "item_id", "value", "event_time")
-    late = [
-        LateAction(
-            (r["request_id"], r["position"]),
-            r["request_time"],
-            ActionIdentity(r[rules.key], *(r[name] for name in fields)),
-            r["delay_ms"],
-            r["reason"],
-        )
-        for r in running.rows(output, "late_actions")
-    ]
-    rejected = []
-    for r in running.rows(output, "rejected"):
-        record: dict[str, Any] = json.loads(r["raw"])
-        identity: Request | ActionIdentity
-        if r["stream"] == "features":
-            items = tuple(item["item_id"] for item in record.pop("items"))
-            identity = Request(**record, items=items)
-        else:
-            identity = ActionIdentity(record[rules.key], *(record[name] for name in fields))
-        rejected.append(Rejection(r["stream"], r["reason"], identity))
-    return Outcome(tuple(rows), tuple(late), tuple(rejected))
 
 
 def wait_for_first_rows(job: Job, scenario: Scenario) -> None:
@@ -320,13 +238,7 @@ def check_everything(job: Job, scenario: Scenario) -> None:
             every_s=0.25,
         )
     job.wait_for_checkpoints(2)
-    found = written(scenario.folder / "out", scenario.rules)
-    truth = replace(due.without_made_at(), counters={})
-    lines, true_lines = Counter(found.lines()), Counter(truth.lines())
-    missing = list((true_lines - lines).elements())
-    doubled_or_wrong = list((lines - true_lines).elements())
-    assert (missing, doubled_or_wrong) == ([], [])
-    assert found == truth
+    check_written(scenario.folder / "out", scenario.rules, due)
 
 
 def visible(scenario: Scenario) -> tuple[int, ...]:

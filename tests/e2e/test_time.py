@@ -13,20 +13,18 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kafka import KafkaProducer
 
 from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import oracle
 from tests.e2e.cluster_job import Job
-from tests.e2e.test_recovery import as_record, written
+from tests.e2e.outcomes import check_written, send
 from tests.flink import running
 from tests.timeline import Action, Outcome, Request, Rules, Timeline, Watermark
 
@@ -125,20 +123,7 @@ class Topics:
     name: str
 
     def produce(self, events: Iterable[Event]) -> None:
-        producer = KafkaProducer(bootstrap_servers=self.servers)
-        sent = [
-            producer.send(
-                f"{self.name}-{'features' if isinstance(event, Request) else 'actions'}",
-                value=as_record(event),
-                timestamp_ms=event.event_time,
-                partition=int(event.user_id[1:]),
-            )
-            for event in events
-        ]
-        producer.flush()
-        for future in sent:
-            future.get(timeout=30)
-        producer.close()
+        send(self.servers, self.name, ((int(e.user_id[1:]), e) for e in events))
 
 
 def complete(output: Path, table: str) -> dict[str, bool]:
@@ -240,12 +225,7 @@ def test_hours_are_complete_and_nothing_is_lost(
     wait_until(lambda: job.goes_on() and all_idle(job, idle.split(), 4 * SECOND), 60, "idleness")
     flink_cluster.stop_job(job.id, tmp_path / "drained", drain=True)
 
-    found, due = written(output, RULES), replace(truth.without_made_at(), counters={})
-    lines, true_lines = Counter(found.lines()), Counter(due.lines())
-    missing = list((true_lines - lines).elements())
-    doubled_or_wrong = list((lines - true_lines).elements())
-    assert (missing, doubled_or_wrong) == ([], [])
-    assert found == due
+    check_written(output, RULES, truth)
     whole = {"samples": want | {hour(3): True}, "late_actions": want, "rejected": want}
     assert {table: complete(output, table) for table in TABLES} == whole
     left = [p for table in TABLES for p in (output / table).rglob("*") if p.is_file()]
