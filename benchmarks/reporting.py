@@ -13,6 +13,8 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
+    """A table of results; the first column names what was measured. `note`: a line below it."""
+
     title: str
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -20,6 +22,7 @@ class Table:
 
 
 def rich_table(table: Table) -> RichTable:
+    """The table for a terminal."""
     made = RichTable(title=table.title, caption=table.note or None, title_justify="left")
     for i, name in enumerate(table.header):
         made.add_column(name, justify="left" if i == 0 else "right")

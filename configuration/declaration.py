@@ -224,10 +224,12 @@ class Declaration(Section, frozen=True, kw_only=True, forbid_unknown_fields=Fals
 
     @property
     def kinds(self) -> tuple[ActionKind, ...]:
+        """The kinds of action, in the order of the file."""
         return action_kinds(self.actions)
 
     @property
     def schema(self) -> FeatureSchema:
+        """The features, in the order of the file."""
         return feature_schema(self.features)
 
     @property

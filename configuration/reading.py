@@ -36,6 +36,7 @@ class Duration(int):
 
     @classmethod
     def parse(cls, text: object) -> Duration:
+        """From text such as "10s". Raises ValueError for anything else."""
         match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'expected a duration like "250ms", "10s", "5min", "2h"; got {text!r}')

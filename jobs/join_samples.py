@@ -53,6 +53,7 @@ class Asked:
 
     @property
     def start(self) -> runs.Start:
+        """How the run is to begin, by the options that were given."""
         if self.restore is not None:
             return "restore"
         return "overwrite" if self.overwrite else "append" if self.append else "fresh"

@@ -98,7 +98,9 @@ class FeatureSchema:
 
     @classmethod
     def of(cls, features: Iterable[Feature]) -> FeatureSchema:
+        """From features in the order of their columns."""
         return cls(tuple(features))
 
     def scoped(self, scope: Scope) -> tuple[Feature, ...]:
+        """The features of one scope, in the order of their columns."""
         return tuple(f for f in self.features if f.scope == scope)

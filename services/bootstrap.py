@@ -61,10 +61,12 @@ class Environment:
 
     @property
     def python(self) -> Path:
+        """Its interpreter."""
         return self.folder / "bin" / "python"
 
     @property
     def stamp(self) -> Path:
+        """A file that says what is installed; without it, nothing is taken to be."""
         return self.folder / ".sample-stitch-stamp"
 
 

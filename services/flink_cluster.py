@@ -146,6 +146,7 @@ class FlinkCluster:
 
     @property
     def rest_url(self) -> str:
+        """The address of Flink's REST API, on loopback."""
         return f"http://127.0.0.1:{self.rest_port}"
 
     def is_running(self) -> bool:

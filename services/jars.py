@@ -62,6 +62,7 @@ class Coordinate:
 
     @property
     def file_name(self) -> str:
+        """The jar's name, as Maven repositories have it."""
         return f"{self.artifact}-{self.version}.jar"
 
     @property

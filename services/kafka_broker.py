@@ -114,6 +114,7 @@ class KafkaBroker:
 
     @property
     def bootstrap_servers(self) -> str:
+        """The address of the listener without passwords, on loopback."""
         return f"127.0.0.1:{self.port}"
 
     @property
@@ -129,6 +130,7 @@ class KafkaBroker:
         return () if self._process is None else (self._process.pid,)
 
     def is_running(self) -> bool:
+        """Whether the broker's process runs."""
         return self._process is not None and self._process.is_running()
 
     def start(self, *, tied: bool = True) -> None:

@@ -53,6 +53,7 @@ DEFAULT = (
 
 
 def main() -> int:
+    """Run what the arguments ask for, and write the tables. Returns the exit code."""
     arguments = _arguments()
     console = Console(highlight=False)
     cache = arguments.cache

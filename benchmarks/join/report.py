@@ -150,6 +150,7 @@ def _cpu(runs: list[dict[str, Any]]) -> Table:
 
 
 def markdown(made: list[Table]) -> str:
+    """The page with all tables."""
     parts = ["# The join against Flink SQL", _machine()]
     for table in made:
         lines = [

@@ -33,6 +33,7 @@ def run(spec: Spec) -> float:
 
 
 def main() -> int:
+    """One measurement, as a process of its own: a `Spec` as JSON in, seconds out."""
     spec = Spec.from_json(sys.argv[1])
     print(json.dumps({"seconds": run(spec)}), flush=True)
     return 0

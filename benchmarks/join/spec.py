@@ -41,6 +41,7 @@ class Spec:
 
     @property
     def impressions(self) -> int:
+        """Impressions in all requests together."""
         return self.requests * ITEMS
 
     @property
@@ -49,8 +50,10 @@ class Spec:
         return self.requests * self.step_ms
 
     def to_json(self) -> str:
+        """The spec as the argument of a measuring process; `from_json` reads it."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
+        """The spec that `to_json` wrote."""
         return cls(**json.loads(text))

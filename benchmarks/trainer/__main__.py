@@ -44,6 +44,7 @@ Step = tuple[str, dict[str, Any], str, Any]
 
 
 def main() -> int:
+    """Run what the arguments ask for, and write the tables. Returns the exit code."""
     arguments = _arguments()
     console = Console(highlight=False)
     raw_path = arguments.out / "results.json"

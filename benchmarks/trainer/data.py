@@ -111,6 +111,7 @@ class Traffic:
 
     @property
     def name(self) -> str:
+        """A name for its folder: traffic of one name has the same samples."""
         return f"{self.rows}-rows-{self.files}-files-seed-{self.seed}"
 
 

@@ -46,12 +46,14 @@ class CountingChannel:
         """Everything is here."""
 
     def send(self, server: int, frames: Sequence[Any]) -> None:
+        """Count the bytes of a message, and answer it at once. See `channel.Channel`."""
         request = wire.unpack_request(frames)
         kind = "pull" if isinstance(request, wire.PullRequest) else "push"
         self.bytes[kind] += _size(frames)
         self._do(server, self.hosts[server].receive(None, frames), kind)
 
     def receive(self, timeout_ms: int, also: Any = None) -> list[Any]:
+        """The answers since the last call. See `channel.Channel`."""
         answers, self._answers = self._answers, []
         return answers
 

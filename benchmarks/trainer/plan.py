@@ -112,6 +112,8 @@ def quality(name: str, alpha: float) -> _Make:
 
 @dataclass(frozen=True)
 class Stale:
+    """A run with one slow worker: what stale batches cost in quality under `settings`."""
+
     title: str
     settings: Mapping[str, Any]
 

@@ -14,6 +14,7 @@ from benchmarks.trainer.spec import OursSpec
 
 
 def main() -> int:
+    """One measurement, as a process of its own: an `OursSpec` as JSON in, figures out."""
     spec = msgspec.json.decode(sys.argv[1], type=OursSpec)
     pin(spec.core)
     tell(**measured(spec))

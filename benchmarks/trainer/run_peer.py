@@ -32,6 +32,7 @@ _BITS = 24
 
 
 def main() -> int:
+    """One measurement, as a process of its own: a `PeerSpec` as JSON in, figures out."""
     spec = msgspec.json.decode(sys.argv[1], type=PeerSpec)
     pin(spec.core)
     measured = {"vw": _vw, "sklearn": _sklearn, "river": _river}[spec.peer](spec)

@@ -85,6 +85,7 @@ class Killer:
 
 
 def main() -> int:
+    """One measurement, as a process of its own: a `RecoverySpec` as JSON in, figures out."""
     spec = msgspec.json.decode(sys.argv[1], type=RecoverySpec)
     tell(**measured(spec))
     return 0

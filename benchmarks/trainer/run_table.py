@@ -26,6 +26,7 @@ EMBEDDING = 16
 
 
 def main() -> int:
+    """One measurement, as a process of its own: a `TableSpec` as JSON in, figures out."""
     spec = msgspec.json.decode(sys.argv[1], type=TableSpec)
     tell(**measured(spec))
     return 0

@@ -19,6 +19,7 @@ class Straggler(Worker):
     pause_s = 0.0
 
     def read(self, work: Work) -> Batch:
+        """As any worker does, but `pause_s` later."""
         time.sleep(self.pause_s)
         return super().read(work)
 

@@ -48,6 +48,7 @@ class Action(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The event id that the converter gives it."""
         return f"line-{self.line:08}-{self.kind}"
 
 
@@ -281,6 +282,7 @@ class Report:
         print(f"{'':<40}{'from the file':>16}{'came out':>16}")
 
     def line(self, what: str, want: float, got: float) -> None:
+        """Print a figure beside the one that is wanted, and remember when they differ."""
         self.differs |= want != got
         print(f"{what:<40}{want:>16,}{got:>16,}{'' if want == got else '   DIFFERENT'}")
 
@@ -339,6 +341,7 @@ def compare(
 
 
 def positives(outcome: Outcome, kind: str) -> int:
+    """Rows with an action of the kind."""
     return sum(row[f"delay_{kind}_ms"] is not None for row in outcome.rows.values())
 
 
@@ -351,6 +354,7 @@ def without(outcome: Outcome, kind: str, *, mature: bool) -> int:
 
 
 def of_kind(names: dict[str, Any] | set[str], kind: str) -> int:
+    """How many of the event ids are of actions of the kind."""
     return sum(name.endswith(f"-{kind}") for name in names)
 
 

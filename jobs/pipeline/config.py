@@ -180,6 +180,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def default_checkpoints(self) -> str:
+        """Where checkpoints go when the file does not say it."""
         return f"{self.output.path.rstrip('/')}/_checkpoints"
 
     @property
@@ -196,6 +197,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def rules(self) -> JoinRules:
+        """What the join decides by. Durations are in ms."""
         horizon, emission = self.join.late_horizon, self.resolved_emission
         first = emission.first_emit_after
         return JoinRules(

@@ -77,6 +77,7 @@ class Counts:
 
     @property
     def late_requests(self) -> int:
+        """Requests that were rejected because they came after their deadline."""
         return self.rejected["features"].get("late_request", 0)
 
 

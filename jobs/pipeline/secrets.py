@@ -103,6 +103,7 @@ class Redaction(logging.Filter):
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Hide secrets in a log record, traceback included. Always True: no record is dropped."""
         record.msg, record.args = self(record.getMessage()), None
         if record.exc_info and record.exc_info[1] is not None:
             record.exc_text = self(logging.Formatter().formatException(record.exc_info))

@@ -75,6 +75,7 @@ class Table:
 
     @property
     def row_type(self) -> Any:
+        """Flink's type of a row, with the columns in the order of the schema."""
         return _row_type(self.schema)
 
     def write(self, rows: DataStream, output: OutputSection, *, compact: bool) -> None:

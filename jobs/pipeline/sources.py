@@ -65,6 +65,11 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
 
 
 def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
+    """What the decoders need to know of a pipeline.
+
+    `beacon_keys`: a key for each subtask of the join, by which beacons reach it.
+    """
+
     def of(source: FilesSource | KafkaSource) -> StreamSettings:
         return StreamSettings(
             int(source.out_of_orderness),

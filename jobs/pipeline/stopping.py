@@ -51,6 +51,7 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
+        """While this is open, a first signal is only remembered, in `asked`; a second one stops."""
         self._deferred = True
         try:
             yield

@@ -40,6 +40,7 @@ class KindAnswer:
 
     @property
     def kind(self) -> str:
+        """The kind of action that it is about."""
         return self.estimate.kind
 
 

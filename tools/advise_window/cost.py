@@ -36,6 +36,7 @@ class Overheads:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Overheads:
+        """What a pipeline waits beyond a window, by its bounds."""
         sources = pipeline.sources
         # the watermark of the join is that of the slower stream
         disorder = max(int(s.out_of_orderness) for s in (sources.features, sources.actions))

@@ -110,6 +110,7 @@ class DelayEstimate:
 
     @property
     def best(self) -> Fit:
+        """The family with the least AIC."""
         return self.fits[0]
 
     @cached_property
@@ -144,6 +145,10 @@ class DelayEstimate:
 
     @property
     def fits_well(self) -> bool:
+        """Whether the best family is near enough to the Kaplan-Meier curve.
+
+        That is within `MAX_DISTANCE`, or within what chance alone explains at 1 % (Kolmogorov).
+        """
         noise = 1.63 / math.sqrt(self.actions)  # the 1 % point of Kolmogorov's distribution
         return self.distance <= max(MAX_DISTANCE, noise)
 

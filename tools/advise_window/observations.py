@@ -86,6 +86,7 @@ class Observed:
 
     @property
     def until_text(self) -> str:
+        """`until` to the minute, in UTC."""
         return datetime.fromtimestamp(self.until / 1000, timezone.utc).strftime(
             "%Y-%m-%d %H:%M UTC"
         )

@@ -48,6 +48,7 @@ class Remainder:
 
     @property
     def bounded(self) -> bool:
+        """Whether the data say at most how many actions are still to come."""
         return bool(np.isfinite(self.most))
 
     def complete(self, waits: Floats) -> Floats:

@@ -69,6 +69,7 @@ class Timing:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Timing:
+        """The bounds of a pipeline, in ms."""
         sources = (pipeline.sources.features, pipeline.sources.actions)
         bound = max(int(source.out_of_orderness) for source in sources)
         return cls(int(pipeline.join.clock_skew), int(pipeline.join.allowed_lateness), bound)
@@ -170,6 +171,7 @@ class Run:
 
     @property
     def output(self) -> Path:
+        """The folder of its rows."""
         return Path(self.pipeline.output.path)
 
 

@@ -58,6 +58,7 @@ class Report:
     labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, made: Corrections) -> None:
+        """Add what became of one partition."""
         self.rows += made.rows.num_rows
         self.anew += made.anew
         self.partitions += made.rows.num_rows > 0

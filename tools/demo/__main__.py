@@ -1,3 +1,5 @@
+"""`python -m tools.demo`: a small run of everything."""
+
 import sys
 
 from tools.demo.command import main

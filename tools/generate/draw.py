@@ -52,6 +52,7 @@ class Block:
     columns: list[list[Any]]  # by feature, requests * items values each
 
     def request_id(self, n: int) -> str:
+        """The id of the n-th request of the block."""
         return f"r{self.first + n:08}"
 
 

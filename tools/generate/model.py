@@ -52,6 +52,7 @@ class LogNormal:
         return NormalDist().cdf(math.log(x / self.median) / self.sigma) if x > 0 else 0.0
 
     def draw(self, rng: np.random.Generator, n: int) -> Floats:
+        """n values, float64 (n,)."""
         return rng.lognormal(math.log(self.median), self.sigma, n)
 
 

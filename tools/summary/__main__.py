@@ -1,3 +1,5 @@
+"""`python -m tools.summary`: what an output holds."""
+
 import sys
 
 from tools.summary.command import main

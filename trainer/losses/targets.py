@@ -73,6 +73,7 @@ class LossRules(msgspec.Struct, frozen=True):
 
     @property
     def all_kinds(self) -> tuple[str, ...]:
+        """All kinds of the pipeline: `kinds`, or the actions where that is empty."""
         return self.kinds or self.actions
 
     @property

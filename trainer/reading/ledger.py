@@ -191,6 +191,7 @@ class Planner:
 
     @property
     def cursor(self) -> Cursor:
+        """Where the next batch begins."""
         if self._start == 0:
             return Cursor(self._entry)
         row = self._start

@@ -36,6 +36,7 @@ class Clocks:
 
     @property
     def in_flight(self) -> int:
+        """Batches that are begun and not finished."""
         return len(self._busy)
 
     def may_begin(self, worker: int) -> bool:
@@ -54,11 +55,13 @@ class Clocks:
         return True
 
     def begin(self, worker: int) -> None:
+        """The worker begins a batch; `may_begin` has said that it may."""
         lead = self.clocks[worker] - min(self.clocks)
         self.widest = max(self.widest, lead)
         self._busy.add(worker)
 
     def finish(self, worker: int) -> None:
+        """The worker has finished its batch, so its clock advances."""
         self._busy.discard(worker)
         self.clocks[worker] += 1
 

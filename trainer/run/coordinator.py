@@ -106,6 +106,7 @@ class Coordinator:
     # -- processes and shards ----------------------------------------------------------------------
 
     def start(self, shards: Sequence[ShardSnapshot]) -> None:
+        """See `Runner.start`. Starts the servers and workers that do not run yet."""
         self._generation += 1
         # First of all: workers must not send what they are doing under the new epoch.
         self.workers.abandon(self._generation)
@@ -157,6 +158,7 @@ class Coordinator:
         done: Callable[[Outcome], None],
         pause: Callable[[], bool],
     ) -> None:
+        """See `Runner.run`. Shards without a backup get one before it returns."""
         more = True
         while True:
             if more and not pause():
@@ -261,15 +263,18 @@ class Coordinator:
     # -- between batches ---------------------------------------------------------------------------
 
     def expire(self, now: int) -> int:
+        """See `Runner.expire`."""
         return self.commands.expire(self.placement, step=self.dispatcher.step, now=now)
 
     def checkpoint(self, folder: Path) -> Written[File]:
+        """See `Runner.checkpoint`. Each primary writes its shard."""
         self.commands.checkpoint(self.placement, folder, step=self.dispatcher.step)
         return self._written("checkpoint", File)
 
     def export(
         self, folder: Path, number: int, *, everything: bool
     ) -> tuple[Written[PartInfo], Any]:
+        """See `Runner.export`. Each primary writes its shard."""
         dense = self.commands.export(
             self.placement, folder, number, everything=everything, step=self.dispatcher.step
         )
@@ -300,10 +305,12 @@ class Coordinator:
         }
 
     def facts(self) -> list[tuple[str, str]]:
+        """See `Runner.facts`: the widest lead of a worker, and what happened to processes."""
         lead = f"{self.dispatcher.clocks.widest} batches"
         return [("widest lead of a worker", lead), *(("event", text) for text in self._events)]
 
     def resize(self, servers: int) -> float:
+        """See `Runner.resize`. Shards move between servers by consistent hashing."""
         plan = resize_plan(self.placement.shards, servers, self._virtual_nodes)
         total = self.stats()["rows"]
         for shard in self.placement.shards:

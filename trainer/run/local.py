@@ -49,9 +49,11 @@ class LocalRunner:
 
     @property
     def wants_pause(self) -> bool:
+        """Never: all is done in this process."""
         return False
 
     def start(self, shards: Sequence[ShardSnapshot]) -> None:
+        """See `Runner.start`."""
         self.shard = Shard(self.job.spec, contributions=None, has_dense=True)
         self._sequence = 0
         self._learner.take_tally()
@@ -65,6 +67,7 @@ class LocalRunner:
         done: Callable[[Outcome], None],
         pause: Callable[[], bool],
     ) -> None:
+        """See `Runner.run`."""
         parameters = LocalParameters(self.shard)
         while not pause():
             task = next_task()
@@ -77,18 +80,22 @@ class LocalRunner:
             self._sequence += 1
 
     def take_tally(self) -> Tally:
+        """See `Runner.take_tally`."""
         return self._learner.take_tally()
 
     def expire(self, now: int) -> int:
+        """See `Runner.expire`."""
         return self.shard.expire(now)
 
     def checkpoint(self, folder: Path) -> Written[File]:
+        """See `Runner.checkpoint`."""
         snapshot = self.shard.snapshot()
         return self._written(lambda: [write_shard(folder, 0, snapshot, self.job.spec)])
 
     def export(
         self, folder: Path, number: int, *, everything: bool
     ) -> tuple[Written[PartInfo], Any]:
+        """See `Runner.export`."""
         changed = [table.changed(everything=everything) for table in self.shard.tables]
         spec = self.job.spec
         names = [table.name for table in spec.tables]
@@ -100,14 +107,18 @@ class LocalRunner:
         return lambda: writing.result() if writing.done() else None
 
     def stats(self) -> Mapping[str, Any]:
+        """See `Runner.stats`."""
         tables = self.shard.tables
         return {"rows": sum(t.rows for t in tables), "bytes": sum(t.nbytes for t in tables)}
 
     def facts(self) -> list[tuple[str, str]]:
+        """See `Runner.facts`."""
         return []
 
     def resize(self, servers: int) -> float:
+        """See `Runner.resize`."""
         raise ValueError("this run has no servers: start it with train.servers")
 
     def stop(self) -> None:
+        """See `Runner.stop`."""
         self._writer.shutdown()

@@ -65,6 +65,7 @@ class ZmqChannel:
         self._poller = zmq.Poller()
 
     def connect(self, server: int, address: Any) -> None:
+        """See `Channel.connect`."""
         if server in self._sockets:
             return
         socket = unbounded(self._context, zmq.DEALER)
@@ -73,9 +74,11 @@ class ZmqChannel:
         self._poller.register(socket, zmq.POLLIN)
 
     def send(self, server: int, frames: Frames) -> None:
+        """See `Channel.send`."""
         send(self._sockets[server], frames)
 
     def receive(self, timeout_ms: int, also: zmq.Socket[bytes] | None = None) -> list[Frames]:
+        """See `Channel.receive`."""
         if also is not None:
             self._poller.register(also, zmq.POLLIN)
         try:
@@ -91,6 +94,7 @@ class ZmqChannel:
         ]
 
     def close(self) -> None:
+        """See `Channel.close`."""
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()

@@ -105,6 +105,7 @@ class RemoteParameters:
         self._routing = routing
 
     def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        """See `Parameters.pull`. Asks only the shards that own some of the keys."""
         shards = self._routing.shards
         self._divisions = [divide(self._owners, shards, k) for k in keys]
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
@@ -138,6 +139,7 @@ class RemoteParameters:
         counts: Sequence[Counts | None],
         dense: Floats | None,
     ) -> None:
+        """See `Parameters.push`. Returns when every shard has taken its part."""
         # Empty pushes are sent too, so every shard's deduplication marks agree, and every shard
         # learns of every step.
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}

@@ -50,6 +50,7 @@ class LocalParameters:
         self._keys: Sequence[Keys] = []
 
     def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+        """See `Parameters.pull`."""
         self._keys = keys
         return self.shard.pull(step, keys, dense=True)
 
@@ -62,5 +63,6 @@ class LocalParameters:
         counts: Sequence[Counts | None],
         dense: Floats | None,
     ) -> None:
+        """See `Parameters.push`."""
         tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
         self.shard.push(Push(0, sequence, step, now, tables, dense))

@@ -131,6 +131,11 @@ def read_current(root: Path) -> Current | None:
 
 
 def read_manifest(folder: Path, run_id: str, number: int) -> Manifest:
+    """The manifest of an export in the run's folder.
+
+    Raises GapError if it is not there, ContentError or RunError if it is not what it should be, and
+    OSError.
+    """
     path = folder / manifest_name(number)
     try:
         data = path.read_bytes()
@@ -149,6 +154,7 @@ def read_manifest(folder: Path, run_id: str, number: int) -> Manifest:
 
 
 def published(folder: Path) -> list[int]:
+    """The numbers of the exports in a run's folder, in no order. Raises OSError."""
     if not folder.is_dir():
         return []
     found = (_MANIFEST.fullmatch(path.name) for path in folder.iterdir())
@@ -156,21 +162,28 @@ def published(folder: Path) -> list[int]:
 
 
 def folder_of(root: Path, run_id: str) -> Path:
+    """The folder of a run. Raises ValueError for an id that is not the name of a folder."""
     if run_id in ("", ".", "..") or Path(run_id).name != run_id:
         raise ValueError(f"the run id {run_id!r} is not the name of a folder")
     return root / run_id
 
 
 def manifest_name(number: int) -> str:
+    """The file name of a manifest, by the number of its export."""
     return f"export-{number:06d}.json"
 
 
 def files_of(manifest: Manifest) -> list[FileInfo]:
+    """All files of an export but the manifest."""
     files = [part.file for part in manifest.parts]
     return files if manifest.dense is None else [*files, manifest.dense]
 
 
 def must_be_whole(folder: Path, file: FileInfo) -> Path:
+    """The path of a file that is there, with the size that the manifest gives.
+
+    Raises ContentError, or ChecksumError for another size. The checksum is not computed here.
+    """
     path = folder / file.name
     if Path(file.name).name != file.name:
         raise ContentError(f"{file.name!r} is not the name of a file of {folder}")
@@ -184,6 +197,7 @@ def must_be_whole(folder: Path, file: FileInfo) -> Path:
 
 
 def decoded(path: Path, data: bytes, kind: type[_Struct]) -> _Struct:
+    """JSON as a struct of type `kind`. Raises ContentError, with `path` in it."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:

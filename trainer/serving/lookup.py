@@ -39,6 +39,7 @@ class Table:
 
     @classmethod
     def of(cls, keys: Keys, values: Floats) -> Table:
+        """Of distinct ascending keys, uint64 (N,), and their values, float32 (N, width)."""
         bits = max(len(keys).bit_length() - 3, 1)  # a handful of keys for each
         shift = 64 - bits
         firsts = np.arange(1 << bits, dtype=np.uint64) << np.uint64(shift)
@@ -47,9 +48,14 @@ class Table:
 
     @classmethod
     def empty(cls, width: int) -> Table:
+        """A table without keys."""
         return cls.of(np.empty(0, np.uint64), np.empty((0, width), np.float32))
 
     def lookup(self, keys: Keys) -> tuple[Floats, Flags]:
+        """Values float32 (K, width) of keys uint64 (K,), and which of them were found, bool (K,).
+
+        A key that is not in the table has zeros.
+        """
         wanted = np.require(keys, np.uint64, ("C", "W"))
         values = np.zeros((len(wanted), self.values.shape[1]), np.float32)
         found = np.zeros(len(wanted), np.bool_)

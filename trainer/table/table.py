@@ -104,6 +104,7 @@ class Rows:
         return len(self.keys)
 
     def take(self, which: npt.NDArray[np.int64] | Mask) -> Rows:
+        """The rows at these indexes, int64 (n,), or where a mask, bool (N,), is true."""
         states = [state[which] for state in self.states]
         return Rows(self.keys[which], self.touched[which], self.dirty[which], states)
 
@@ -138,6 +139,7 @@ class Table:
 
     @property
     def capacity(self) -> int:
+        """Places of the hash table, of which some are free."""
         return len(self._places)
 
     @property

@@ -44,6 +44,7 @@ class Emitted:
 
     @property
     def rows(self) -> int:
+        """How many rows, one per impression."""
         return len(self.request.items) if self.positions is None else len(self.positions)
 
 

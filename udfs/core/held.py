@@ -97,6 +97,7 @@ class HeldActions:
         return held, twin
 
     def stands(self, held: Held) -> bool:
+        """Whether the action is held still, and no duplicate took its place."""
         return self._standing.get(held.name) is held
 
     def turns_out_duplicate(self, held: Held) -> None:

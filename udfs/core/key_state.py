@@ -174,6 +174,7 @@ class KeyState:
         return tallies
 
     def tally(self, claimed: Iterable[tuple[int, Held]]) -> Tallies:
+        """The labels of these actions, by the position of the impression that they belong to."""
         tallies: Tallies = {}
         for position, held in claimed:
             self._add(tallies, position, held.action)
@@ -238,6 +239,10 @@ class KeyState:
         self._changed[request.request_id] = request
 
     def hold(self, action: ActionEvent, name: int) -> Held:
+        """Hold an action. `name`: a number that all its duplicates share.
+
+        If it takes the place of its duplicate, the tallies with that one in them are dropped.
+        """
         held, twin = self.held.hold(action, name)
         if twin is not None and self._tallies:
             was_with = self.claimant(twin.action)

@@ -35,17 +35,23 @@ MEMORY = 256 * 1024 * 1024
 class Storage(Protocol):
     """The stored state of the current key."""
 
-    def request(self, request_id: str) -> bytes | None: ...
+    def request(self, request_id: str) -> bytes | None:
+        """A stored request, or None."""
 
-    def requests(self) -> Iterable[bytes]: ...
+    def requests(self) -> Iterable[bytes]:
+        """All stored requests of the key, in no order."""
 
-    def put_request(self, request_id: str, blob: bytes) -> None: ...
+    def put_request(self, request_id: str, blob: bytes) -> None:
+        """Store a request, over what was stored by that id."""
 
-    def remove_request(self, request_id: str) -> None: ...
+    def remove_request(self, request_id: str) -> None:
+        """Forget a request."""
 
-    def log(self) -> Iterable[bytes]: ...
+    def log(self) -> Iterable[bytes]:
+        """The entries of the log, the oldest first."""
 
-    def append_to_log(self, blob: bytes) -> None: ...
+    def append_to_log(self, blob: bytes) -> None:
+        """Add an entry at the end of the log."""
 
     def replace_log(self, blobs: list[bytes]) -> None:
         """An empty list clears it."""

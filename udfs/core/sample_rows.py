@@ -73,6 +73,7 @@ class SampleWriter:
         return rows, len(positions) - len(written)
 
     def pack(self, rows: wire.SampleRows) -> bytes:
+        """The rows as one msgpack record, which `ExplodeSamples.java` makes rows of."""
         return self._pack(rows)
 
     def feature_values(self, packed: bytes) -> tuple[dict[str, Any], dict[str, list[Any]]]:

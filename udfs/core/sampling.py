@@ -35,6 +35,7 @@ class Sampling:
 
     @property
     def off(self) -> bool:
+        """Whether every negative is kept."""
         return self.rate == 1.0 and not self.rules
 
     def rate_of(self, features: Mapping[str, object], *, exposed: bool | None) -> float:

@@ -31,9 +31,11 @@ class Shown:
         return iter(self._requests.values())
 
     def get(self, request_id: str) -> StoredRequest | None:
+        """The request with this id, or None."""
         return self._requests.get(request_id)
 
     def add(self, request: StoredRequest) -> None:
+        """Add a request; it must not be here yet."""
         self._requests[request.request_id] = request
         if self._by_item is not None:
             self._add_to(self._by_item, request)
@@ -46,6 +48,7 @@ class Shown:
             heapify(self._times)
 
     def remove(self, request: StoredRequest) -> None:
+        """Remove a request; it must be here."""
         del self._requests[request.request_id]
         if self._by_item is None:
             return

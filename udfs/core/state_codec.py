@@ -97,12 +97,15 @@ def unpack_request(blob: bytes) -> StoredRequest:
 
 
 def pack_entry(entry: LogEntry) -> bytes:
+    """An entry of the log as it is stored."""
     return _pack(entry)
 
 
 def unpack_log(blobs: Iterable[bytes]) -> list[LogEntry]:
+    """The entries of a stored log, in its order."""
     return [_unpack_entry(blob) for blob in blobs]
 
 
 def unpack_body(body: bytes) -> RequestBody:
+    """A request's body, as it was stored."""
     return _unpack_body(body)
