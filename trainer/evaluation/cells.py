@@ -1,4 +1,6 @@
-"""Sums by window, action and cell: only what was touched takes memory, and space on the wire."""
+"""Sums per window, action and cell. Only cells that were touched take memory, and bytes in
+messages.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,23 @@ from trainer.evaluation.counting import SUMS
 Ints = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int64]
 
-# from the smallest; the first that holds all values as they are is taken
+# tried from the smallest; the first that holds all values exactly is taken
 _EXACT = ("<u1", "<u2", "<u4", "<f4", "<f8")
 
 
 class PackedArray(msgspec.Struct, frozen=True, array_like=True):
-    """An array of one dimension in the smallest type that holds its values exactly."""
+    """A one-dimensional array in the smallest type that holds its values exactly."""
 
     dtype: str
     data: bytes
 
 
 class PackedCells(msgspec.Struct, frozen=True, array_like=True):
-    """`Cells`, packed, cell after cell.
+    """`Cells`, packed, one cell after the other.
 
-    `starts`: of the windows. Of each touched cell: the `number` of its window, its flat index
+    `starts`: of the windows. For each touched cell: the `number` of its window, its flat index
     (`cell`), its `sums` column by column, and how many entries of its histogram are not 0
-    (`filled`): those are at `bins`, and have `values`.
+    (`filled`). Those entries are at `bins`, and have `values`.
     """
 
     starts: tuple[int, ...]
@@ -43,10 +45,10 @@ class PackedCells(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cells:
-    """Sums, and histograms of `bins` for negatives and positives, by (window, action, cell).
+    """Sums, and histograms of `bins` for negatives and positives, per (window, action, cell).
 
     `places[start]`, (actions, cells): the row of `sums` and `histogram` of each cell in the window
-    that begins at `start`, or -1. The first `used` rows are taken.
+    that begins at `start`, or -1. The first `used` rows are in use.
     """
 
     def __init__(self, actions: int, cells: int, bins: int) -> None:
@@ -58,7 +60,7 @@ class Cells:
         self.histogram = np.zeros((0, 2, bins))
 
     def stacked(self, starts: Sequence[int]) -> Ints:
-        """The places of these windows, a copy: (windows, actions, cells)."""
+        """A copy of the places of these windows: (windows, actions, cells)."""
         stacked = np.full((len(starts), *self.shape), -1, np.int32)
         for number, start in enumerate(starts):
             known = self.places.get(start)
@@ -78,7 +80,7 @@ class Cells:
             self.histogram = _grown(self.histogram, room)
 
     def claim(self, starts: Sequence[int], number: Indices, cell: Indices) -> Indices:
-        """The rows of distinct cells, by the number of the window and the flat index."""
+        """The rows of distinct cells, given by the number of the window and the flat index."""
         stacked = self.stacked(starts)
         flat = stacked.reshape(len(starts), self.shape[0] * self.shape[1])
         new = np.flatnonzero(flat[number, cell] < 0)
@@ -89,8 +91,8 @@ class Cells:
     def touched(self) -> tuple[list[int], Indices, Indices, Indices]:
         """All cells that have rows, ordered by window and cell.
 
-        The starts of the windows; of each cell the number of its window, its flat index, and its
-        row of the sums.
+        Returns the starts of the windows, and for each cell the number of its window, its flat
+        index, and its row of the sums.
         """
         starts = sorted(self.places)
         flat = self.stacked(starts).reshape(len(starts), self.shape[0] * self.shape[1])
@@ -98,14 +100,14 @@ class Cells:
         return starts, number, cell, flat[number, cell].astype(np.int64)
 
     def add(self, other: Cells) -> None:
-        """Add the sums of another of the same shape."""
+        """Add the sums of another, which has the same shape."""
         starts, number, cell, its = other.touched()
         mine = self.claim(starts, number, cell)
         self.sums[mine] += other.sums[its]
         self.histogram[mine] += other.histogram[its]
 
     def as_one_window(self) -> Cells:
-        """All windows together, as one that begins at 0."""
+        """All windows merged into one, which begins at 0."""
         one = Cells(*self.shape, self.bins)
         starts, number, cell, its = self.touched()
         for window in range(len(starts)):
@@ -133,7 +135,7 @@ class Cells:
         )
 
     def add_packed(self, packed: PackedCells) -> None:
-        """Add what `packed` gave."""
+        """Add what `packed` returned."""
         mine = self.claim(
             packed.starts,
             _unpack(packed.number).astype(np.int64),

@@ -1,8 +1,9 @@
-"""The loops over rows that count, compiled: they run for each row, action and slice.
+"""The counting loops, compiled, because they run per row, action and slice.
 
-Places: of a batch's `windows`, each row has a number; `places` (windows, actions, cells) has for
-each cell the row of the sums, or -1 where the cell has none yet. Cells of a slice column: missing,
-the `cap` values, all others; before those of the first column is the cell that all rows are in.
+Places: each row has the number of its window among the batch's `windows`. `places` (windows,
+actions, cells) has the row of the sums for each cell, or -1 where the cell has none yet. Cell 0 has
+all rows. After it, each slice column has a cell for missing values, `cap` cells for named values,
+and one for all others.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
-#: The histogram of the logits: so many bins of equal width from -LIMIT to LIMIT; what is beyond
-#: counts in the outermost. Where the logits' standard deviation is 0.3 or more, the AUC from it is
-#: within 0.002 of the exact one; where it is less, the AUC is a little too near to 0.5.
+#: The histogram of the logits has BINS bins of equal width from -LIMIT to LIMIT. Values beyond are
+#: counted in the outermost bins. If the standard deviation of the logits is 0.3 or more, the AUC of
+#: the histogram is within 0.002 of the exact one. If it is less, the AUC is a little too near 0.5.
 BINS = 512
 LIMIT = 15.0
 
@@ -43,7 +44,7 @@ def windows_of(times: Any, window_ms: int) -> tuple[Any, Any]:
     for row in range(rows):
         start = times[row] - times[row] % window_ms
         if used == 0 or starts[last] != start:
-            # few windows a batch: mostly one or two
+            # a batch has few windows: mostly one or two
             last = used
             for known in range(used):
                 if starts[known] == start:
@@ -80,7 +81,7 @@ def _cell(column: int, value: int, cap: int) -> int:
 
 @_compiled
 def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: int) -> int:
-    """Give a place to each cell that is touched and has none; returns how many are used then."""
+    """Give a row to each touched cell that has none. Returns how many rows are in use then."""
     rows, columns = slices.shape
     for row in range(rows):
         window = number[row]
@@ -102,7 +103,7 @@ def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: i
 def claim_slots(
     weights: Any, number: Any, present: Any, unseen: Any, places: Any, used: int
 ) -> int:
-    """As `claim`, for the cells of the slots: present and unseen of each."""
+    """As `claim`, for the cells of the slots: present and unseen for each."""
     rows, slots = present.shape
     for row in range(rows):
         for action in range(weights.shape[1]):

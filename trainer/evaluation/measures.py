@@ -1,4 +1,4 @@
-"""What the sums say: log loss, normalised entropy, calibration, AUC."""
+"""From sums to metrics: log loss, normalized entropy, calibration, AUC."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ Doubles = npt.NDArray[np.float64]
 class Measures(msgspec.Struct, frozen=True):
     """The metrics of some rows, each weighted.
 
-    `rows`: how many; `weight`: the sum of their weights. `ctr`: mean label. `prediction`: mean
-    prediction. `log_loss`: mean, in nats, exact. `normalized_entropy`: the log loss over the
-    entropy of `ctr` (He et al., Practical lessons from predicting clicks on ads at Facebook, ADKDD
-    2014, section 2.1); always to predict `ctr` has 1, less is better. `calibration`: the sum of the
-    predictions over that of the labels (ibid.). `auc`: from the histogram, a tie (in a bin) counts
-    half. None: not defined, because there is one class only, or, for the AUC, no histogram.
+    `rows`: how many. `weight`: the sum of their weights. `ctr`: the mean label. `prediction`: the
+    mean prediction. `log_loss`: its mean in nats, exact. `normalized_entropy`: the log loss divided
+    by the entropy of `ctr` (He et al., Practical lessons from predicting clicks on ads at Facebook,
+    ADKDD 2014, section 2.1). Always predicting `ctr` gives 1; less is better. `calibration`: the
+    sum of the predictions divided by the sum of the labels (ibid.). `auc`: from the histogram; two
+    rows in one bin count one half.
+
+    None means not defined: there is only one class or, for the AUC, no histogram.
     """
 
     rows: int
@@ -57,8 +59,8 @@ def measures(sums: Doubles, histogram: Doubles) -> Iterator[Measures]:
 def auc(histogram: Doubles) -> Doubles:
     """The area under the ROC curve of each histogram (keys, 2, bins), by the trapezoid rule.
 
-    That is the probability that a positive has a higher logit than a negative, with one half where
-    they are in the same bin. NaN where one class is missing, or there are no bins.
+    That is the probability that a positive has a higher logit than a negative; it counts one half
+    if both are in the same bin. NaN where one class is missing, or there are no bins.
     """
     negative, positive = histogram[:, 0], histogram[:, 1]
     below = np.cumsum(negative, axis=1) - negative / 2

@@ -11,7 +11,7 @@ from trainer.evaluation import plots
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import ALL, PRESENT, UNSEEN, Labels, Metric, Tally, slot_slice
 
-#: So many values of a slice column are shown, those with most rows; Parquet has all.
+#: How many values of a slice column are shown: those with most rows. Parquet has all.
 SHOWN = 12
 
 _CSS = """
@@ -29,9 +29,10 @@ def render(
     title: str,
     labels: Labels | None = None,
 ) -> str:
-    """The whole page. `info`: names and values of what is to be known of the run.
+    """The whole page.
 
-    `labels`: names of the values of the slice columns.
+    `info`: names and values of facts about the run. `labels`: names of the values of the slice
+    columns.
     """
     by_window, whole = tally.metrics(labels), tally.whole(labels)
     parts = [f"<h1>{escape(title)}</h1>"]
@@ -192,7 +193,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _moment(ms: int) -> str:
     if not 0 <= ms < plots.YEAR_10000_MS:
-        return f"{ms} ms"  # a time that was accepted, and that no calendar has
+        return f"{ms} ms"  # an accepted time that is beyond the calendar
     return datetime.fromtimestamp(ms / 1_000, timezone.utc).strftime("%Y-%m-%d %H:%M")
 
 

@@ -1,4 +1,4 @@
-"""The plots of the evaluation, as SVG text to be put into a page."""
+"""The plots of the evaluation, as SVG text that is put into the page."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from trainer.evaluation.measures import Doubles
 _dates: Any = _untyped_dates
 
 _LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-#: Times from here on have no date.
+#: Times from here on are beyond the calendar.
 YEAR_10000_MS = 253_402_300_800_000
-# a group of the reliability diagram has at least so many positives; with fewer it is noise
+# the least number of positives in a group of the reliability diagram; fewer are noise
 _POSITIVES = 10
 _GROUPS = 15
 # ticks at multiples that are easy to read
@@ -36,7 +36,7 @@ _STEPS = (1, 2, 2.5, 5, 10)
 
 
 class Series(NamedTuple):
-    """A measure of an action: `starts` of windows, epoch ms, ascending; None: not defined."""
+    """A measure of one action. `starts`: of windows, epoch ms, ascending. None: not defined."""
 
     action: str
     starts: Sequence[int]
@@ -51,10 +51,10 @@ def over_time(
     line_at: float | None = None,
     counts: bool = False,
 ) -> str:
-    """A measure over the windows, a line an action, and a line across at what is perfect.
+    """A measure over the windows: a line per action, and a level line at the perfect value.
 
-    A line stops where windows are missing. What the first windows have far above all others is
-    drawn at the upper edge, as a triangle.
+    A line is interrupted where windows are missing. Values of the first windows that are far above
+    all others are drawn at the upper edge, as triangles.
     """
     with style():
         figure, axes = axes_of(5.4, 2.8)
@@ -92,7 +92,7 @@ def over_time(
 
 
 def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
-    """Observed by predicted probability, in groups of about equal weight, a line an action.
+    """Observed against predicted probability, in groups of about equal weight, a line per action.
 
     `histograms`: of the logits, (2, BINS) each. The prediction of a bin is that of its middle.
     """
@@ -134,10 +134,10 @@ def reliability(histograms: Sequence[tuple[str, Doubles]]) -> str:
 
 
 def groups(histogram: Doubles) -> tuple[list[float], list[float]]:
-    """Mean prediction and share of positives of neighbouring bins, put together.
+    """Mean prediction and share of positives, for groups of neighbouring bins.
 
-    Each group has about a 15th of the weight, and no fewer than 10 positives; bins at the upper
-    end that do not make a group go with the last.
+    Each group has about a 15th of the weight, and at least 10 positives. Bins at the upper end that
+    do not make a group are added to the last one.
     """
     middle = (np.arange(BINS) + 0.5) * (2 * LIMIT / BINS) - LIMIT
     prediction = 1 / (1 + np.exp(-middle))
@@ -160,7 +160,7 @@ def groups(histogram: Doubles) -> tuple[list[float], list[float]]:
 
 
 def legend_style(number: int) -> tuple[str, str]:
-    """How the line of the action of this number looks: CSS colour, and SVG dashes."""
+    """The look of the line of the n-th action: CSS colour, and SVG dashes."""
     dashes = ("", "6 3", "2 2")[number // len(KINDS) % len(_LINES)]
     return f"var(--kind-{number % len(KINDS)})", dashes
 
@@ -170,7 +170,10 @@ def _look(number: int) -> tuple[str, Any]:
 
 
 def _upper_edge(values: Sequence[float], line_at: float | None) -> float | None:
-    """Where to cut, or None: the first windows of a new model can be many times the others."""
+    """Where to cut the plot at the top, or None.
+
+    The first windows of a new model can be many times the others.
+    """
     if len(values) < 8:
         return None
     usual = float(np.quantile(values, 0.9))
@@ -195,14 +198,14 @@ def _value_axis(
         shown.append(line_at)
     if shown:
         low, high = min(shown), max(*shown, top or shown[0])
-        # so that a difference of nothing does not fill the plot
+        # so that a negligible difference does not fill the plot
         margin = max(0.08 * (high - low), 0.01, 0.01 * abs(high))
         axes.set_ylim(low - margin, high + (0 if top else margin))
 
 
 def _time_axis(axes: Axes, starts: Sequence[int], window_ms: int) -> None:
     if not starts or starts[0] < 0 or starts[-1] >= YEAR_10000_MS:
-        # none, or times that no calendar has
+        # no times, or times beyond the calendar
         axes.xaxis.set_major_locator(NullLocator())
         return
     at = _days(starts)
@@ -219,7 +222,7 @@ def _time_axis(axes: Axes, starts: Sequence[int], window_ms: int) -> None:
 
 
 def _with_gaps(one: Series, window_ms: int) -> tuple[Doubles, Doubles]:
-    """As days, and values, with NaN between windows that are not neighbours."""
+    """Days and values, with NaN between windows that are not neighbours."""
     at = _days(one.starts)
     values = np.array([np.nan if v is None else v for v in one.values], np.float64)
     after = np.flatnonzero(np.diff(one.starts) > window_ms) + 1

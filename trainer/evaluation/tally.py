@@ -24,25 +24,25 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.uint8] | npt.NDArray[np.bool_]
 
-#: By column that is sliced by: the names of its values 0, 1, …
+#: For each slice column: the names of its values 0, 1, …
 Labels = Mapping[str, Sequence[str]]
 
-#: The slice that every row is in. Its only value is "".
+#: The slice that contains every row. Its only value is "".
 ALL = "all"
-#: Values of a slice column that have no name of their own.
+#: The values of a slice column that are not counted separately.
 MISSING, OTHER = "(missing)", "(other)"
-#: What a slot of a row is counted as: it has a key; it has one that had no parameters yet.
+#: How a row counts for a slot: it has a key; it has a key that had no parameters yet.
 PRESENT, UNSEEN = "present", "unseen"
 
 _FORMAT = 1
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """What a tally tells apart; only tallies of equal layout can be added up.
+    """What a tally distinguishes. Only tallies of equal layout can be added up.
 
-    `window_ms`: the width of a window of event time. `columns`: the columns to slice by; the first
-    `cap` values of each (0, 1, …) count for themselves, the others together. `slots`: names of the
-    slots to follow.
+    `window_ms`: the width of a window of event time. `columns`: the columns to slice by. The first
+    `cap` values of each (0, 1, …) are counted separately, the others together. `slots`: names of
+    the slots to follow.
     """
 
     actions: tuple[str, ...]
@@ -61,7 +61,7 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """The measures of a value of a slice, an action and a window.
+    """The measures for one window, action, and value of a slice.
 
     `window`: its start, epoch ms; None: the whole run. `slice` and `value`: ("all", ""); or a
     column and the name of a value; or "slot:" with the slot's name, and "present" or "unseen".
@@ -75,10 +75,10 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 class Limited(msgspec.Struct, array_like=True):
-    """What was learned otherwise than the samples have it, so that the model stays finite.
+    """What was changed or left out so that the model stays finite.
 
     `clipped`: by slot, how many numbers were beyond the slot's bound, and the one furthest from 0.
-    `refused`: rows that were left out, as their prediction or gradient was not a finite number.
+    `refused`: how many rows were left out because their prediction or gradient was not finite.
     """
 
     clipped: dict[str, tuple[int, float]] = {}
@@ -88,14 +88,14 @@ class Limited(msgspec.Struct, array_like=True):
         return bool(self.clipped or self.refused)
 
     def note(self, slot: str, values: int, largest: float) -> None:
-        """Counts clipped numbers of a slot."""
+        """Count clipped numbers of a slot."""
         before, furthest = self.clipped.get(slot, (0, 0.0))
         if abs(largest) > abs(furthest):
             furthest = largest
         self.clipped[slot] = before + values, furthest
 
     def add(self, other: Limited) -> None:
-        """Counts what another has counted."""
+        """Add the counts of another."""
         for slot, (values, largest) in other.clipped.items():
             self.note(slot, values, largest)
         self.refused += other.refused
@@ -114,9 +114,9 @@ _decoder = msgspec.msgpack.Decoder(_Encoded)
 
 
 class Tally:
-    """The sums by window, action, slice and value: 8 KiB each, because of the histogram.
+    """The sums per window, action, slice and value. Each takes 8 KiB, because of its histogram.
 
-    The slots have none, and so no AUC.
+    The sums per slot have no histogram, and so no AUC.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -145,11 +145,12 @@ class Tally:
 
         `logits`, `labels` (0 to 1) and `weights` (0: not evaluated): (rows, actions). `times`:
         event times, epoch ms, (rows,). `slices`: (rows, columns), -1 where the value is missing.
-        `present`: where the slot has a key in the row, and `unseen`: one that had no parameters
-        when the row was predicted, (rows, slots); None: nothing is counted by slot.
+        `present`: whether the slot has a key in the row; `unseen`: whether it has one without
+        parameters when the row was predicted; (rows, slots) each. None: nothing is counted per
+        slot.
 
-        Raises ValueError, and counts nothing, where a shape does not fit, or an evaluated row has
-        a logit that is not finite, a label outside of 0 to 1, or a weight that is negative or not
+        Raises ValueError, and counts nothing, if a shape does not fit, or if an evaluated row has a
+        logit that is not finite, a label outside of 0 to 1, or a weight that is negative or not
         finite.
         """
         layout = self.layout
@@ -205,7 +206,7 @@ class Tally:
         self.limited.add(other.limited)
 
     def merge_encoded(self, data: bytes) -> None:
-        """Add the sums of another that was encoded, as `merge`. Raises as `decode`."""
+        """As `merge`, with another that was encoded. Raises as `decode` does."""
         encoded = _decoded(data)
         self._must_fit(encoded.layout)
         self._sliced.add_packed(encoded.sliced)
@@ -214,32 +215,32 @@ class Tally:
             self.limited.add(encoded.limited)
 
     def encode(self) -> bytes:
-        """As bytes: only what was touched, and of the histograms only what is not 0."""
+        """As bytes: only touched cells, and of histograms only the entries that are not 0."""
         packed = self._sliced.packed(), self._slots.packed()
         return _encoder.encode(_Encoded(_FORMAT, self.layout, *packed, self.limited))
 
     @classmethod
     def decode(cls, data: bytes) -> Tally:
-        """What was encoded. Raises ValueError where it is not a tally, or of another version."""
+        """A tally from bytes. Raises ValueError for other bytes, or those of another version."""
         tally = cls(_decoded(data).layout)
         tally.merge_encoded(data)
         return tally
 
     def metrics(self, labels: Labels | None = None) -> list[Metric]:
-        """Those of each window, in the order of windows, actions, slices, values.
+        """The metrics of each window, in the order of windows, actions, slices, values.
 
         A value that has no name in `labels` is named by its number.
         """
         return self._metrics(labels or {}, (self._sliced, self._slots))
 
     def whole(self, labels: Labels | None = None) -> list[Metric]:
-        """As `metrics`, of all windows together."""
+        """As `metrics`, for all windows merged."""
         parts = (self._sliced.as_one_window(), self._slots.as_one_window())
         found = self._metrics(labels or {}, parts)
         return [msgspec.structs.replace(metric, window=None) for metric in found]
 
     def histogram(self, action: str) -> Doubles:
-        """Of the logits of an action in the whole run, (2, BINS): negatives, then positives."""
+        """The logits of an action in the whole run, (2, BINS): negatives, then positives."""
         place = self.layout.actions.index(action)
         total = np.zeros((2, BINS))
         for places in self._sliced.places.values():
@@ -259,7 +260,7 @@ class Tally:
                 name = self.layout.actions[action]
                 metric = Metric(starts[window], name, names[at][0], names[at][1], of_key)
                 found.append(((window, action, part, at), metric))
-        # the slots may lack windows that the slices have, so a window's number tells nothing
+        # slots may lack windows that slices have, so the numbers of windows do not correspond
         found.sort(key=lambda pair: (pair[1].window or 0, *pair[0][1:]))
         return [metric for _, metric in found]
 
@@ -281,7 +282,7 @@ class Tally:
 
 
 def slot_slice(slot: str) -> str:
-    """The name of the slice that has the rows of a slot."""
+    """The name of the slice for a slot."""
     return f"slot:{slot}"
 
 

@@ -13,7 +13,7 @@ _WIDTH = 100
 
 
 def print_headline(tally: Tally, console: Console) -> None:
-    """A row an action: of the whole run, and of the last window where there are several."""
+    """One row per action: for the whole run, and for the last window where there are several."""
     whole = [m for m in tally.whole() if m.slice == ALL]
     if not whole:
         console.print(Text("no row was evaluated", style="yellow"))
@@ -31,7 +31,7 @@ def print_headline(tally: Tally, console: Console) -> None:
         table.add_row(Text(title, style="bold"))
         for metric in metrics:
             table.add_row(Text(f"  {metric.action}"), *_cells(metric.measures))
-    # too long for a narrow terminal is better than numbers that are cut off
+    # lines that are too long are better than numbers that are cut off
     before, console.width = console.width, max(console.width, _WIDTH)
     console.print(table)
     console.width = before

@@ -1,4 +1,4 @@
-"""The metrics as Parquet: one row a window, action and value of a slice."""
+"""The metrics as Parquet: one row per window, action and value of a slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.disk import naming, replacing
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import Labels, Metric, Tally
 
-#: Where it lies, under the folder of a run's output.
+#: The place of the file, under a run's output folder.
 METRICS = Path("evaluation/metrics.parquet")
 
 #: `window_start`: epoch ms of event time; the window is `window_ms` wide. The others: `Metric`, and
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> Path:
-    """Write `METRICS` under `folder`, or replace it; whoever reads sees the old or the new one.
+    """Write `METRICS` under `folder`. A reader sees the old file or the new one.
 
     Returns its path. Raises WriteError.
     """
@@ -49,7 +49,7 @@ def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> P
 
 
 def as_table(tally: Tally, labels: Labels | None = None) -> pa.Table:
-    """The metrics of each window, in `SCHEMA`."""
+    """The metrics of each window, with the columns of `SCHEMA`."""
     rows = [_row(metric, tally.layout.window_ms) for metric in tally.metrics(labels)]
     return pa.Table.from_pylist(rows, SCHEMA)
 

@@ -17,10 +17,12 @@ Keys = npt.NDArray[np.uint64]
 class Occurrences:
     """The keys of one table in a batch.
 
-    `keys`: distinct, (keys,). `counts`: in how many samples each occurs, uint32 (keys,). For every
-    occurrence, slot by slot in the order of the spec: `index` into `keys`, `row` of the batch and
-    `value`, (occurrences,) each. Slot number s of `slots` (indices into `ModelSpec.slots`) has the
-    occurrences `starts[s]` up to `starts[s + 1]`.
+    `keys`: distinct, uint64 (keys,). `counts`: in how many samples each key occurs, uint32 (keys,).
+    For every occurrence, slot by slot in the order of the spec: `index` into `keys`, `row` of the
+    batch, and `value`; each has the shape (occurrences,).
+
+    `slots` are indices into `ModelSpec.slots`. The occurrences of the n-th of them are those from
+    `starts[n]` up to `starts[n + 1]`.
     """
 
     keys: Keys
@@ -32,7 +34,7 @@ class Occurrences:
     starts: npt.NDArray[np.int64]
 
     def by_slot(self) -> Iterator[tuple[int, Ints, Ints, Floats]]:
-        """Of each slot its number in the spec, and `index`, `row` and `value`."""
+        """Per slot: its number in the spec, and `index`, `row`, `value` of its occurrences."""
         for n, slot in enumerate(self.slots):
             at = slice(int(self.starts[n]), int(self.starts[n + 1]))
             yield slot, self.index[at], self.row[at], self.value[at]
@@ -40,12 +42,14 @@ class Occurrences:
 
 @dataclass
 class Targets:
-    """What the rows say, per action; shapes (rows, actions).
+    """What the rows say about each action. All shapes are (rows, actions).
 
     `labels`: 1 where the action happened. `weights`: how much the row counts for the action
-    (importance of sampling); 0: it says nothing of it (its window had not closed, it is not the row
-    that the loss takes). `delayed` and `delayed_weights` likewise for the head that learns the
-    probability of a delayed positive; empty (rows, 0) where the loss has none.
+    (importance of sampling). A weight of 0 means that the row says nothing about the action: its
+    window had not closed, or the loss does not take this row.
+
+    `delayed` and `delayed_weights` are the same for the head that learns the probability of a
+    delayed positive. They are empty, (rows, 0), where the loss has no such head.
     """
 
     labels: Floats
@@ -56,7 +60,7 @@ class Targets:
 
 @dataclass
 class Clipped:
-    """Numbers of a slot that were beyond its bound: how many, and the one furthest from 0."""
+    """How many numbers of a slot were beyond its bound, and the one furthest from 0."""
 
     slot: str
     values: int
@@ -65,10 +69,11 @@ class Clipped:
 
 @dataclass
 class Batch:
-    """`rows` samples. `times`: event times, epoch ms, (rows,). One `Occurrences` per table.
+    """`rows` samples.
 
-    `slices`: for each column that the evaluation slices by, a small integer per row,
-    (rows, columns). `clipped`: of the slots that had values to clip.
+    `times`: event times, epoch ms, (rows,). There is one `Occurrences` per table. `slices`: for
+    each column that the evaluation slices by, a small integer per row, (rows, columns). `clipped`:
+    of the slots that had values to clip.
     """
 
     rows: int

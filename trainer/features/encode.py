@@ -1,8 +1,8 @@
-"""From columns of samples to keys: whole chunks at once, of which batches are slices.
+"""From columns of samples to keys. Whole chunks are encoded at once; batches are slices of them.
 
-A chunk's column becomes codes and one key a code, so strings are hashed once a distinct value, and
-the distinct keys of a batch are found by marking codes instead of hashing again. (Keys of different
-slots are different: the slot is hashed with the value.)
+A column of a chunk becomes codes, and each code has one key. So a string is hashed once per
+distinct value. The distinct keys of a batch are found by marking codes, without hashing again.
+(Keys of different slots differ, because the slot is hashed with the value.)
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -25,7 +25,7 @@ from trainer.limits import transformed
 from trainer.reading.files import ReadError
 from trainer.spec import ModelSpec, Slot
 
-#: Logarithmic buckets: so many for each doubling of 1 + |x|.
+#: How many logarithmic buckets there are for each doubling of 1 + |x|.
 _PER_DOUBLING = 4
 #: Enough for float64: 1024 doublings.
 _LARGEST_LOG = 1025 * _PER_DOUBLING
@@ -37,8 +37,8 @@ Codes = npt.NDArray[np.int32]
 class Column:
     """One slot of a chunk: for every occurrence a code, its row and its value.
 
-    `rows` None: one occurrence a row, in order. `values` None: all 1. `keys`: by code. `repeats`:
-    a key may be in a row more than once.
+    `rows` None: there is one occurrence per row, in order. `values` None: all values are 1. `keys`:
+    the key of each code. `repeats`: a key may occur more than once in a row.
     """
 
     codes: Codes
@@ -53,7 +53,7 @@ class Column:
 
 @dataclass
 class _Beyond:
-    """`clipped`: by occurrence; `numbers`: as the samples have them."""
+    """Which occurrences were `clipped`, and their `numbers` as the samples have them."""
 
     slot: str
     clipped: npt.NDArray[np.bool_]
@@ -85,12 +85,15 @@ class Encoder:
 
     @property
     def columns(self) -> list[str]:
-        """What it reads of a table, beside `event_time`."""
+        """The columns that it reads of a table, beside `event_time`."""
         named = [slot.column for slot in self.spec.slots if slot.column is not None]
         return list(dict.fromkeys([*named, *self.slices.columns]))
 
     def chunk(self, table: pa.Table, targets: Targets) -> Chunk:
-        """All of it encoded. `table` needs `columns` and `event_time`. Raises ReadError."""
+        """Encode a whole table, which needs `columns` and `event_time`.
+
+        Raises ReadError.
+        """
         columns = [encode(table) for encode in self._slots]
         times = table["event_time"].to_numpy()
         return Chunk(columns, targets, times, self.slices.of(table), self._of_table)
@@ -166,7 +169,7 @@ class Chunk:
 
 @njit(cache=True, nogil=True)
 def _distinct(codes, key_of, seen, place, generation, index, keys, counts, used):
-    """Numbers the codes that occur, from `used` on; how many numbers are used then."""
+    """Number the codes that occur, starting at `used`. Returns how many numbers are used then."""
     for i in range(len(codes)):
         code = codes[i]
         if seen[code] != generation:
@@ -182,7 +185,7 @@ def _distinct(codes, key_of, seen, place, generation, index, keys, counts, used)
 
 @njit(cache=True, nogil=True)
 def _count_rows(index, row, counts, first, end):
-    """Counts rows with the keys `first` up to `end`, where occurrences were counted."""
+    """Count in how many rows each of the keys `first` up to `end` occurs."""
     last = np.full(end - first, -1, np.int32)
     counts[first:end] = np.uint32(0)
     for i in range(len(index)):
@@ -221,7 +224,7 @@ class _Constant:
 
 
 class _Column:
-    """A column, flat: lists give several occurrences a row, nulls none."""
+    """A flat column. A list gives several occurrences per row, a null gives none."""
 
     def __init__(self, slot: Slot) -> None:
         assert slot.column is not None
@@ -268,7 +271,10 @@ class _Value(_Column):
 
 
 class _Buckets(_Column):
-    """A key for each interval, named by its ends: other boundaries are other features."""
+    """One key per interval, named by the ends of the interval.
+
+    So other boundaries give other features.
+    """
 
     def __init__(self, slot: Slot) -> None:
         super().__init__(slot)
@@ -306,7 +312,7 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints | None]:
-    """The values that are there, and the row of each (None: one a row)."""
+    """The values that are not null, and the row of each (None: one value per row)."""
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
@@ -315,7 +321,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints | None]:
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     rows: Any = None
     if pa.types.is_list(array.type):
-        # not list_parent_indices: that counts what lies beneath a null, and flatten does not
+        # list_parent_indices would count values beneath a null; flatten does not have them
         lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         rows = np.repeat(np.arange(len(array), dtype=np.int32), lengths)
         array = array.flatten()
@@ -329,21 +335,23 @@ def _flat(column: pa.ChunkedArray) -> tuple[pa.Array, Ints | None]:
 
 # -- slices of the evaluation ----------------------------------------------------------------------
 
-#: Distinct values of a column that are told apart; the rest is "other".
+#: How many distinct values of a column have a slice of their own; the rest is "other".
 MOST_SLICES = 32
 
 
 class SliceNames:
-    """Numbers the values of the columns that the evaluation slices by, as they come.
+    """Numbers for the values of the columns that the evaluation slices by, in order of appearance.
 
-    There is one a run, so that all workers use the same numbers.
+    A run has one of these, so all workers use the same numbers.
     """
 
     def __init__(self, names: Mapping[str, list[str]] | None = None) -> None:
         self.names: dict[str, list[str]] = {c: list(n) for c, n in (names or {}).items()}
 
     def number(self, column: str, text: str) -> int:
-        """From 0 on; MOST_SLICES for all that come when there are so many."""
+        """The number of a value, from 0 on. When there are MOST_SLICES, all new values get that
+        number.
+        """
         known = self.names.setdefault(column, [])
         if text not in known:
             if len(known) >= MOST_SLICES:
@@ -353,14 +361,14 @@ class SliceNames:
 
 
 class _Slices:
-    """Small integers for the values of columns; -1: missing."""
+    """Small integers for the values of columns; -1 is a missing value."""
 
     def __init__(self, columns: Sequence[str], number: Callable[[str, str], int]) -> None:
         self.columns = list(columns)
         self._number = number
 
     def of(self, table: pa.Table) -> Ints:
-        """(rows, columns)."""
+        """The numbers of all rows, (rows, columns)."""
         out = np.full((table.num_rows, len(self.columns)), -1, np.int32)
         for n, name in enumerate(self.columns):
             array, rows = _flat(table[name])

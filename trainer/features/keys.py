@@ -13,19 +13,19 @@ from trainer.features.xxh3 import hashes
 
 
 def slot_prefix(slot: str) -> bytes:
-    """What every value of a slot is hashed behind: XXH3-128 of the slot's name (UTF-8), 16 bytes.
+    """The 16 bytes in front of every value of a slot: XXH3-128 of the slot's name in UTF-8.
 
-    So the input has always more than 16 bytes: below that XXH3 is simpler, and hashes of short ids
-    have been seen to collide (see `schemas.sample_id`).
+    With this prefix the input always has more than 16 bytes. For shorter inputs XXH3 uses a simpler
+    function, and hashes of short ids have been seen to collide (see `schemas.sample_id`).
     """
     return xxh3_128_digest(slot.encode())
 
 
 def keys_of(slot: str, values: Iterable[str] | pa.Array) -> npt.NDArray[np.uint64]:
-    """XXH3-64 (seed 0) of the slot's prefix and the value in UTF-8; 1 for what would be 0.
+    """The keys of values: XXH3-64 (seed 0) of the slot's prefix and the value in UTF-8.
 
-    Integers come as decimal text, booleans as "true" and "false", so that what ranks can compute
-    the same in any language.
+    A hash of 0 becomes 1. Integers are given as decimal text, booleans as "true" and "false", so
+    that a ranking service can compute the same keys in any language.
     """
     if not isinstance(values, pa.Array):
         values = pa.array(list(values), pa.string())

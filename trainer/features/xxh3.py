@@ -1,8 +1,8 @@
-"""XXH3-64 of many short strings at once, as they lie in Arrow's buffers.
+"""XXH3-64 of many short strings at once, read from Arrow's buffers.
 
 The algorithm is Collet's (xxhash.com, the xxHash specification, XXH3 with seed 0 and the default
-secret), for inputs of 17 to 128 bytes; longer ones go to the `xxhash` library, one by one. A call
-of the library for each value took 40 % of the time of training.
+secret). It is written here for inputs of 17 to 128 bytes. Longer inputs go to the `xxhash` library,
+one by one. Calling the library for every value took 40 % of the training time.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -15,7 +15,7 @@ import pyarrow as pa
 from numba import njit, uint64
 from xxhash import xxh3_64_intdigest
 
-#: Bytes of the prefix that every value is hashed behind.
+#: Bytes of the prefix in front of every value.
 PREFIX = 16
 _LONGEST = 128
 
@@ -43,7 +43,7 @@ def _word(data, at):
 
 @njit(cache=True, nogil=True, inline="always")
 def _folded(a, b):
-    """The halves of the 128-bit product, xored."""
+    """The exclusive or of the two halves of the 128-bit product."""
     mask = uint64(0xFFFFFFFF)
     a_low, a_high = a & mask, a >> uint64(32)
     b_low, b_high = b & mask, b >> uint64(32)
@@ -61,7 +61,7 @@ def _mixed(data, at, secret, word):
 
 @njit(cache=True, nogil=True)
 def _hash_all(prefix, offsets, data, secret, out):
-    """0 where the input is longer than the algorithm here goes."""
+    """Hash all strings; 0 stands for an input that is too long for the algorithm here."""
     text = np.zeros(_LONGEST, np.uint8)
     text[:PREFIX] = prefix
     for i in range(len(out)):
@@ -85,9 +85,10 @@ def _hash_all(prefix, offsets, data, secret, out):
 
 
 def hashes(prefix: bytes, values: pa.Array) -> npt.NDArray[np.uint64]:
-    """XXH3-64 of `prefix` (PREFIX bytes, of which one byte at least follows) and each string.
+    """XXH3-64 of `prefix` followed by each string.
 
-    `values`: strings without nulls. An empty one is left to the library as well.
+    `prefix`: PREFIX bytes. `values`: strings without nulls. An empty string goes to the library
+    too.
     """
     values = values.cast(pa.large_string())
     out = np.zeros(len(values), np.uint64)

@@ -1,1 +1,1 @@
-"""What rows with delayed labels say of each action, and the losses that learn from them."""
+"""What rows with delayed labels say about each action, and the losses that learn from them."""

@@ -1,9 +1,9 @@
-"""The logits that a new model begins with: those of the base rates in the first samples.
+"""The logits that a new model starts with: those of the base rates in the first samples.
 
-From 0, a probability of one half, an action that happens once in a hundred costs thousands of
-samples until the bias is where it belongs, and every weight that is learned meanwhile has to be
-unlearned. The rates follow from the same rows and weights as the loss, by the formulas of
-`trainer.losses.objective` for what a policy writes.
+A model that starts at 0, a probability of one half, needs thousands of samples to learn the bias of
+an action that happens once in a hundred. Every weight that it learns meanwhile is wrong and must be
+unlearned. The rates come from the same rows and weights as the loss, by the formulas of
+`trainer.losses.objective` for the rows that a policy writes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from trainer.features.batch import Targets
 from trainer.losses.targets import LossRules
 
-#: Rows from the first on, in the order of the ledger, that the rates are of.
+#: How many rows the rates are computed from: the first ones in the order of the ledger.
 START_ROWS = 10_000
-#: What is known of a rate from few rows: half a positive and half a negative more (Krichevsky and
-#: Trofimov, The performance of universal encoding, 1981).
+#: Added to both counts, so that few rows give no extreme rate (Krichevsky and Trofimov,
+#: The performance of universal encoding, 1981).
 _PRIOR = 0.5
 _LEAST, _MOST = 1e-6, 0.999
 
@@ -40,7 +40,7 @@ class Counts:
             sums += [0.0] * len(self.rules.actions)
 
     def add(self, targets: Targets) -> None:
-        """Counts rows."""
+        """Add the rows of some targets."""
         for n in range(len(self.rules.actions)):
             labels, weights = targets.labels[:, n], targets.weights[:, n].astype(np.float64)
             self.positive[n] += float((weights * (labels > 0.5)).sum())
@@ -52,9 +52,9 @@ class Counts:
                 self.in_time[n] += float((weights * ~late).sum())
 
     def logits(self) -> tuple[float, ...]:
-        """By head: the actions, and after them the probabilities of delay if the loss has them.
+        """One logit per head: the actions, then the probabilities of delay if the loss has them.
 
-        0 for a head that no row says anything of.
+        A head about which no row says anything gets 0.
         """
         actions, delayed = [], []
         for n in range(len(self.rules.actions)):
@@ -64,7 +64,7 @@ class Counts:
         return (*actions, *(delayed if self.rules.loss in ("es_dfm", "defer") else ()))
 
     def _rates(self, n: int) -> tuple[float | None, float | None]:
-        """The probabilities of an action and of a late one, in traffic that is not sampled."""
+        """The probabilities of an action and of a late action, in traffic that is not sampled."""
         positive = self.positive[n]
         # with log_odds each negative stands for those that sampling left out
         negative = self.negative[n] * math.exp(self.rules.offset)
@@ -88,7 +88,7 @@ class Counts:
 
 
 def starting_logits(rules: LossRules, targets: Iterable[Targets]) -> tuple[float, ...]:
-    """By head, from the targets of the first rows."""
+    """One logit per head, from the targets of the first rows."""
     counts = Counts(rules)
     for part in targets:
         counts.add(part)

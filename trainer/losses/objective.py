@@ -28,7 +28,7 @@ from trainer.losses.targets import LossKind
 #: jax.Array, or what it makes of numpy's arrays.
 Array = Any
 
-#: Beneath every probability that matters, and a normal float32: 0 / 0 is kept away with it.
+#: The least divisor, so that 0 / 0 cannot occur. A normal float32, below all that matters.
 _TINY = 1e-30
 
 
@@ -41,11 +41,12 @@ def row_losses(
     delayed_weights: Array,
     offset: Array | float = 0.0,
 ) -> Array:
-    """The loss of a batch, summed over rows and heads: a scalar, float32.
+    """The loss of a batch, summed over rows and heads: a float32 scalar.
 
-    `logits`: (rows, heads). The others are `Targets`: (rows, actions), the delayed ones (rows, 0)
-    for plain and fnw. `offset`: `LossRules.offset`, for the actions' logits. It is for the log loss
-    only: the importance weights are of the traffic that was not sampled, and so is `probability`.
+    `logits`: (rows, heads). The others are those of `Targets`: (rows, actions), the delayed ones
+    (rows, 0) for plain and fnw. `offset`: `LossRules.offset`, added to the actions' logits. It is
+    used for the log loss only. The importance weights, and `probability`, are about traffic that
+    was not sampled.
     """
     actions = labels.shape[1]
     importance = _importance(loss, logits, labels)
@@ -61,7 +62,10 @@ def row_losses(
 
 
 def probability(loss: LossKind, logits: Array) -> Array:
-    """That the action happens in its window, in traffic that is not sampled: (rows, actions)."""
+    """The probability that an action happens in its window, in traffic that is not sampled.
+
+    (rows, actions).
+    """
     return jax.nn.sigmoid(_actions(loss, logits))
 
 
@@ -70,9 +74,9 @@ def evaluation_weights(
 ) -> Array:
     """How much each row counts in the metrics of each action, (rows, actions).
 
-    The weights of the loss times the importance weights, so that counts are in impressions of the
-    traffic (up to a factor per x: 1 + p for fnw). With an `offset` the negatives
-    stand for those that sampling left out, which in the loss the offset does.
+    The weights of the loss times the importance weights. So counts are impressions of the traffic,
+    up to a factor per x (1 + p for fnw). With an `offset`, a negative also stands for those that
+    sampling left out; in the loss the offset does that.
     """
     unsampled = jnp.where(labels > 0.5, 1.0, jnp.exp(offset))
     return weights * unsampled * _importance(loss, logits, labels)
@@ -84,12 +88,12 @@ def _actions(loss: LossKind, logits: Array) -> Array:
 
 
 def _log_loss(logits: Array, labels: Array) -> Array:
-    """-log of the probability of the label (0 or 1); softplus: finite for any finite logit."""
+    """-log of the probability of the label (0 or 1); softplus keeps it finite."""
     return jax.nn.softplus(jnp.where(labels > 0.5, -logits, logits))
 
 
 def _importance(loss: LossKind, logits: Array, labels: Array) -> Array:
-    """p(y|x) / q(y|x) by the model, no gradient."""
+    """p(y|x) / q(y|x) by the model; no gradient flows through it."""
     if loss == "plain":
         return jnp.ones_like(labels)
     actions = _actions(loss, logits)

@@ -1,8 +1,8 @@
-"""Which row says what of which action: labels and weights, for each loss.
+"""What each row says about each action: labels and weights, for each loss.
 
-docs/emission-policies.md has the rows of each policy; a sample has several, and a loss takes those
-that its derivation is of. Here this is decided for a whole chunk at once, from the columns that
-every row carries; importance weights that depend on the model are in `trainer.losses.objective`.
+docs/emission-policies.md lists the rows of each policy. A sample has several rows, and a loss takes
+those that its derivation is about. That is decided here for a whole chunk at once, from the columns
+that every row has. Importance weights that depend on the model are in `trainer.losses.objective`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Sampling = Literal["importance", "log_odds", "none"]
 Bools = npt.NDArray[np.bool_]
 Times = npt.NDArray[np.int64]
 
-#: `counts` of `targets`: positive rows of which it cannot be known what is new in them.
+#: In `counts` of `targets`: positive rows for which it is unknown what is new in them.
 UNCLEAR = "unclear"
 
 _NO_DELAY = -(2**62)
@@ -37,16 +37,17 @@ _NOT_OBSERVED = -(2**61)
 class LossRules(msgspec.Struct, frozen=True):
     """What `targets` follows.
 
-    `actions`: what is learned, in the order of the model's heads. `kinds`: all kinds that the
-    pipeline has, in its order (empty: the actions are all), for a row may be there because of one
-    that is not learned. `first_emit_after_ms`: the policy's d. `repeats`: a kind has an aggregate
-    other than `any`, so that it can change in a row and not be new.
+    `actions`: what is learned, in the order of the model's heads. `kinds`: all kinds of the
+    pipeline, in its order (empty: the actions are all). They are needed because a row may be there
+    because of a kind that is not learned. `first_emit_after_ms`: the policy's d. `repeats`: some
+    kind has an aggregate other than `any`, so a row can change its label without the kind being new
+    in it.
 
-    `sampling`: a negative written at rate r stands for 1/r ("importance"), or the logit takes the
-    rate back ("log_odds", which needs `rate`, that of negatives: see `offset`), or neither
-    ("none").
+    `sampling`: "importance": a negative written at rate r stands for 1/r. "log_odds": the logit is
+    corrected by the rate instead; this needs `rate`, that of the negatives (see `offset`). "none":
+    neither.
 
-    Raises ValueError for what does not go together.
+    Raises ValueError for settings that contradict each other.
     """
 
     loss: LossKind
@@ -80,16 +81,16 @@ class LossRules(msgspec.Struct, frozen=True):
     def offset(self) -> float:
         """What the loss adds to the logits of the actions (`objective.row_losses`).
 
-        With negatives at rate r the odds in what is written are those of the traffic over r. So
-        the logit of the traffic has -log r to add, as q = p / (p + (1 - p) / w) in He et al.,
-        Practical lessons from predicting clicks on ads at Facebook, ADKDD 2014, turned around.
+        If negatives are written at rate r, the odds in the written rows are the odds of the traffic
+        divided by r. So -log r is added to the traffic's logit. This inverts q = p / (p + (1 - p) /
+        w) in He et al., Practical lessons from predicting clicks on ads at Facebook, ADKDD 2014.
         """
         return 0.0 if self.sampling != "log_odds" or self.rate is None else -math.log(self.rate)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What `targets` reads of a table."""
-        # final rows say of each kind all there is to say of it
+        """The columns that `targets` reads of a table."""
+        # a final row says all about each kind
         kinds = self.actions if self.loss == "plain" else self.all_kinds
         delays = [f"delay_{kind}_ms" for kind in kinds]
         mature = [f"mature_{action}" for action in self.actions]
@@ -103,26 +104,29 @@ def targets(
     changed: Bools | None = None,
     counts: Counter[str] | None = None,
 ) -> Targets:
-    """What the rows of `table` say of each action.
+    """What the rows of `table` say about each action.
 
-    `changed`, (rows, kinds): of corrections, the kinds that have happened only by them
-    (`trainer.reading.late_actions`). `counts`: where rows that count for nothing because of what
-    they lack are counted.
+    `changed`, (rows, kinds): for corrections, the kinds that are known to have happened only
+    because of them (`trainer.reading.late_actions`). `counts`: counts rows that are not used
+    because of what they lack.
 
-    Labels say whether the action was known in the row. A row weighs for action k if it is
+    A label says whether the action was known when the row was written. A row has a weight for
+    action k
 
-    * for `plain`: `final`, and the window of k had closed (a window that is open yet has positives,
+    * for `plain`: if it is `final`, and the window of k had closed (an open window has positives
       but no negatives, so neither counts);
-    * for `fnw` and `es_dfm`: the first of its sample, or a `positive` row in which k is new;
-    * for `defer`: one of these, or the `final` row of a sample that had none in which k was new;
-    * for all: a correction that makes a positive for k.
+    * for `fnw` and `es_dfm`: if it is the first of its sample, or a `positive` row in which k is
+      new;
+    * for `defer`: if it is one of these, or the `final` row of a sample that had no row in which k
+      was new;
+    * for all: if it is a correction that makes a positive for k.
 
-    A row that is not exposed says nothing of an action that it does not have. The head of delayed
-    positives learns from the first rows and their duplicates (es_dfm), from the second row of each
-    sample (defer).
+    A row that is not exposed says nothing about an action that it does not have. The head of
+    delayed positives learns from the first rows and their duplicates (es_dfm), or from the second
+    row of each sample (defer).
 
-    Raises ValueError for a sampling rate that is null or no rate, for corrections without
-    `changed`, and KeyError for a column that is missing.
+    Raises ValueError for a sampling rate that is null or no rate, and for corrections without
+    `changed`; KeyError for a column that is missing.
     """
     if rules.loss == "plain":
         return _plain(table, rules, changed)
@@ -144,7 +148,7 @@ def targets(
         acted = rows.delays[kind] != _NO_DELAY
         new = rows.new(kind)
         corrects = none if changed is None else rows.correction & changed[:, kind]
-        # a second row for k, or none that says more than the first
+        # a second row for k, or no row that says more than the first
         final = rows.final & _true(table[f"mature_{action}"])
         if rules.loss == "defer":
             known_at_first = acted & (rows.delays[kind] <= (rules.first_emit_after_ms or 0))
@@ -166,7 +170,7 @@ def targets(
 
 
 def _plain(table: pa.Table, rules: LossRules, changed: Bools | None) -> Targets:
-    """Only final rows, and corrections: most of the columns are not needed for it."""
+    """As `targets`, for `plain`: final rows and corrections. It needs few of the columns."""
     kind_is = _kinds(table["kind"])
     final, correction = kind_is["final"], kind_is["correction"]
     if changed is None and correction.any():
@@ -198,7 +202,7 @@ def _weighed(acted: Bools, takes: Bools, stands_for: Floats, rules: LossRules) -
 
 @dataclass
 class _Rows:
-    """By row; `delays` and `is_new` by kind. `told`: what is new in a `positive` row is known."""
+    """Facts per row; `delays` and `is_new` per kind. `told`: it is known what is new in the row."""
 
     positive: Bools
     final: Bools
@@ -258,7 +262,7 @@ def _kinds(column: pa.ChunkedArray) -> dict[str, Bools]:
 
 
 def _stands_for(table: pa.Table, rules: LossRules) -> Floats:
-    """For how many impressions a row stands, as negatives were sampled."""
+    """How many impressions a row stands for, because negatives were sampled."""
     if rules.sampling == "none":
         return np.ones(table.num_rows, np.float32)
     rates = pc.fill_null(table["sampling_rate"], 0.0).to_numpy()
@@ -280,7 +284,7 @@ def _integers(column: pa.ChunkedArray, null: int) -> Times:
 
 
 def _true(column: pa.ChunkedArray) -> Bools:
-    """Where a column of booleans is true; null is not."""
+    """Where a boolean column is true; a null counts as false."""
     if column.null_count:
         column = pc.fill_null(column, False)
     return np.asarray(column.to_numpy(), bool)

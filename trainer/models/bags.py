@@ -1,7 +1,7 @@
-"""The sparse layer: sums of the rows of a table over the occurrences of a batch.
+"""The sparse layer: for each sample, sums over the rows of its keys.
 
-It is a linear map, so its backward pass is its transpose: `spread` is to `linear` and `pooled`
-what a transposed matrix is. All that is not linear is in `trainer.models.network`, in JAX.
+The layer is linear. Its backward pass is the transpose: `spread` (scatter-add) is the transpose of
+`linear` and `pooled`. Everything that is not linear is in `trainer.models.network`, in JAX.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -62,9 +62,9 @@ def add_linear(values: Floats, bag: Occurrences, out: Floats) -> None:
 def add_pooled(
     values: Floats, bag: Occurrences, heads: int, out: Floats, place: dict[int, int]
 ) -> None:
-    """The embeddings, behind the `heads` columns of `values`, summed by row and slot.
+    """Sum the embeddings, the columns of `values` after the first `heads`, by row and slot.
 
-    `out`: (rows, slots, embedding); `place`: the number in it of each slot of the spec.
+    `out`: (rows, slots, embedding). `place`: the number in `out` of each slot of the spec.
     """
     for slot, *occurrences in bag.by_slot():
         _pooled(values, heads, *occurrences, out, place[slot])
@@ -73,9 +73,9 @@ def add_pooled(
 def sums(
     spec: ModelSpec, batch: Batch, values: Sequence[Floats], rows: int
 ) -> tuple[Floats, Floats]:
-    """What the network takes, from the values of each table's keys: linear and pooled sums.
+    """What the network takes: linear and pooled sums, from the values of each table's keys.
 
-    `rows`: at least the batch's; the others are zeros.
+    `rows`: at least the batch's; further rows are zeros.
     """
     heads, place = len(spec.heads), embedded_slots(spec)
     linear = np.zeros((rows, heads), np.float32)
@@ -96,7 +96,7 @@ def spread(
 ) -> Floats:
     """The gradient of each key, (keys, width), summed over the batch.
 
-    `linear`, `pooled`: the gradients with respect to what `add_linear` and `add_pooled` gave.
+    `linear`, `pooled`: the gradients with respect to the results of `add_linear` and `add_pooled`.
     """
     out = np.zeros((len(bag.keys), width), np.float32)
     heads = linear.shape[1]
@@ -109,7 +109,7 @@ def spread(
 
 @njit(cache=True, nogil=True)
 def mark(index, row, known, present, unseen, slot):
-    """Notes for each occurrence that the row has the slot, and whether its key had no row yet."""
+    """Mark per row whether the slot has a key, and whether it has one that has no row yet."""
     for i in range(len(index)):
         present[row[i], slot] = 1
         if known[index[i]] == 0:

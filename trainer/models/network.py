@@ -28,7 +28,7 @@ from trainer.spec import ModelSpec
 
 
 def embedded_slots(spec: ModelSpec) -> dict[int, int]:
-    """The slots with embeddings, by their number in the spec: their number in `pooled`."""
+    """For each slot with an embedding: its number in the spec, and its number in `pooled`."""
     if spec.kind == "lr":
         return {}
     with_embedding = [
@@ -38,20 +38,24 @@ def embedded_slots(spec: ModelSpec) -> dict[int, int]:
 
 
 def padded(rows: int) -> int:
-    """A power of two: JAX compiles a function for every number of rows that it sees."""
+    """The number of rows to compute with: a power of two.
+
+    JAX compiles a function for every number of rows that it sees.
+    """
     return 1 << max(0, (rows - 1).bit_length())
 
 
 def initial_dense(spec: ModelSpec) -> Floats:
-    """The dense parameters that a new model begins with; of length 0 where it has none."""
+    """The dense parameters of a new model, float32 (D,); D is 0 where the model has none."""
     flat, _ = ravel_pytree(_initial(spec))
     return np.array(flat, dtype=np.float32)
 
 
 def dense_layout(spec: ModelSpec) -> tuple[Callable[[Any], Floats], Callable[[Floats], Any]]:
-    """How the dense vector is made of a tree of arrays, and a tree, which may be changed, of it.
+    """Two functions: from a tree of arrays to the dense vector, and from the vector to a tree.
 
-    `interaction`: (embedding, heads). `layers`: `weights`, (inputs, outputs), and `bias` of each.
+    The tree may be changed. `interaction`: (embedding, heads). `layers`: for each its `weights`,
+    (inputs, outputs), and `bias`.
     """
     _, unravel = ravel_pytree(_initial(spec))
 
@@ -92,7 +96,7 @@ class Network:
         _, self._unflatten = ravel_pytree(_initial(spec))
 
     def logits(self, linear: Any, pooled: Any, dense: Any) -> Any:
-        """(rows, heads); to be traced by JAX."""
+        """The logits, (rows, heads). JAX traces this function."""
         kind = self.spec.kind
         # beyond these bounds an interaction is not finite in float32 (`trainer.limits`)
         linear = jnp.clip(linear, -MAX_SUM, MAX_SUM)

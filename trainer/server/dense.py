@@ -1,4 +1,4 @@
-"""The dense parameters of a model: one float32 vector on one shard, and optax's state beside it."""
+"""The dense parameters of a model: one float32 vector on one shard, beside the state of optax."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.table.optimizers import Floats
 
 
 class Dense:
-    """Adam by optax over the whole vector."""
+    """The vector, with Adam by optax over all of it."""
 
     def __init__(self, spec: ModelSpec, values: Floats) -> None:
-        # a second or two to import, and a logistic regression needs none of it
+        # the import takes a second or two, and a logistic regression does not need it
         import jax
         import optax
 
@@ -35,7 +35,7 @@ class Dense:
 
     @classmethod
     def initial(cls, spec: ModelSpec) -> Dense | None:
-        """None where the model has no dense parameters."""
+        """The start values of a new model; None where the model has no dense parameters."""
         if not has_dense(spec):
             return None
         from trainer.models.network import initial_dense
@@ -44,13 +44,13 @@ class Dense:
 
     @classmethod
     def of(cls, spec: ModelSpec, arrays: Sequence[Floats]) -> Dense:
-        """From what `arrays` gave."""
+        """A copy made from the result of `arrays`."""
         dense = cls(spec, np.asarray(arrays[0], np.float32))
         dense._state = dense._unflatten(dense._tree, list(arrays[1:]))
         return dense
 
     def update(self, gradient: Floats) -> None:
-        """One step. A part of the gradient that is not a number counts as 0."""
+        """Do one step. A part of the gradient that is NaN counts as 0."""
         gradient = np.nan_to_num(gradient, posinf=MAX_GRADIENT, neginf=-MAX_GRADIENT)
         gradient = np.clip(gradient, -MAX_GRADIENT, MAX_GRADIENT)
         values, self._state = self._step(self.values, self._state, gradient)
@@ -62,5 +62,5 @@ class Dense:
 
 
 def has_dense(spec: ModelSpec) -> bool:
-    """Whether a model has dense parameters, without making them."""
+    """Whether a model has dense parameters. Does not make them."""
     return spec.kind == "deepfm" or (spec.kind == "fm" and len(spec.heads) > 1)

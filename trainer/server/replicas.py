@@ -15,9 +15,9 @@ from trainer.spec import ModelSpec
 class Replica:
     """One replica of a shard.
 
-    `primary`: whether it answers workers. `backup`: the server that gets this primary's pushes too
-    (None: no server does). `lineage`: replicas of one shard have the same number; a roll-back
-    gives all new replicas another one, so late messages of the time before it are recognised.
+    `primary`: whether it answers workers. `backup`: the server to which this primary forwards its
+    pushes (None: to none). `lineage`: a number that all replicas of one shard share. A roll-back
+    gives new replicas a new number, so that late messages from before it are recognised.
     """
 
     shard: Shard
@@ -30,17 +30,17 @@ class Replica:
 class Replicas:
     """All replicas on the server with the number `server`.
 
-    `later` runs work that outlasts a command (writing a file), usually in a thread.
+    `later` runs work that takes longer than a command (writing a file), usually in a thread.
     """
 
     server: int
     later: Callable[[Callable[[], None]], None]
-    #: The routing epoch that this server was told last.
+    #: The newest routing epoch that this server knows.
     epoch: int = 0
     spec: ModelSpec | None = None
     #: By the number of the shard.
     held: dict[int, Replica] = field(default_factory=dict)
-    #: Results of work that was given to `later`, by its name: {"of": value} or {"error": text}.
+    #: Results of work that `later` has run, by its name: {"of": value} or {"error": text}.
     results: dict[str, Any] = field(default_factory=dict)
     pulls: int = 0
     pushes: int = 0
@@ -49,7 +49,7 @@ class Replicas:
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def run_later(self, name: str, work: Callable[[], Any]) -> None:
-        """Starts work that outlasts a command; its value or its error is in `results` afterwards.
+        """Start work that takes longer than a command. `results` has its value or its error later.
 
         A later call with the same name replaces this one, whichever of the two ends first.
         """

@@ -1,4 +1,4 @@
-"""The same parameters on another number of shards."""
+"""How parameters are distributed to another number of shards."""
 
 from __future__ import annotations
 

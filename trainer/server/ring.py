@@ -1,9 +1,9 @@
 """Which shard has a key: consistent hashing with virtual nodes.
 
 Karger et al., Consistent hashing and random trees (STOC 1997); virtual nodes as in Dynamo (DeCandia
-et al., SOSP 2007). The circle is cut into 2^16 arcs of equal length, by the high bits of the key,
-and an arc belongs to the first virtual node at or after its start: a look-up is one array access,
-and what moves when a shard joins or leaves is whole arcs.
+et al., SOSP 2007). The high bits of the key select one of 2^16 arcs of equal length. An arc belongs
+to the first virtual node at or after its start. So a look-up is one array access, and whole arcs
+move when a shard joins or leaves.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Owners = npt.NDArray[np.int16]
 
 
 def owners(shards: Iterable[int], virtual_nodes: int) -> Owners:
-    """The shard of each arc, (ARCS,). Depends on the set of shards alone.
+    """The shard of each arc, (ARCS,). It depends only on the set of shards.
 
-    Raises ValueError without any shard.
+    Raises ValueError if there is no shard.
     """
     ids = sorted(set(shards))
     if not ids:
@@ -41,6 +41,6 @@ def owners(shards: Iterable[int], virtual_nodes: int) -> Owners:
 
 
 def arcs_of(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The arc of each key: int64, as long as `keys`."""
+    """The arc of each key, int64 (keys,)."""
     arcs: npt.NDArray[np.int64] = (keys >> _SHIFT).astype(np.int64)
     return arcs

@@ -1,4 +1,4 @@
-"""Where shards are, as workers are told."""
+"""The routing that workers get: which server has which shard."""
 
 from __future__ import annotations
 

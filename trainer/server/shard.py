@@ -55,9 +55,8 @@ class Push:
 
 @dataclass
 class Pulled:
-    """For each table: values float32 (keys, width), and uint8 (keys,), 1 where the key has a row.
-
-    `dense`: the dense vector, float32 (D,), if it was asked for and is here.
+    """For each table: values float32 (keys, width), and uint8 (keys,), which is 1 where the key has
+    a row. `dense`: the dense vector, float32 (D,), if it was asked for and is on this shard.
     """
 
     tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
@@ -65,12 +64,15 @@ class Pulled:
 
 
 class OutOfStepError(Exception):
-    """A message is of a step that is over, or that may not begin yet."""
+    """A message belongs to a step that is over, or that may not begin yet."""
 
 
 @dataclass
 class Marks:
-    """Deduplication marks of one worker: all below `below` were taken, and those in `above`."""
+    """The deduplication marks of one worker.
+
+    All sequence numbers below `below` were taken, and those in `above`.
+    """
 
     below: int = 0
     above: set[int] = field(default_factory=set)
@@ -80,7 +82,7 @@ class Marks:
         return sequence < self.below or sequence in self.above
 
     def take(self, sequence: int) -> bool:
-        """Marks a push as taken; False where it was taken before."""
+        """Mark a push as taken. Returns False if it was taken before."""
         if self.has(sequence):
             return False
         self.above.add(sequence)
@@ -94,10 +96,10 @@ class Marks:
 class ShardSnapshot:
     """A copy of a whole shard: for a checkpoint, or for a replica on another server.
 
-    `removed`: keys whose removal no export has said yet. `sketches`: admission counters, uint16
-    (depth, width), for tables that have some. `dense`: the dense vector and its optimizer's state.
-    `marks`: for each worker `below` and `above` of `Marks`. `pending`: by worker, pushes of a step
-    that is not complete (BSP).
+    `removed`: keys of rows that were removed since the last export. `sketches`: admission counters,
+    uint16 (depth, width), of tables that have some. `dense`: the dense vector and its optimizer's
+    state. `marks`: for each worker `below` and `above` of `Marks`. `pending`: by worker, pushes of
+    a step that is not complete (BSP).
     """
 
     tables: list[Rows]
@@ -110,25 +112,26 @@ class ShardSnapshot:
 
     @property
     def rows(self) -> int:
-        """Of all tables."""
+        """The number of rows in all tables."""
         return sum(len(rows) for rows in self.tables)
 
     def unmarked(self) -> ShardSnapshot:
-        """Without marks and step, for a run that counts pushes and steps from 0 again."""
+        """A copy without marks and step, for a run that counts pushes and steps from 0 again."""
         return replace(self, marks={}, step=0)
 
 
 class Shard:
-    """`contributions`: how many workers' pushes make a step (BSP); None: each is applied at once.
+    """One part of all tables.
 
-    `has_dense`: whether the model's dense parameters are kept here.
+    `contributions`: how many workers' pushes make a step (BSP); None: each push is applied at once.
+    `has_dense`: whether the model's dense parameters are on this shard.
     """
 
     def __init__(self, spec: ModelSpec, *, contributions: int | None, has_dense: bool) -> None:
         self.spec = spec
         self.tables = [Table(table, spec.seed) for table in spec.tables]
         self.marks: dict[int, Marks] = {}
-        #: The step that pushes belong to now (BSP).
+        #: The current step (BSP).
         self.step = 0
         self._contributions = contributions
         self._pending: dict[int, Push] = {}
@@ -137,7 +140,7 @@ class Shard:
     # -- training ----------------------------------------------------------------------------------
 
     def push(self, push: Push) -> bool:
-        """Takes a push; False for a duplicate. Raises OutOfStepError (BSP)."""
+        """Take a push. Returns False for a duplicate. Raises OutOfStepError (BSP)."""
         self.settle(push.step)
         marks = self.marks.setdefault(push.worker, Marks())
         if marks.has(push.sequence):
@@ -152,7 +155,7 @@ class Shard:
         return True
 
     def pull(self, step: int, keys: Sequence[Keys], *, dense: bool = False) -> Pulled:
-        """The values as of the beginning of `step` (BSP), or as they are now.
+        """The values at the beginning of `step` (BSP), or as they are now.
 
         `keys`: for each table, uint64 (keys,). Raises OutOfStepError (BSP).
         """
@@ -164,9 +167,9 @@ class Shard:
         return Pulled(pulled, vector)
 
     def settle(self, step: int) -> None:
-        """BSP: a message of `step` has arrived, so all steps before it are complete.
+        """BSP: a message of `step` has arrived, so all steps before it must be complete.
 
-        Raises OutOfStepError where they are not.
+        Raises OutOfStepError if they are not.
         """
         if self._contributions is not None and step > self.step:
             self._finish_step(step)
@@ -189,11 +192,11 @@ class Shard:
     # -- commands ----------------------------------------------------------------------------------
 
     def expire(self, now: int) -> int:
-        """Drops rows by age, at `now` in seconds of event time; returns how many."""
+        """Drop rows by age at `now`, in seconds of event time. Returns how many."""
         return sum(table.expire(now) for table in self.tables)
 
     def snapshot(self) -> ShardSnapshot:
-        """A copy of everything."""
+        """A copy of the whole shard."""
         return ShardSnapshot(
             tables=[table.all_rows() for table in self.tables],
             removed=[table.removed.copy() for table in self.tables],
@@ -205,7 +208,7 @@ class Shard:
         )
 
     def load(self, snapshot: ShardSnapshot) -> None:
-        """Becomes what the snapshot is a copy of. Only for a new shard."""
+        """Take over everything from a snapshot. Only for a new shard."""
         for table, rows, removed, sketch in zip(
             self.tables, snapshot.tables, snapshot.removed, snapshot.sketches, strict=True
         ):
@@ -219,7 +222,7 @@ class Shard:
         self._pending = dict(snapshot.pending)
 
     def take_out(self, arcs: npt.NDArray[np.bool_]) -> ShardSnapshot:
-        """Removes the rows of some arcs, and returns them. `arcs`: a mask, bool (ARCS,)."""
+        """Remove the rows of some arcs, and return them. `arcs`: a mask, bool (ARCS,)."""
         rows, removed = [], []
         for table in self.tables:
             rows.append(table.take_out(arcs[arcs_of(table.keys())]))
@@ -237,9 +240,9 @@ class Shard:
         )
 
     def take_in(self, snapshot: ShardSnapshot) -> None:
-        """Adds what another shard took out. Between batches, when all shards have the same marks.
+        """Add what another shard took out. Raises ValueError for a row that is here already.
 
-        Raises ValueError for a row that is here already.
+        Only between batches, when all shards have the same marks.
         """
         for table, rows, removed, sketch in zip(
             self.tables, snapshot.tables, snapshot.removed, snapshot.sketches, strict=True
@@ -254,7 +257,7 @@ class Shard:
         return {w: (m.below, sorted(m.above)) for w, m in self.marks.items()}
 
     def _take_over(self, snapshot: ShardSnapshot) -> None:
-        """Takes the marks and the step of the snapshot."""
+        """Take the marks and the step from the snapshot."""
         self.marks = {w: Marks(below, set(above)) for w, (below, above) in snapshot.marks.items()}
         self.step = snapshot.step
 

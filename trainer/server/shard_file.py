@@ -35,9 +35,9 @@ class File(msgspec.Struct, frozen=True):
 
 
 def write_shard(folder: Path, shard: int, snapshot: ShardSnapshot, spec: ModelSpec) -> File:
-    """Writes and flushes one shard's file in `folder`.
+    """Write one shard's file in `folder`, and flush it.
 
-    Raises WriteError; and NotFiniteError, before it writes anything.
+    Raises WriteError; and NotFiniteError, before anything is written.
     """
     check_snapshot(f"checkpoint, shard {shard}", snapshot, spec)
     path = folder / f"shard-{shard}.npz"
@@ -103,14 +103,14 @@ def read_snapshot(file: Any) -> ShardSnapshot:
 
 
 def snapshot_to_bytes(snapshot: ShardSnapshot) -> bytes:
-    """What `write_snapshot` writes."""
+    """As `write_snapshot`, into bytes."""
     file = io.BytesIO()
     write_snapshot(snapshot, file)
     return file.getvalue()
 
 
 def snapshot_from_bytes(data: Any) -> ShardSnapshot:
-    """Of bytes or a memoryview. Raises ValueError."""
+    """As `read_snapshot`, from bytes or a memoryview. Raises ValueError."""
     return read_snapshot(io.BytesIO(data))
 
 

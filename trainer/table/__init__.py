@@ -1,1 +1,1 @@
-"""One shard's parameters of one table, in memory."""
+"""The parameters of one table on one shard, in memory."""

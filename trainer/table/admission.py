@@ -1,8 +1,9 @@
 """How often a key was seen before it has a row: a count-min sketch with conservative update.
 
 Cormode and Muthukrishnan, An improved data stream summary: the count-min sketch (J. Algorithms
-2005); conservative update of Estan and Varghese (SIGCOMM 2002). It never counts too little; too
-much only where keys collide in all rows, and then a key is admitted a little early.
+2005). The conservative update is from Estan and Varghese (SIGCOMM 2002). The sketch never counts
+too little. It counts too much only where a key collides in all rows; then the key is admitted a
+little early.
 """
 
 # ruff: noqa: ANN001, ANN201
@@ -23,18 +24,24 @@ Counters = npt.NDArray[np.uint16]
 
 
 def empty(width: int = WIDTH) -> Counters:
-    """Counters (DEPTH, width); `width` is a power of two. 8 MiB by default."""
+    """New counters, uint16 (DEPTH, width); `width` is a power of two. The default takes 8 MiB."""
     return np.zeros((DEPTH, width), np.uint16)
 
 
 def merged(one: Counters, other: Counters) -> Counters:
-    """For the keys of both: a key was counted in one of them, so the greater counts are enough."""
+    """One sketch for the keys of both.
+
+    Each key was counted in one of the two, so the greater counter is enough.
+    """
     return np.maximum(one, other)
 
 
 @njit(cache=True, nogil=True)
 def count(counters, keys, times):
-    """Counts each key so many `times` more; what is known of it then, at least its true count."""
+    """Count each key `times` more.
+
+    Returns the estimates after that; each is at least the true count.
+    """
     depth, width = counters.shape
     out = np.empty(len(keys), np.int64)
     places = np.empty(depth, np.int64)

@@ -1,7 +1,8 @@
-"""The last check before parameters leave a trainer: every one is a finite number.
+"""The last check before parameters leave a trainer: every one must be a finite number.
 
-Bounds on values, sums and gradients (`trainer.limits`) are to keep them so. What this finds is a
-fault, or a checkpoint of a release that had no bounds; it is never written.
+The bounds on values, sums and gradients (`trainer.limits`) should keep them finite. If this check
+fails, there is a fault, or a checkpoint comes from a release that had no bounds. Nothing is written
+then.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class NotFiniteError(Exception):
 def check_rows(
     what: str, table: str, keys: Keys, states: Sequence[Floats], spec: ModelSpec | None = None
 ) -> None:
-    """Raises NotFiniteError for the first row whose values or optimizer state are not finite.
+    """Raise NotFiniteError for the first row with a value or optimizer state that is not finite.
 
-    `what`: what was about to be written. `keys`: (rows,); `states`: (rows, floats) each. With a
+    `what`: what was about to be written. `keys`: (rows,). `states`: (rows, floats) each. With a
     `spec`, the message says which slots of the table may have the key.
     """
     for state in states:
-        # a sum is not finite where a part is not, and takes no array of flags
+        # the sum is not finite if a part is not; this needs no array of flags
         if np.isfinite(state.sum(dtype=np.float64)):
             continue
         bad = ~np.isfinite(state).all(axis=1)
@@ -52,7 +53,7 @@ def check_rows(
 
 
 def check_vector(what: str, vector: Floats) -> None:
-    """The same for the dense parameters, or the state of their optimizer: any shape."""
+    """As `check_rows`, for the dense parameters or the state of their optimizer, of any shape."""
     bad = ~np.isfinite(vector)
     if bad.any():
         at = int(np.argmax(bad.ravel()))
@@ -63,7 +64,10 @@ def check_vector(what: str, vector: Floats) -> None:
 
 
 def _slots(table: str, key: int, spec: ModelSpec | None) -> str:
-    """A slot that is used as a value has one key, so its name is known; of others, the table's."""
+    """Where the key is, for a message: its slot if that is certain, else the table and its slots.
+
+    Only a slot that is used as a value is certain: it has one key.
+    """
     if spec is None:
         return f"table {table}"
     slots = [slot for slot in spec.slots if spec.tables[slot.table].name == table]

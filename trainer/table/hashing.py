@@ -1,4 +1,4 @@
-"""Numbers that follow from a key: its place in the table, its start values."""
+"""Numbers that are computed from a key: its place in the table, and its start values."""
 
 # ruff: noqa: ANN001, ANN201
 # mypy: disable-error-code="no-untyped-def"
@@ -23,16 +23,17 @@ def mix(x):
 
 @njit(cache=True, nogil=True, inline="always")
 def home(key, capacity):
-    """Where a key is looked for first, 0 <= home < capacity.
+    """The first place to look for a key: 0 <= home < capacity.
 
-    By the low half of the key: the high bits have decided on the shard already (`server.ring`). A
-    multiplication instead of a mask (Lemire 2019), so that capacities need not be powers of two.
+    It is computed from the low half of the key, because the high bits have chosen the shard already
+    (`server.ring`). Multiplying instead of masking (Lemire 2019) allows capacities that are not
+    powers of two.
     """
     return ((key & uint64(0xFFFFFFFF)) * uint64(capacity)) >> uint64(32)
 
 
 @njit(cache=True, nogil=True, inline="always")
 def uniform(key, seed, column):
-    """A number in [-1, 1) for a column of a new row."""
+    """The start value of one column of a new row, in [-1, 1)."""
     bits = mix(key ^ mix(uint64(seed) + (uint64(column) << uint64(32))))
     return float(bits >> uint64(11)) * (2.0 / 9007199254740992.0) - 1.0

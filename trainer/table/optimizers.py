@@ -1,11 +1,11 @@
 """How a gradient changes a row, per optimizer: kernels over the state of one segment.
 
-The state of a segment is a float32 array (capacity, floats): a row holds what its optimizer keeps,
-one after the other, so that value and accumulators share a cache line. Positions below 0 are
+The state of a segment is a float32 array (capacity, floats). A row has everything that its
+optimizer keeps, side by side, so value and accumulators share a cache line. Positions below 0 are
 skipped. Gradients are sums over the batch (FTRL adds the square of the sum to n).
 
-All arithmetic is float32: constants come in as float32, since a Python float would widen it.
-Gradients are cut to `trainer.limits.MAX_GRADIENT`, so that their squares stay finite.
+All arithmetic is float32. Constants are passed as float32, because a Python float would widen the
+result. Gradients are cut to `trainer.limits.MAX_GRADIENT`, so their squares stay finite.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -29,21 +29,21 @@ Positions = npt.NDArray[np.int64]
 class Kernel(Protocol):
     """An optimizer over the state of one segment of one table."""
 
-    #: float32 a row.
+    #: How many float32 a row has.
     floats: int
 
     def start(self, state: Floats, positions: Positions, keys: npt.NDArray[np.uint64]) -> None:
-        """New rows (state is 0 there) get their start values."""
+        """Give new rows, whose state is 0, their start values."""
 
     def read(self, state: Floats, positions: Positions, out: Floats, first: int) -> None:
-        """The values of rows into the columns of `out` from `first` on."""
+        """Copy the values of rows into the columns of `out`, starting at column `first`."""
 
     def update(self, state: Floats, positions: Positions, gradients: Floats, first: int) -> None:
-        """One step for each row, by the columns of `gradients` from `first` on."""
+        """Do one step per row, by the columns of `gradients` that start at `first`."""
 
 
 def kernel(segment: Segment, column: int, seed: int) -> Kernel:
-    """The kernel of a segment; `column` is its first one in the row (for the start values)."""
+    """The kernel of a segment. `column`: its first column in the row (for start values)."""
     made: Kernel = _KERNELS[type(segment.optimizer)](segment, column, seed)
     return made
 
@@ -53,7 +53,10 @@ _LARGEST = np.float32(MAX_GRADIENT)
 
 @njit(cache=True, nogil=True, inline="always")
 def _bounded(g):
-    """0 for a NaN: a sum of gradients in which infinities met says nothing."""
+    """The gradient cut to the bound, and 0 for a NaN.
+
+    A sum of gradients in which infinities have met says nothing.
+    """
     if g != g:
         return np.float32(0.0)
     return min(max(g, -_LARGEST), _LARGEST)
@@ -94,7 +97,7 @@ def _ftrl_update(state, positions, gradients, first, width, alpha, beta, l1, l2)
             for j in range(width):
                 g = _bounded(gradients[i, first + j])
                 z, n = state[p, j], state[p, width + j]
-                # of the state before this step, as algorithm 1 has it
+                # computed from the state before this step, as in algorithm 1
                 w = _ftrl_weight(z, n, alpha, beta, l1, l2)
                 grown = n + g * g
                 sigma = (np.sqrt(grown) - np.sqrt(n)) / alpha
@@ -162,7 +165,7 @@ def _adam_update(state, positions, gradients, first, width, rate, beta1, beta2, 
     for i in range(len(positions)):
         p = positions[i]
         if p >= 0:
-            # this row's own steps: a feature that comes rarely has a bias of its own to correct
+            # counts this row's own steps: a rare feature has its own bias to correct
             steps = state[p, 3 * width] + one
             state[p, 3 * width] = steps
             c1, c2 = one - beta1**steps, one - beta2**steps
@@ -175,7 +178,7 @@ def _adam_update(state, positions, gradients, first, width, rate, beta1, beta2, 
 
 
 class _Stored:
-    """What AdaGrad and Adam share: the values lie in the first columns of the state."""
+    """What AdaGrad and Adam share: the values are the first columns of the state."""
 
     floats: int
 

@@ -1,10 +1,11 @@
-"""A table of parameters: open addressing with linear probing, a struct of arrays.
+"""A table of parameters: a hash table with linear probing, stored as a struct of arrays.
 
-The arrays: keys; when a row was last touched; whether it has changed since the last export; and one
-array a segment, whose rows hold the values and what the optimizer keeps beside them. Rows are
-found by `find`, made by `push`, and lost by `expire` and `take_out` alone. Capacities are not
-powers of two, so that a table of more than 2^16 rows grows by a quarter, and its load is between
-0.64 and 0.8.
+The arrays are: keys; when each row was last touched; whether it has changed since the last export;
+and one array per segment, whose rows hold the values and what the optimizer keeps beside them.
+`find` finds rows, `push` makes them, and only `expire` and `take_out` remove them.
+
+Capacities are not powers of two. So a table of more than 2^16 rows grows by a quarter, and its load
+stays between 0.64 and 0.8.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -27,7 +28,7 @@ Keys = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
-#: Marks a free place; a key that hashes to it is stored as 1 (`features.keys` does that).
+#: Marks a free place. `features.keys` never makes this key: it makes 1 of it.
 FREE = 0
 MAX_LOAD = 0.8
 _SMALL, _GROWTH = 1 << 16, 1.25
@@ -57,7 +58,7 @@ def find(places, keys, out):
 
 @njit(cache=True, nogil=True)
 def insert(places, keys, out):
-    """A place for each key, which is not there yet and for which there is room."""
+    """Choose a place for each key. No key may be there yet, and there must be room."""
     capacity = len(places)
     free = uint64(FREE)
     for i in range(len(keys)):
@@ -89,10 +90,10 @@ def _copy(source, origin, target, places):
 
 @dataclass
 class Rows:
-    """Rows outside of a table: moved to another shard, in a checkpoint, compared in a test.
+    """Rows outside of a table: moved to another shard, in a checkpoint, or compared in a test.
 
-    `keys`, `touched` (seconds of event time), `dirty`: (rows,); `states`: one (rows, floats) array
-    a segment.
+    `keys`, `touched` (seconds of event time), `dirty`: (rows,). `states`: one array (rows, floats)
+    per segment.
     """
 
     keys: Keys
@@ -109,7 +110,7 @@ class Rows:
         return Rows(self.keys[which], self.touched[which], self.dirty[which], states)
 
     def sorted(self) -> Rows:
-        """By key: what does not depend on the order in which rows were made."""
+        """The rows ordered by key, so the result does not depend on the order of insertion."""
         return self.take(np.argsort(self.keys))
 
 
@@ -119,7 +120,7 @@ class Table:
     def __init__(self, spec: TableSpec, seed: int, *, capacity: int = 1024) -> None:
         self.spec = spec
         self.rows = 0
-        #: Keys that went since the last export.
+        #: Keys of rows that were removed since the last export.
         self.removed: Keys = np.empty(0, np.uint64)
         self.sketch = admission.empty() if spec.admit_after > 1 else None
         columns = np.cumsum([0, *(segment.width for segment in spec.segments)])
@@ -134,7 +135,7 @@ class Table:
         self._touched = np.zeros(capacity, np.uint32)
         self._dirty = np.zeros(capacity, np.uint8)
         self._states = [np.zeros((capacity, k.floats), np.float32) for k in self._kernels]
-        #: The keys of the last pull, and their places: as long as no row has moved since.
+        #: The keys of the last pull and their places; only valid while no row has moved.
         self._found: tuple[Keys, Positions] = _NOTHING
 
     @property
@@ -144,19 +145,19 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, at the load that the table has now."""
+        """Bytes of all arrays at the present capacity."""
         sketch = 0 if self.sketch is None else self.sketch.nbytes
         arrays: list[Any] = [self._places, self._touched, self._dirty, *self._states]
         return int(sum(array.nbytes for array in arrays)) + sketch
 
     def pull(self, keys: Keys) -> tuple[Floats, npt.NDArray[np.uint8]]:
-        """Values (keys, width), and which keys have a row. Changes nothing.
+        """Values (keys, width), and which keys have a row, uint8 (keys,). Changes nothing.
 
-        A key without a row has the values that its row would begin with, if its first push makes
-        one; zeros, if it has to be seen more often before.
+        A key without a row gets the values that its row would start with, if its first push makes
+        one. It gets zeros if it has to be seen more often first.
         """
         positions = self._find(keys)
-        # a push of the same keys comes next, as a rule: it need not look for them again
+        # usually a push of the same keys comes next, and need not look for them again
         self._found = keys, positions
         out = self._values(positions)
         known = positions >= 0
@@ -165,7 +166,7 @@ class Table:
         return out, known.view(np.uint8)
 
     def _values(self, positions: Positions) -> Floats:
-        """(positions, width); zeros where there is no row."""
+        """The values at these positions, (positions, width); zeros where there is no row."""
         out = np.zeros((len(positions), self.spec.width), np.float32)
         for k, state, first in zip(self._kernels, self._states, self._first, strict=True):
             k.read(state, positions, out, first)
@@ -183,13 +184,12 @@ class Table:
         out[missing] = started
 
     def push(self, keys: Keys, gradients: Floats, counts: Counts | None, now: int) -> None:
-        """One step of each segment's optimizer for each key, which are distinct.
+        """Do one step of each segment's optimizer for each key. The keys must be distinct.
 
         `gradients`: (keys, width), summed over the batch. `counts`: in how many samples each key
-        was; needed where `admit_after` is more than 1. `now`: seconds of event time.
-
-        A key that is admitted by this push gets its row, and no step: the gradient is that of the
-        zeros which were pulled for it.
+        was; needed where `admit_after` is more than 1. `now`: seconds of event time. A key that
+        this push admits gets its row but no step, because its gradient was computed with the zeros
+        that were pulled for it.
         """
         positions = self._found[1] if self._found[0] is keys else self._find(keys)
         self._found = _NOTHING
@@ -214,7 +214,10 @@ class Table:
         return positions
 
     def _add(self, keys: Keys, positions: Positions, which: Positions) -> Positions:
-        """Rows for the keys at `which`, which have none; the positions of all, which may move."""
+        """Make rows for the keys at `which`, which have none.
+
+        Returns the positions of all keys, because rows may have moved.
+        """
         if self._reserve(len(which)):
             positions = self._find(keys)
         added = np.empty(len(which), np.int64)
@@ -228,7 +231,7 @@ class Table:
         return positions
 
     def _reserve(self, more: int) -> bool:
-        """Room for so many more rows; whether rows have moved for it."""
+        """Make room for so many more rows. Returns whether rows have moved."""
         needed = self.rows + more
         if needed <= MAX_LOAD * self.capacity:
             return False
@@ -237,10 +240,10 @@ class Table:
         return True
 
     def _rebuild(self, capacity: int, keep: Positions | None = None) -> None:
-        """All rows, or those at the positions `keep`, in arrays of another capacity.
+        """Put all rows, or those at the positions `keep`, into arrays of another capacity.
 
-        Old places come in the order of the hash, and so do the new ones: both are walked from one
-        end to the other.
+        Old places are in the order of the hash, and so are the new ones. So both are walked once,
+        from one end to the other.
         """
         origin = np.flatnonzero(self._places) if keep is None else keep
         places, touched, dirty, states = self._places, self._touched, self._dirty, self._states
@@ -256,7 +259,10 @@ class Table:
     # -- leaving -----------------------------------------------------------------------------------
 
     def expire(self, now: int) -> int:
-        """Drops what no sample touched for `expire_after_s` before `now`; how many rows."""
+        """Drop rows that no sample touched for `expire_after_s` before `now`.
+
+        Returns how many rows were dropped.
+        """
         limit = self.spec.expire_after_s
         if limit is None or now <= limit:
             return 0
@@ -269,11 +275,11 @@ class Table:
         return gone
 
     def _shrink(self, keep: Positions) -> None:
-        # as small as it would have grown for these
+        # the capacity to which it would have grown for these rows
         self._rebuild(max(1024, int(len(keep) / (MAX_LOAD / _GROWTH))), keep)
 
     def take_out(self, moved: Mask) -> Rows:
-        """The rows of `all_rows` that the mask says, which are no longer here then."""
+        """Remove the rows that the mask selects, in the order of `all_rows`, and return them."""
         used = np.flatnonzero(self._places)
         rows = self._rows(used[moved])
         self._shrink(used[~moved])
@@ -282,11 +288,11 @@ class Table:
     # -- whole tables ------------------------------------------------------------------------------
 
     def keys(self) -> Keys:
-        """Of all rows, in the order of `all_rows`."""
+        """The keys of all rows, in the order of `all_rows`."""
         return self._places[np.flatnonzero(self._places)]
 
     def all_rows(self) -> Rows:
-        """A copy of everything."""
+        """A copy of all rows."""
         return self._rows(np.flatnonzero(self._places))
 
     def _rows(self, at: Positions) -> Rows:
@@ -294,7 +300,7 @@ class Table:
         return Rows(self._places[at], self._touched[at], self._dirty[at], states)
 
     def absorb(self, rows: Rows) -> None:
-        """Rows that are not here yet, as they are. Raises ValueError for one that is."""
+        """Add rows as they are. Raises ValueError for a key that has a row already."""
         if (self._find(rows.keys) >= 0).any():
             raise ValueError("a row that is to come in is here already")
         self._reserve(len(rows))
@@ -307,9 +313,8 @@ class Table:
         self._found = _NOTHING
 
     def changed(self, *, everything: bool) -> tuple[Keys, Floats, Keys]:
-        """For an export: keys and values of the rows that changed since the last one (or of all),
-
-        and the keys that went. From here on changes count anew.
+        """For an export: keys and values of the rows that changed since the last one (or of all
+        rows), and the keys of rows that were removed. Changes are counted anew from here on.
         """
         used = np.flatnonzero(self._places)
         at = used if everything else used[self._dirty[used] == 1]
@@ -318,5 +323,5 @@ class Table:
         removed, self.removed = np.unique(self.removed), np.empty(0, np.uint64)
         if everything:
             return keys, values, removed[:0]
-        # what came back meanwhile is among the changed ones
+        # a key that came back meanwhile is among the changed ones
         return keys, values, removed[self._find(removed) < 0]
