@@ -31,8 +31,15 @@ class ConfigError(Exception):
 Wrong = Callable[[str, str], ConfigError]
 
 
+#: 100 years, in ms. Sums of a few durations and an event's time (`schemas.events.LATEST_TIME`) stay
+#: far below Java's longest long, and one duration fits into it in nanoseconds, too.
+LONGEST_DURATION = 36_500 * _UNITS["d"]
+
+
 class Duration(int):
-    """Milliseconds; written "250ms", "10s", "5min", "2h" or "1d" in a configuration."""
+    """Milliseconds; written "250ms", "10s", "5min", "2h" or "1d" in a configuration. At most
+    `LONGEST_DURATION`.
+    """
 
     @classmethod
     def parse(cls, text: object) -> Duration:
@@ -40,7 +47,11 @@ class Duration(int):
         match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'expected a duration like "250ms", "10s", "5min", "2h"; got {text!r}')
-        return cls(int(match[1]) * _UNITS[match[2]])
+        # Python refuses to read thousands of digits, and no duration needs more than these.
+        ms = int(match[1]) * _UNITS[match[2]] if len(match[1]) < 20 else LONGEST_DURATION + 1
+        if ms > LONGEST_DURATION:
+            raise ValueError(f"longer than 36500d (100 years): {text!r}")
+        return cls(ms)
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -102,6 +113,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {text}") from None
     except RecursionError:
         raise ConfigError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise ConfigError(f"{path}: not valid TOML: a number has thousands of digits") from None
 
 
 @dataclass
@@ -148,7 +161,7 @@ def _parse_key(text: str) -> list[str]:
     names: list[str] = []
     try:
         table: Any = tomli.loads(f"{text} = 0")
-    except tomli.TOMLDecodeError:
+    except ValueError:
         return []
     while isinstance(table, dict) and len(table) == 1:
         name, table = next(iter(table.items()))
@@ -211,7 +224,7 @@ def _override(document: dict[str, Any], override: str, layout: _Layout) -> None:
         raise ConfigError(f"--set {override}: expected a.b=value")
     try:
         value = tomli.loads(f"value = {text}")["value"]
-    except (tomli.TOMLDecodeError, KeyError, RecursionError):
+    except (ValueError, KeyError, RecursionError):
         value = text
     if ".".join(parts[:-1]) in layout.free and not isinstance(value, str):
         # options of Flink and Kafka are texts, so `flink.a.b=true` needs no quotes either

@@ -228,6 +228,8 @@ def _merged(kind: ActionKind, before: _Label, actions: Sequence[_Late]) -> _Labe
                 label = max((a.delay_ms, a.value) for a in actions)[1]
             elif max(a.delay_ms for a in actions) >= delay:
                 return None
+    if label == 0:
+        label = abs(label)  # a zero has no sign, as in the rows of the join
     return _Label(label, first if delay is None else min(delay, first))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.pipeline.config import Pipeline, load
 from schemas import samples
 from schemas.actions import Label
 from schemas.events import ActionEvent, Origin
+from schemas.labels import Tally
 from schemas.sample_id import sample_id
 from tools.audit.actions import label_of
 from tools.audit.command import CLOSES, DOES_NOT, WRONG, audit, main
@@ -424,14 +428,33 @@ def test_late_actions_close_and_what_they_say_is_checked(day: Day) -> None:
 # -- pieces ----------------------------------------------------------------------------------------
 
 
+def valued(at: int, value: float) -> ActionEvent:
+    return ActionEvent(None, "u", "a", "r", "k", value, at, Origin("", None, 0), b"")
+
+
 @pytest.mark.parametrize(
     ("label", "value"), [("any", 1.0), ("count", 3.0), ("sum", 0.6), ("max", 0.3), ("last", 0.2)]
 )
 def test_labels(label: Label, value: float) -> None:
-    def action(at: int, value: float) -> ActionEvent:
-        return ActionEvent(None, "u", "a", "r", "k", value, at, Origin("", None, 0), b"")
+    assert label_of(label, [valued(2, 0.1), valued(2, 0.2), valued(1, 0.3)]) == value
 
-    assert label_of(label, [action(2, 0.1), action(2, 0.2), action(1, 0.3)]) == value
+
+@given(
+    st.sampled_from(["any", "count", "sum", "max", "last"]),
+    st.lists(
+        st.tuples(
+            st.integers(1, 3),
+            st.floats(allow_nan=False, allow_infinity=False)
+            | st.sampled_from([sys.float_info.max, -sys.float_info.max, 1e308, 5e-324]),
+        )
+    ),
+)
+def test_labels_are_those_of_the_join(label: Label, values: list[tuple[int, float]]) -> None:
+    """Both are written apart on purpose, so they are compared: at all extremes, neither raises."""
+    made = Tally(label)
+    for time, value in values:
+        made.add(time, value)
+    assert label_of(label, [valued(time, value) for time, value in values]) == made.value
 
 
 def test_arrays_differ_by_value_and_null_is_null() -> None:

@@ -189,6 +189,8 @@ def test_what_kafka_would_not_do_is_said_in_one_line(
         ("actions.CLICK.window=1s", r"actions.click: differs from 'CLICK' in upper and lower case"),
         ("features.price.type=list<x>", r"^--set features.price.type=list<x>: features.price.type"),
         ("join.late_horizon=1s", r"join.late_horizon: must be at least the longest window"),
+        ("join.clock_skew=36501d", r"join.clock_skew: longer than 36500d \(100 years\): '36501d'"),
+        (f"join.late_horizon={'9' * 5000}ms", r"join.late_horizon: longer than 36500d"),
         ("actions.click.window=0s", r"actions.click.window: must be longer than 0"),
         ("features.price.type=float", r"features.price.type: expected one of bool, int64"),
         ("features.item_id.type=string", r"features.item_id: the samples have a column"),
@@ -294,6 +296,14 @@ def test_a_missing_key_and_broken_toml_name_the_file(tmp_path: Path) -> None:
         load(written(tmp_path, "[join"))
     with pytest.raises(ConfigError, match=r"there is no such file"):
         load(tmp_path / "none.toml")
+
+
+def test_a_number_of_thousands_of_digits_is_no_traceback(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    with pytest.raises(ConfigError, match=r"pipeline.toml: not valid TOML: a number has thousands"):
+        load(written(tmp_path, f"{GOOD}\n[sampling]\nseed = {digits}\n"))
+    with pytest.raises(ConfigError, match=r"sampling.seed: expected `int`, got `str`"):
+        load(written(tmp_path, GOOD), [f"sampling.seed={digits}"])
 
 
 def test_the_pipeline_in_the_readme_is_one(tmp_path: Path) -> None:

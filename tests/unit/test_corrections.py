@@ -138,6 +138,13 @@ def test_label_and_delay_by_aggregate(
     assert (row["label_pay"], row["delay_pay_ms"]) == expected
 
 
+@pytest.mark.parametrize("aggregate", ["sum", "max", "last"])
+def test_a_zero_has_no_sign(aggregate: Aggregate) -> None:
+    kinds = [ActionKind("pay", 60_000, aggregate)]
+    made = corrections(table(kinds, {}), late({"action": "pay", "value": -0.0}), kinds)
+    assert str(only(made)["label_pay"]) == "0.0"
+
+
 def test_last_is_left_alone_where_the_order_cannot_be_known() -> None:
     kinds = [ActionKind("pay", 60_000, "last")]
     before = table(kinds, {"label_pay": 9.0, "delay_pay_ms": 5_000})

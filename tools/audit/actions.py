@@ -5,7 +5,6 @@ Worked out from event times alone, as docs/join-semantics.md has it when all com
 
 from __future__ import annotations
 
-import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
@@ -50,7 +49,7 @@ def _sum(values: Iterable[float]) -> float:
     try:
         return float(exact)
     except OverflowError:
-        return math.copysign(sys.float_info.max, exact)
+        return sys.float_info.max if exact > 0 else -sys.float_info.max
 
 
 class Requests:
