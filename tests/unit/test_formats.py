@@ -16,14 +16,18 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from schemas.actions import ActionKind, Label
-from schemas.events import ActionEvent, Origin
+from schemas.events import ActionEvent, Origin, unpack_front
 from schemas.labels import Tally, exact_sum, without_action
 from schemas.sample_id import sample_id, sample_ids
 from udfs.core.partitions import partition
 from udfs.core.state_codec import (
     VERSION,
+    LogChange,
     StateVersionError,
     StoredRequest,
+    pack_entry,
+    pack_request,
+    unpack_body,
     unpack_log,
     unpack_request,
 )
@@ -31,6 +35,23 @@ from udfs.core.state_codec import (
 #: Bytes as version 1 wrote them: they are read for as long as there may be such state.
 REQUEST_V1 = bytes.fromhex("9a01a27231cd03e8cd03f2cd041091a26931c2c4016ea090")
 ACTION_V1 = bytes.fromhex("9aa161c0a27531a26931a27231a5636c69636bc0cd03e993a166c000c4027b7d")
+#: As version 2 wrote it (the code before version 3 made these): a pending request that had rows, a
+#: tombstone that had used two actions, and a held action.
+PENDING_V2 = bytes.fromhex(
+    "9d02a27231cf0000018bcfe56800cf0000018bcfe58f10cf0000018bcfe5dd3090c2c42696a2753192a26931a26932"
+    "91a4686f7572910991a570726963659192cb3ff8000000000000c0a090cf0000018bcfe56fd092020182a5636c6963"
+    "6b810101a37061798100cb4004000000000000"
+)
+TOMBSTONE_V2 = bytes.fromhex(
+    "9d02a27232cf0000018bcfe56800cf0000018bcfe58f10cf0000018bcfe5dd3092a26931a26932c3c400a2753192cf"
+    "ffffffffffffffff07c09080"
+)
+ACTION_V2 = bytes.fromhex(
+    "9aa161a26531a27531a26931c0a3706179cbbfe0000000000000cf0000018bcfe56be893a17403cf00000100000000"
+    "00c4027b7d"
+)
+#: Version 3 writes requests and actions so, too; its logs also have changes.
+CHANGE_V3 = bytes.fromhex("94a1639200cd012c81a2723291cfffffffffffffffff91a27230")
 
 
 def test_sample_ids_are_the_documented_hash() -> None:
@@ -58,6 +79,40 @@ def test_state_of_version_one_is_read() -> None:
     assert request == StoredRequest(1, "r1", 1000, 1010, 1040, ["i1"], False, b"n")
     action = ActionEvent(None, "u1", "i1", "r1", "click", None, 1001, Origin("f", None, 0), b"{}")
     assert unpack_log([ACTION_V1]) == [action]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_requests_of_versions_two_and_three_are_read_and_written_alike(version: int) -> None:
+    times = 1_700_000_000_000, 1_700_000_010_000, 1_700_000_030_000
+    pending, tombstone = (bytes([b[0], version]) + b[2:] for b in (PENDING_V2, TOMBSTONE_V2))
+    request = unpack_request(pending)
+    body = request.body
+    assert request == StoredRequest(
+        *(version, "r1", *times, [], False, body, "", [], times[0] + 2_000, [2, 1]),
+        {"click": {1: 1}, "pay": {0: 2.5}},
+    )
+    assert body is not None
+    read = unpack_body(body)
+    assert (read.user_id, read.items, read.context, read.columns) == (
+        *("u1", ["i1", "i2"], [9], [[1.5, None]]),
+    )
+    names = msgspec.msgpack.decode(read.context_names), msgspec.msgpack.decode(read.column_names)
+    assert names == (["hour"], ["price"])
+    assert (unpack_front(body).user_id, unpack_front(body).items) == ("u1", ["i1", "i2"])
+    settled = unpack_request(tombstone)
+    assert settled == StoredRequest(
+        *(version, "r2", *times, ["i1", "i2"], True, b"", "u1", [2**64 - 1, 7])
+    )
+    assert (pack_request(request), pack_request(settled)) == (pending, tombstone)
+
+
+def test_logs_of_versions_two_and_three_are_read_and_written_alike() -> None:
+    action = ActionEvent(
+        *("e1", "u1", "i1", None, "pay", -0.5, 1_700_000_001_000, Origin("t", 3, 2**40), b"{}")
+    )
+    change = LogChange([0, 300], {"r2": [2**64 - 1]}, ["r0"])
+    assert unpack_log([ACTION_V2, CHANGE_V3]) == [action, change]
+    assert [pack_entry(action), pack_entry(change)] == [ACTION_V2, CHANGE_V3]
 
 
 def test_state_of_a_later_version_is_refused() -> None:
