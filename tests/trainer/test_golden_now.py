@@ -80,7 +80,7 @@ def test_the_state_of_a_run_and_its_ledger() -> None:
 
 
 def test_the_manifest_of_an_export() -> None:
-    linear = TableSpec("t0", (Segment("linear", 1, Ftrl()),))
+    linear = TableSpec("t0", (Segment("linear", 1, Ftrl(alpha=0.1)),))
     slot = Slot("age", "age", "value", 0, (), log1p=True, scale=0.5, clip=10.0)
     export = Manifest(
         run_id="r",

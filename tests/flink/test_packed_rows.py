@@ -1,0 +1,110 @@
+"""Java reads the packed rows as Python packed them: field by field, bit by bit, without a job."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import re
+import struct
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyflink.java_gateway import get_gateway
+
+from schemas.samples import PARTITIONS
+from schemas.samples import samples as sample_layout
+from tests.accepted_records import Driver, a_pipeline, records
+from tests.effort import examples
+from udfs.core import wire
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Pipelines of some 60 records.
+PIPELINES = 40
+#: Texts are long, and go through the gateway as base64.
+MOST_BYTES = 200_000
+#: The only lines that need a task; everything else runs as it is.
+OF_A_TASK = r"setProcessingTimeService\(processingTime\);\s*setup\(task, config, output\);"
+
+
+@cache
+def read_samples() -> Callable[[str, bytes], str]:
+    """`ReadSamples.rows`, compiled as the job compiles its operators."""
+    jvm: Any = get_gateway().jvm
+    operator = (ROOT / "udfs/jvm/ExplodeSamples.java").read_text()
+    operator, times = re.subn(OF_A_TASK, "this.output = output;", operator)
+    assert times == 1
+    sources = [(ROOT / "tests/jvm/ReadSamples.java").read_text(), operator]
+    sources.append((ROOT / "udfs/jvm/Packed.java").read_text())
+    # Java wants all imports of a unit at its head.
+    imports = sorted({line for s in sources for line in re.findall(r"^import .*;$", s, re.M)})
+    classes = [re.sub(r"^import .*;$", "", source, flags=re.M) for source in sources]
+    compiled = jvm.org.apache.flink.table.runtime.generated.CompileUtils.compile(
+        jvm.Thread.currentThread().getContextClassLoader(),
+        "ReadSamples",
+        "\n".join([*imports, *classes]),
+    )
+    (rows,) = [m for m in compiled.getMethods() if m.getName() == "rows"]
+
+    def read(layout: str, packed: bytes) -> str:
+        arguments = get_gateway().new_array(jvm.Object, 2)
+        arguments[0], arguments[1] = layout, packed
+        return str(rows.invoke(None, arguments))
+
+    return read
+
+
+def said(value: Any, type_: pa.DataType) -> str:
+    """As `ReadSamples` says a value of a column."""
+    if value is None:
+        return "null"
+    if pa.types.is_list(type_):
+        return f"[{''.join(said(v, type_.value_type) + ' ' for v in value)}]"
+    if pa.types.is_string(type_):
+        encoded = value.encode()
+        return f"string:{len(encoded)}:{java_hash(encoded)}"
+    if pa.types.is_float64(type_):
+        return f"double:{struct.unpack('>q', struct.pack('>d', value))[0]}"
+    if pa.types.is_float32(type_):
+        return f"float:{struct.unpack('>i', struct.pack('>f', value))[0]}"
+    if pa.types.is_boolean(type_):
+        return f"boolean:{str(value).lower()}"
+    names = {pa.int8(): "byte", pa.int32(): "integer", pa.int64(): "long"}
+    return f"{names[type_]}:{value}"
+
+
+def java_hash(data: bytes) -> int:
+    """`Arrays.hashCode` of bytes."""
+    made = 1
+    for byte in data:
+        made = (31 * made + (byte - 256 if byte > 127 else byte)) & 0xFFFFFFFF
+    return made - 2**32 if made >= 2**31 else made
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_java_reads_what_python_packs(seed: int, tmp_path: Path) -> None:
+    read, rows, requests = read_samples(), 0, 0
+    for number in range(examples(PIPELINES) // 4):
+        choose = random.Random(f"{seed} {number}").choice
+        pipeline = a_pipeline(choose, tmp_path)
+        layout = wire.sample_layout(pipeline.schema, pipeline.kinds)
+        partitions = [(name, pa.string()) for name in PARTITIONS]
+        columns = pa.schema([*sample_layout(pipeline.schema, pipeline.kinds), *partitions])
+        driver = Driver(pipeline)
+        for packed in driver.run(records(choose, pipeline, 60)).packed:
+            if len(packed) > MOST_BYTES:
+                continue
+            expected = [
+                [said(row[column.name], column.type) for column in columns]
+                for row in driver.read(packed)
+            ]
+            # Flink's Python pickles bytes with the protocol of its choice; all are read.
+            protocol = choose(range(3, pickle.HIGHEST_PROTOCOL + 1))
+            text = read(layout, pickle.dumps(packed, protocol))
+            assert [line.split("\t") for line in text.splitlines()] == expected, (seed, number)
+            rows += len(expected)
+            requests += 1
+    assert rows > requests > 10
