@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from corrections.apply import corrected, corrections, latest
+from corrections.apply import corrected, corrections
+from corrections.versions import latest
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.sample_id import sample_id

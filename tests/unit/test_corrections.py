@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from corrections.apply import Corrections, corrected, corrections, latest
+from corrections.apply import corrected, corrections
+from corrections.result import Corrections
+from corrections.versions import latest
 from schemas.actions import ActionKind
 from schemas.actions import Label as Aggregate
 from schemas.features import Feature, FeatureSchema, FeatureType

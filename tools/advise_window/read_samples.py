@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from corrections.apply import VERSION, latest
+from corrections.versions import VERSION, latest
 from jobs.pipeline.config import ConfigError, Pipeline
 from tools.advise_window import orphans
 from tools.advise_window.observations import (

@@ -26,7 +26,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from configuration.command_line import Overrides, PipelineFile, run
-from corrections.apply import Corrections, Fate, NegativeRate, corrections
+from corrections.anew import NegativeRate
+from corrections.apply import corrections
+from corrections.late_actions import Fate
+from corrections.result import Corrections
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from schemas.samples import LATE_ACTIONS
 from schemas.samples import samples as sample_layout

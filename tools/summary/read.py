@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from corrections.apply import VERSION, latest
+from corrections.versions import VERSION, latest
 
 SHOWN_ROWS = 6
 

@@ -19,7 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corrections.apply import Fate, NegativeRate, corrections, latest
+from corrections.anew import NegativeRate
+from corrections.apply import corrections
+from corrections.late_actions import Fate
+from corrections.versions import latest
 from schemas.actions import ActionKind
 from schemas.samples import LATE_ACTIONS
 from trainer.reading.columns import absent, conformed
