@@ -1,13 +1,13 @@
-"""What a join must give, worked out from complete lists (docs/join-semantics.md).
+"""The rows that a join must give, computed from complete lists (docs/join-semantics.md).
 
-This is the second opinion on the join core; it shares neither code nor method with it: there is
-no state that changes from event to event, nothing is removed from anywhere. Every event is first
-annotated with when it came and the watermark it saw. Then it is asked, over all requests at once:
-was it accepted, who claims this action, what names it if nobody does. Slow and plain on purpose;
-the numbers in comments are the sections of the document.
+This is a second opinion on the join core. It shares neither code nor method with it: there is no
+state that changes from event to event, and nothing is ever removed. First, every event gets the
+time of its arrival and the watermark that it saw. Then questions are asked over all requests at
+once: was this one accepted, who claims this action, and which tombstone names it if nobody does. It
+is slow and simple on purpose. The numbers in comments are the sections of the document.
 
-Two things are told as a story: a group of twins (6), whose fates hang on each other, and the
-versions of a sample (14), each of which hangs on the one before.
+Two things are followed step by step, because each depends on the one before: a group of duplicates
+(6), and the versions of a sample (14).
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 _NEEDS_VALUE = ("sum", "max", "last")
-_LARGEST = Fraction(2**1024 - 2**971)  # of the finite float64
+_LARGEST = Fraction(2**1024 - 2**971)  # the largest finite float64
 
 
 @dataclass(frozen=True)
 class _Came:
-    """When something arrived: its index in the timeline, and the watermark it saw."""
+    """When something arrived: its index in the timeline, and the watermark that it saw."""
 
     index: int
-    watermark: float  # -inf before the first
+    watermark: float  # -inf before the first one
 
 
 @dataclass(frozen=True)
 class _Moment:
     """A moment at which rows may be made, at the (virtual) time `now`.
 
-    `index`: the record whose arrival it is, with everything due at `now` done before it; None: it
-    is brought by the first watermark that reaches `now`.
+    `index`: the record whose arrival makes the moment, after everything due at `now`. None: the
+    first watermark that reaches `now` makes it.
     """
 
     now: int
@@ -71,19 +71,19 @@ class _Moment:
         return (self.now, -1 if self.index is None else self.index)
 
     def follows(self, came: _Came) -> bool:
-        """Whether what came so is there."""
+        """Whether the moment is after this arrival."""
         if self.index is None:
             return came.watermark < self.now
         return came.index <= self.index
 
     def is_past(self, at: float) -> bool:
-        """Whether requests that settle at this time have; rows of before the deadline go first."""
+        """Whether requests with this settling time have settled; earlier rows are made first."""
         return at < self.now if self.index is None else at <= self.now
 
 
 @dataclass(frozen=True)
 class _Clock:
-    """What is seen of time behind each event of a timeline: lists by its index."""
+    """The times after each event of a timeline, as lists by index."""
 
     source: list[float]  # the watermark of the sources
     actions: list[float]  # 10: A
@@ -98,7 +98,7 @@ class _SeenRequest:
 
     @property
     def rank(self) -> tuple[int, str]:
-        """2: the latest wins, at equal times the greater id. Python compares by code points."""
+        """2: the latest request wins; at equal times the greater id, compared by code points."""
         return (self.request.event_time, self.request.request_id)
 
 
@@ -112,8 +112,8 @@ class _SeenAction:
 class _Fate:
     """What becomes of an action, and the (virtual) time of that decision.
 
-    Events that saw a watermark of `at` or more came after it; so did everything later in the list
-    for a decision that was made on arrival, where `at` is the watermark of that moment.
+    Events that saw a watermark of `at` or more came after it. If the decision was made on arrival,
+    `at` is the watermark at that moment, and everything later in the list came after it.
     """
 
     at: float
@@ -123,14 +123,14 @@ class _Fate:
 
 @dataclass(frozen=True)
 class _Life:
-    """A usable action, and what became of it; `fate` None: it is the duplicate of `twin`."""
+    """A usable action and its fate. `fate` None: it is a duplicate of `twin`."""
 
     seen: _SeenAction
     fate: _Fate | None
     twin: _Came | None = None
 
     def stands(self, moment: _Moment) -> bool:
-        """Whether it is held at that moment, and the least of its twins that are."""
+        """Whether the action is held at that moment, and is the least of its duplicates."""
         if not moment.follows(self.seen.came):
             return False
         if self.fate is None:
@@ -142,8 +142,8 @@ class _Life:
 def expected(timeline: Timeline, rules: Rules) -> Outcome:
     """The outcome of `timeline` under `rules`.
 
-    Raises ValueError for a timeline that cannot be: watermarks that go back, or a progress short of
-    a watermark that was announced (a silent stream may be, under rule 10).
+    Raises ValueError for an impossible timeline: a watermark that goes back, or progress that is
+    less than an announced watermark (except in a silent stream, under rule 10).
     """
     clock = _clock(timeline, rules)
     requests, actions = _annotate(timeline, clock)
@@ -230,11 +230,11 @@ def _clock(timeline: Timeline, rules: Rules) -> _Clock:
 
 
 def _joined(i: int, source: Sequence[float], actions: Sequence[float], rules: Rules) -> float:
-    """10: the watermark that the join sees behind event i."""
+    """10: the watermark that the join sees after event i."""
     wm, silence = source[i], rules.silence
     if silence is None:
         return wm
-    begin: float | None = None  # A when the silence began that still lasts
+    begin: float | None = None  # A at the start of the present silence
     for j in range(i, -1, -1):
         if actions[j] >= source[j]:
             break
@@ -248,7 +248,7 @@ def _joined(i: int, source: Sequence[float], actions: Sequence[float], rules: Ru
 
 
 def _annotate(timeline: Timeline, clock: _Clock) -> tuple[list[_SeenRequest], list[_SeenAction]]:
-    """A record sees the watermark that was last announced, with everything due at it done."""
+    """A record sees the last announced watermark, after everything due at it."""
     requests: list[_SeenRequest] = []
     actions: list[_SeenAction] = []
     for index, event in enumerate(timeline.events):
@@ -261,7 +261,7 @@ def _annotate(timeline: Timeline, clock: _Clock) -> tuple[list[_SeenRequest], li
 
 
 def _grouped(things: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """By key; within a group still in the order of arrival."""
+    """The records by key; within a group still in the order of arrival."""
     groups: dict[K, list[T]] = defaultdict(list)
     for thing in things:
         groups[key(thing)].append(thing)
@@ -276,7 +276,7 @@ def _request_key(request: Request, rules: Rules) -> str:
 
 
 def _action_key(action: Action, rules: Rules) -> str:
-    """2. Only asked of usable actions, which have the request id if it is the key."""
+    """2. Only for usable actions, which have the request id if it is the key."""
     return (action.request_id or "") if rules.key == "request_id" else action.user_id
 
 
@@ -292,7 +292,7 @@ def _named(action: Action, rules: Rules) -> ActionIdentity:
 
 
 def _twin_key(action: Action, rules: Rules) -> tuple[object, ...]:
-    """6: the event id, or without one everything but the value. Among actions of one join key."""
+    """6: the event id, or without one everything but the value. Within one join key."""
     key = _action_key(action, rules)
     if action.event_id is not None:
         return (key, action.event_id)
@@ -301,7 +301,7 @@ def _twin_key(action: Action, rules: Rules) -> tuple[object, ...]:
 
 
 def _unusable(action: Action, rules: Rules) -> str | None:
-    """The reasons of sample-format.md that an action can have once it is decoded."""
+    """The reasons of sample-format.md for rejecting an action that could be decoded."""
     if rules.key == "request_id" and action.request_id is None:
         return "missing_field"  # 2
     if action.action not in rules.windows:
@@ -317,7 +317,7 @@ def _unusable(action: Action, rules: Rules) -> str | None:
 def _accept(
     group: Sequence[_SeenRequest], rules: Rules
 ) -> tuple[list[_SeenRequest], list[tuple[_SeenRequest, str]]]:
-    """Which requests of one join key count, and why the others do not."""
+    """Which requests of one join key are accepted, and why the others are not."""
     kept: list[_SeenRequest] = []
     refused: list[tuple[_SeenRequest, str]] = []
     for seen in group:
@@ -341,39 +341,39 @@ def _accept(
 
 
 def _after_request(action: Action, request: Request, rules: Rules) -> bool:
-    """1 and 5: the item is shown, and the action is not before the request but for the skew."""
+    """1 and 5: the request shows the item, and is not after the action by more than the skew."""
     return action.item_id in request.items and request.event_time - rules.skew <= action.event_time
 
 
 def _matches(action: Action, request: Request, rules: Rules) -> bool:
-    """1, both ends included. Requests and actions of one join key are taken for granted."""
+    """1, both ends included. The caller has checked that the join keys are equal."""
     upper = request.event_time + rules.windows[action.action]
     return _after_request(action, request, rules) and action.event_time <= upper
 
 
 def _within_horizon(action: Action, request: Request, rules: Rules) -> bool:
-    """5: what makes it `outside_window` where it does not match."""
+    """5: makes the action `outside_window` if it does not match."""
     upper = request.event_time + rules.remembered
     return _after_request(action, request, rules) and action.event_time <= upper
 
 
 def _fate(seen: _SeenAction, candidates: Sequence[_SeenRequest], rules: Rules) -> _Fate:
-    """What becomes of an action that has no twin, given every accepted request of its key."""
+    """The fate of an action without duplicates, given every accepted request of its key."""
     fates = [*_claims(seen, candidates, rules), *_namings(seen, candidates, rules)]
     if fates:
-        # it counts once: the first decision stands, and at one moment requests settle first
+        # the first decision is final; at one moment requests settle first
         return min(fates, key=lambda fate: (fate.at, fate.what != "joined"))
     decided = max(rules.claim_deadline(seen.action.event_time), seen.came.watermark)
     return _Fate(decided, "orphan")  # 4
 
 
 def _claims(seen: _SeenAction, candidates: Sequence[_SeenRequest], rules: Rules) -> Iterable[_Fate]:
-    """3: the requests that join it when they settle, if it is still there."""
+    """3: the requests that join the action when they settle, if it is still held."""
     matching = [r for r in candidates if _matches(seen.action, r.request, rules)]
     for r in matching:
         deadline = rules.deadline(r.request.event_time)
         in_time = seen.came.watermark < deadline
-        # 2: a later one takes it, if that was known by then
+        # 2: a later request takes it, if it was known by then
         outranked = rules.key == "user_id" and any(
             other.rank > r.rank and other.came.watermark < deadline for other in matching
         )
@@ -384,7 +384,7 @@ def _claims(seen: _SeenAction, candidates: Sequence[_SeenRequest], rules: Rules)
 def _namings(
     seen: _SeenAction, candidates: Sequence[_SeenRequest], rules: Rules
 ) -> Iterable[_Fate]:
-    """5: when, and as what, a tombstone names it, if no request has claimed it before."""
+    """5: when, and as what, a tombstone names the action, if no request has claimed it."""
     action, watermark = seen.action, seen.came.watermark
     named: list[tuple[_SeenRequest, Literal["after_settle", "outside_window"]]] = []
     for r in candidates:
@@ -394,7 +394,7 @@ def _namings(
             named.append((r, "outside_window"))
 
     if rules.key == "request_id":
-        # at once: when it comes, or when its request settles with the action in its hands
+        # at once: when it arrives, or when its request settles while the action is held
         for r, reason in named:
             settles = rules.deadline(r.request.event_time)
             if watermark < settles:
@@ -430,8 +430,8 @@ def _tell(
 ) -> Iterable[_Life]:
     """6: the fates of the actions of one identity, in the order of arrival.
 
-    A twin that comes while the one before it is undecided meets it before anything else is asked:
-    the lesser of the two goes on.
+    A duplicate that arrives while the one before is undecided is compared with it first, and the
+    lesser of the two stays.
     """
     standing = twins[0]
     fate = _fate(standing, candidates, rules)
@@ -446,15 +446,17 @@ def _tell(
         elif fate.request is not None and watermark < rules.forget_time(
             fate.request.request.event_time
         ):
-            yield _Life(twin, None, twin.came)  # used by a request that is remembered
+            yield _Life(twin, None, twin.came)  # a remembered request has used it
         else:
-            yield _Life(standing, fate)  # forgotten: the twin is an action like any other
+            yield _Life(
+                standing, fate
+            )  # the request is forgotten, so the duplicate is an ordinary action
             standing, fate = twin, _fate(twin, candidates, rules)
     yield _Life(standing, fate)
 
 
 def _least(action: Action) -> tuple[object, ...]:
-    """6: by (time, kind, item, value); no value is less than any."""
+    """6: the least by (time, kind, item, value); no value is less than any value."""
     value = (action.value is not None, action.value or 0.0)
     return (action.event_time, action.action, action.item_id, value)
 
@@ -475,7 +477,7 @@ def _late(action: Action, request: Request, fate: _Fate, rules: Rules) -> LateAc
 
 @dataclass(frozen=True)
 class _View:
-    """A request at one of its moments. `limit`: up to when labels are vouched for (10, 11)."""
+    """A request at one of its moments. `limit`: up to when labels can be trusted (10, 11)."""
 
     what: Literal["first", "change", "deadline"]
     now: int
@@ -492,14 +494,14 @@ def _views(
     clock: _Clock,
     rules: Rules,
 ) -> list[_View]:
-    """All its moments, in their order; `group` and `lives` are of its join key."""
+    """All moments of a request, in order. `group` and `lives` are of its join key."""
     views: list[_View] = []
     early = _early_moments(r, lives, rules)
     for moment in early:
         known = [life for life in lives if _knows(r, life, moment, group, rules)]
         opening = moment == early[0]
         if not opening and not any(moment == _becomes_known(life, rules) for life in known):
-            continue  # what would have become known was taken, or has a lesser twin
+            continue  # the action was taken, or has a lesser duplicate
         what: Literal["first", "change"] = "change"
         if opening and rules.first_emit_after is not None:
             what = "first"
@@ -510,7 +512,7 @@ def _views(
 
 
 def _early_moments(r: _SeenRequest, lives: Sequence[_Life], rules: Rules) -> list[_Moment]:
-    """Those before the deadline, the first moment and whatever may be a change."""
+    """The moments before the deadline: the first one, and each possible change."""
     time, deadline = r.request.event_time, rules.deadline(r.request.event_time)
     on_arrival = rules.emit_positives == "on_arrival"
     if rules.first_emit_after is None and not on_arrival:
@@ -533,7 +535,7 @@ def _before(moment: _Moment, deadline: int) -> bool:
 
 
 def _becomes_known(life: _Life, rules: Rules) -> _Moment:
-    """When the action's time is reached, or on its arrival if that is past."""
+    """When the action's time is reached, or on its arrival if that is later."""
     action, came = life.seen.action, life.seen.came
     at = action.event_time + rules.skew
     return _Moment(at) if came.watermark < at else _Moment(int(came.watermark), came.index)
@@ -559,9 +561,9 @@ def _knows(
 
 
 def _seen_at(moment: _Moment, clock: _Clock, rules: Rules) -> tuple[int | Literal["end"], float]:
-    """The watermark on which something of this moment is made, and how far labels go then."""
+    """The watermark at which this moment is reached, and up to when labels can be trusted then."""
     index = moment.index
-    # an action moves A behind its own arrival
+    # an action moves A only after its own arrival
     behind = bisect_left(clock.joined, moment.now) if index is None else index - 1
     at_end = behind == len(clock.joined)
     limit = clock.progress if at_end else math.inf
@@ -582,7 +584,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Sample:
-    """The versions of a sample, and why there is none, if there is none."""
+    """The versions of a sample; if there are none, why."""
 
     versions: list[_Version]
     without: Literal["unexposed", "immature"] | None
@@ -629,7 +631,7 @@ def _sample(request: Request, position: int, views: Sequence[_View], rules: Rule
 
 
 def _immature(row: Row, rules: Rules) -> bool:
-    """11: what is not to be written at the end."""
+    """11: whether the sample is not written at the end because it is immature."""
     if row.kind == "final":
         return not all(row.mature.values())
     if row.kind == "positive" or rules.first_emit_after is None:
@@ -645,7 +647,7 @@ def _version(
     revision: int,
     rules: Rules,
 ) -> _Version:
-    """The row of an impression of which `known` is known."""
+    """The row of an impression with the known actions `known`."""
     time = request.event_time
     observed: int | None = None
     if view.limit >= time:  # 14
@@ -680,7 +682,7 @@ def _version(
 
 
 def _rate(request: Request, position: int, exposed: bool | None, rules: Rules) -> float:
-    """9: of a negative; the first rule that fits."""
+    """9: the rate of a negative, by the first rule that matches."""
     values = context_features(request) | item_features(request, position)
     for rule in rules.sampling.rules:
         value = values[rule.feature] if rule.feature is not None else None
@@ -695,7 +697,7 @@ def _rate(request: Request, position: int, exposed: bool | None, rules: Rules) -
 
 
 def u(sample: int, seed: int) -> Fraction:
-    """9: where a sample lies in [0, 1)."""
+    """9: the position of a sample in [0, 1)."""
     as_bytes = (sample % 2**64).to_bytes(8, "little")
     return Fraction(xxh3_64_intdigest(as_bytes, seed=seed), 2**64)
 
@@ -712,7 +714,7 @@ def _labels(actions: Sequence[Action], rules: Rules) -> dict[str, int | float | 
 
 
 def _label(label: str, actions: Sequence[Action]) -> int | float | None:
-    """7. Sums in fractions, which are exact, rounded once, and no further than float64 goes."""
+    """7. Sums are exact fractions, rounded once, and limited to the range of float64."""
     values = [a.value for a in actions if a.value is not None]
     if label == "any":
         return int(bool(actions))

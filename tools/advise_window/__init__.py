@@ -1,5 +1,6 @@
-"""How long to wait for a label: what `python -m tools.advise_window` is made of.
+"""How long to wait for a label: the parts of `python -m tools.advise_window`.
 
-`read_samples` or `read_events` give `observations`; `survival` and `tail` are estimators over them,
-`delays` puts the two together; `cost` says what waiting costs; `terminal` and `page` show it.
+`read_samples` or `read_events` make `observations`. `survival` and `tail` are estimators over them,
+and `delays` combines the two. `cost` computes what waiting costs. `terminal` and `page` show the
+result.
 """

@@ -1,4 +1,4 @@
-"""The answers for one pipeline: a window a kind, one for all, and what each wait would cost."""
+"""The answers for one pipeline: a window per kind, one for all, and the cost of each wait."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from tools.summary.show import readable_ms
 class KindAnswer:
     """One kind: its delays, the window for the target, and what is configured now.
 
-    `now` is the cost of the configured window, `waits` of others (both among them, ascending).
-    `naive_ms`: the target's quantile of the delays that were seen. A kind that cannot be told has
-    none of them. `has_at_most`: the upper limit of the configured window's completeness.
+    `now`: the cost of the configured window. `waits`: the costs of other waits, with both windows
+    among them, ascending. `naive_ms`: the target's quantile of the observed delays. A kind without
+    advice has none of these. `has_at_most`: the upper limit of the configured window's
+    completeness.
     """
 
     estimate: DelayEstimate
@@ -46,13 +47,13 @@ class KindAnswer:
 
 @dataclass(frozen=True)
 class Answers:
-    """All that there is to show.
+    """All that is shown.
 
-    `refused`: by kind, why nothing can be said. `longest`: the advice for the pipeline, that of the
-    kind `longest_kind`; None where a kind that matters has none. `costs` is about the advised
-    windows, and the configured one where there is no advice; `costs_now` about the configured ones.
-    Both leave out an exposure kind, which labels nothing, and `not_in_costs`: kinds that cannot be
-    told.
+    `refused`: by kind, why nothing can be said. `longest`: the advice for the pipeline, which is
+    that of the kind `longest_kind`; None if a kind that matters has no advice. `costs`: with the
+    advised windows, or the configured one where there is no advice. `costs_now`: with the
+    configured windows. Both leave out an exposure kind, which labels nothing, and the kinds in
+    `not_in_costs`, for which the data do not suffice.
     """
 
     target: float
@@ -70,7 +71,7 @@ class Answers:
 
 
 def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
-    """Everything, from what was read; `target` is a completeness between 0 and 1."""
+    """All answers, from what was read. `target`: a completeness between 0 and 1."""
     overheads = Overheads.of(pipeline)
     kinds: list[KindAnswer] = []
     refused: dict[str, str] = {}
@@ -80,7 +81,7 @@ def answer(pipeline: Pipeline, observed: Observed, target: float) -> Answers:
             estimate = DelayEstimate(observations)
         except NoEstimateError as error:
             refused[observations.kind] = str(error)
-            # one that comes at once is there within any window
+            # an action that comes at once is within any window
             if not isinstance(error, AllAlikeError):
                 few.append(observations.kind)
             continue
@@ -145,7 +146,7 @@ def _next_steps(
     few: list[str],
     observed: Observed,
 ) -> list[str]:
-    """What a person can do about what the data do not tell."""
+    """What a person can do if the data do not suffice."""
     unsure = [k for k in kinds if not k.advice.told]
     steps = []
     horizon = pipeline.rules.late_horizon
@@ -162,9 +163,12 @@ def _next_steps(
 
 
 def config_duration(ms: float) -> str:
-    """At least this long, in two digits, as a configuration has it: "42s", "4h", "230min"."""
+    """The duration in two digits, rounded up, as a configuration writes it.
+
+    For example "42s", "4h", "230min".
+    """
     units = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1))
-    # in the largest unit of which it is ten or more, so that rounding up adds a tenth at most
+    # in the largest unit that gives ten or more, so that rounding up adds a tenth at most
     size = next((size for _, size in units if ms >= 10 * size), 1)
     rounded = _two_digits_up(ms / size) * size
     unit, size = next((unit, size) for unit, size in units if rounded % size == 0)
@@ -172,7 +176,7 @@ def config_duration(ms: float) -> str:
 
 
 def _two_digits_up(value: float) -> int:
-    """The least whole number of two significant digits that is not below."""
+    """The least number with two significant digits that is not below this one."""
     step = 1
     while value > 99 * step:
         step *= 10

@@ -25,7 +25,7 @@ ANSWERED, WRONG = 0, 2
 
 
 def _share(value: float) -> float:
-    """0.95; 95 is taken for a slip."""
+    """A share such as 0.95. 95 is refused, because it is probably a percentage."""
     if not 0 < value < 1:
         raise typer.BadParameter(f"expected a share between 0 and 1, like 0.95; got {value:g}")
     return value

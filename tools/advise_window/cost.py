@@ -1,9 +1,8 @@
-"""What a wait costs, and each emission policy: wrong negatives, age, and rows.
+"""What a wait costs, and what each emission policy costs: wrong negatives, age, and rows.
 
-The policies are those of docs/emission-policies.md.
-
-Ages are event time since the request, in ms: when the watermark lets a row out. The clocks' skew S
-and the sources' out-of-orderness B delay every row; the allowed lateness L delays the final one.
+The policies are those of docs/emission-policies.md. The age of a row is the event time from its
+request to the moment at which the watermark allows the row, in ms. The clock skew S and the
+sources' out-of-orderness B delay every row. The allowed lateness L delays the final row.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from jobs.pipeline.config import Pipeline
 from tools.advise_window.delays import DelayEstimate
 from tools.advise_window.observations import Floats
 
-#: What a person would write: waits from a second to a month.
+#: Waits as a person would write them, from a second to a month.
 _S, _MIN, _H, _D = 1_000.0, 60_000.0, 3_600_000.0, 86_400_000.0
 NICE_WAITS = (
     *(n * _S for n in (1, 2, 5, 10, 20, 30)),
@@ -29,14 +28,14 @@ NICE_WAITS = (
 
 @dataclass(frozen=True)
 class Overheads:
-    """What comes on top of a wait, ms: S + B for any row, S + L + B for the one at settling."""
+    """What is added to a wait, in ms: S + B for any row, S + L + B for the final row."""
 
     any_row: float
     final_row: float
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Overheads:
-        """What a pipeline waits beyond a window, by its bounds."""
+        """The overheads of a pipeline, from its bounds."""
         sources = pipeline.sources
         # the watermark of the join is that of the slower stream
         disorder = max(int(s.out_of_orderness) for s in (sources.features, sources.actions))
@@ -46,10 +45,10 @@ class Overheads:
 
 @dataclass(frozen=True)
 class Waiting:
-    """One wait for one kind.
+    """The cost of one wait for one kind.
 
-    `missed`: the share of those that ever act that is still without an action: they come out as
-    negatives. `of_negatives`: what share of all negatives they are. `age_ms`: of the sample.
+    `missed`: of the impressions that ever act, the share that has not acted yet; these become
+    negatives. `of_negatives`: their share of all negatives. `age_ms`: the age of the sample.
     """
 
     wait_ms: float
@@ -63,7 +62,7 @@ class Waiting:
 
 
 def waiting(estimate: DelayEstimate, waits: Floats, overheads: Overheads) -> list[Waiting]:
-    """A row for each wait (ms)."""
+    """One result per wait (ms)."""
     band = estimate.completeness(waits)
     p = estimate.ever_act
     return [
@@ -82,7 +81,7 @@ def waiting(estimate: DelayEstimate, waits: Floats, overheads: Overheads) -> lis
 
 
 def grid(estimate: DelayEstimate, windows: Sequence[float]) -> Floats:
-    """Round waits around where something happens, and `windows`; ascending, ms."""
+    """Round waits over the range in which completeness changes, and `windows`; ascending, ms."""
     around = [estimate.wait(0.1), *windows]
     nice = [w for w in NICE_WAITS if min(around) / 2 <= w <= 3 * max(around)]
     return np.array(sorted({*nice, *windows}), dtype=np.float64)
@@ -90,12 +89,12 @@ def grid(estimate: DelayEstimate, windows: Sequence[float]) -> Floats:
 
 @dataclass(frozen=True)
 class PolicyCost:
-    """One policy, over all kinds.
+    """The cost of one policy, over all kinds.
 
-    `rows`: a sample, counting each kind's first action. `first_age_ms`: of the first row.
-    `right_median_ms`, `right_mean_ms`: how old a sample is when it says positive, of those that
-    ever do. `fake`: of the actions that ever come, the share of which the first row says
-    "negative"; `lost`: the share of which the last row still does.
+    `rows`: per sample, counting each kind's first action. `first_age_ms`: the age of the first row.
+    `right_median_ms`, `right_mean_ms`: the age of a sample when it becomes positive, for those that
+    ever do. `fake`: of the actions that ever come, the share that the first row calls negative.
+    `lost`: the share that the last row still calls negative.
     """
 
     name: str
@@ -141,7 +140,7 @@ def policies(
 def first_waits(
     estimates: Sequence[DelayEstimate], windows: Mapping[str, float], configured: float | None
 ) -> list[float]:
-    """Values of d worth a look: round ones between a fifth and 95 % of all labels, four at most."""
+    """Useful values of d: round ones between a fifth and 95 % of all labels, at most four."""
     pooled, longest = _Pooled(estimates, windows), max(windows.values())
     nice = [d for d in NICE_WAITS if d < longest and 0.05 < pooled.missed(d) < 0.8]
     chosen = {nice[i] for i in np.linspace(0, len(nice) - 1, 3).astype(int)} if nice else set()
@@ -151,14 +150,14 @@ def first_waits(
 
 
 class _Pooled:
-    """The first actions of all kinds together, a sample."""
+    """The first actions of all kinds together, per sample."""
 
     def __init__(self, estimates: Sequence[DelayEstimate], windows: Mapping[str, float]) -> None:
         self._parts = [(e, e.ever_act, windows[e.kind]) for e in estimates]
         self._all = sum(p for _, p, _ in self._parts)
 
     def _labelled(self, waits: Floats) -> Floats:
-        """Labels a sample has after each wait: each kind's window bounds its own."""
+        """How many labels a sample has after each wait; each kind counts up to its own window."""
         return np.asarray(
             sum(p * e.share(np.minimum(waits, w)) for e, p, w in self._parts),
             dtype=np.float64,

@@ -1,9 +1,9 @@
 """Completeness: of the impressions that will ever act, the share that has acted after a wait.
 
-Up to the reach t of the data it is K(w) / K(t) * F(t): the Kaplan-Meier curve K gives the shape,
-and the fitted family F says one thing only, how many of the actors come within the reach. Beyond
-the reach it is F(w). Bands are pointwise, by the delta method on the logit, with the covariance of
-both parts; they span all families that are as plausible as the best.
+Up to the reach t of the data it is K(w) / K(t) * F(t). The Kaplan-Meier curve K gives the shape.
+The fitted family F is used only for the share of the actors that act within the reach. Beyond the
+reach, completeness is F(w). Bands are pointwise, by the delta method on the logit, with the
+covariance of both parts. They span all families that are as plausible as the best one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Band:
 class Advice:
     """The shortest window (ms) that reaches a target completeness, with its interval.
 
-    "cannot tell" comes with the reason `why`. Then there is no advice: `window_ms` is NaN, `high`
-    is infinite, and `low` is the limit that holds whatever comes beyond the reach.
+    If the data do not suffice, `why` says so. Then `window_ms` is NaN, `high` is infinite, and
+    `low` is the limit that holds whatever comes beyond the reach.
     """
 
     target: float
@@ -74,7 +74,7 @@ class TooFewActionsError(NoEstimateError):
 
 
 class AllAlikeError(NoEstimateError):
-    """All delays are one: a log may give actions the time of their request."""
+    """All delays are equal: the log may give actions the time of their request."""
 
 
 class DelayEstimate:
@@ -120,12 +120,12 @@ class DelayEstimate:
 
     @cached_property
     def by_family(self) -> bool:
-        """Whether the best family is like the data, and says where the delays end."""
+        """Whether the best family fits the data, and says where the delays end."""
         return self.fits_well and not self.best.loose
 
     @cached_property
     def within_reach(self) -> float:
-        """The share of those that ever act that acts within the reach: the estimate."""
+        """Of those that ever act, the estimated share that acts within the reach."""
         if not self.by_family and self.remainder.bounded:
             return 1 / (1 + self.remainder.beyond)
         return self._family_within_reach
@@ -136,7 +136,7 @@ class DelayEstimate:
 
     @cached_property
     def distance(self) -> float:
-        """The greatest distance of the best family from what was observed, up to the reach."""
+        """The greatest distance between the best family and the observed curve, up to the reach."""
         observed = self._km.acted / self._km.acted[-1]
         times = np.maximum(self._km.times, self._delays.min())
         model = self.best.acted(times) / self._family_within_reach
@@ -172,7 +172,7 @@ class DelayEstimate:
         return Band(
             value,
             np.min([value, *(band.low for band in bands)], axis=0),
-            # whatever comes beyond the reach, completeness is not above this
+            # completeness cannot be above this, whatever comes beyond the reach
             np.max([value, self.at_most(waits), *(band.high for band in bands)], axis=0),
         )
 
@@ -186,7 +186,7 @@ class DelayEstimate:
     def at_most(self, waits: Floats) -> Floats:
         """The upper confidence limit of completeness at each wait (ms, > 0), without a family.
 
-        It is that of the share of the actions within the reach; more may come beyond.
+        It is the limit for the share of the actions within the reach; more may come beyond.
         """
         _, high = self._seen_interval(waits)
         return high
@@ -207,7 +207,7 @@ class DelayEstimate:
         return np.asarray(shape, dtype=np.float64)
 
     def _seen_interval(self, waits: Floats) -> tuple[Floats, Floats]:
-        """Of the share of the actions within the reach that came within each wait."""
+        """The interval of the share of the actions within the reach that came within each wait."""
         value = self._seen_share(waits)
         low, high = self._logit_interval(value, self._variance_of_ratio(waits))
         # no action up to a wait: the exact limit of a binomial
@@ -220,8 +220,8 @@ class DelayEstimate:
         return Band(self.share(waits), np.where(waits < self.reach, low * beyond, beyond), high)
 
     def _logit_interval(self, value: Floats, variance: Floats) -> tuple[Floats, Floats]:
-        """Of shares, given the variance of their logarithms."""
-        # closer to 1 the logit would make much of the rounding in the variance
+        """The interval of shares, given the variance of their logarithms."""
+        # closer to 1 the logit would amplify the rounding error of the variance
         sure = np.clip(value, 1e-6, 1 - 1e-6)
         error = self._z * np.sqrt(np.maximum(variance, 0.0)) / (1 - sure)
         logit = special.logit(sure)
@@ -230,11 +230,11 @@ class DelayEstimate:
         return np.where(nothing, 0.0, low), np.where(nothing, 0.0, high)
 
     def seen_quantile(self, share: float) -> float:
-        """Of the delays that were seen (ms), as if there were no others: the naive answer."""
+        """The quantile of the observed delays (ms), as if no others came: the naive answer."""
         return float(np.quantile(self._seen, share))
 
     def share_of_seen(self, waits: Floats) -> Floats:
-        """Of the delays that were seen, the share up to each wait: the naive curve."""
+        """The share of the observed delays up to each wait: the naive curve."""
         return np.asarray(
             np.searchsorted(self._seen, waits, side="right") / len(self._seen), dtype=np.float64
         )
@@ -255,8 +255,10 @@ class DelayEstimate:
         return np.where(waits <= self.reach, self._seen_share(waits) * scale, beyond)
 
     def _variance_inside(self, fit: Fit, waits: Floats) -> Floats:
-        """Of log(K(w) / K(t) * F(t)): Greenwood's for the ratio, the family's, and twice their
-        covariance, through the influence that each action has on either.
+        """The variance of log(K(w) / K(t) * F(t)).
+
+        It is Greenwood's for the ratio, plus the family's, plus twice their covariance. The
+        covariance comes from the influence that each action has on both.
         """
         km = self._km
         at = km.at(waits)
@@ -269,7 +271,7 @@ class DelayEstimate:
         return np.asarray(variance, dtype=np.float64)
 
     def _variance_of_ratio(self, waits: Floats) -> Floats:
-        """Of log(K(w) / K(t)), from Greenwood's."""
+        """The variance of log(K(w) / K(t)), from Greenwood's."""
         km = self._km
         at = km.at(np.minimum(waits, self.reach))
         a, b = np.where(at >= 0, km.acted[at], 1.0), km.acted[-1]
@@ -282,7 +284,7 @@ class DelayEstimate:
         return np.asarray(ratio, dtype=np.float64)
 
     def _shared_influence(self, other: Floats) -> Floats:
-        """At each step the sum over the actions of their influence on K, times `other` (n,).
+        """At each step the sum, over the actions, of their influence on K times `other` (n,).
 
         An action at d moves K(w) by (1 - K(w)) (1{d <= w} / Y(d) - L(min(d, w))), with Y the number
         at risk and L the sum of events / Y^2 up to a time (Reid, "Influence functions for censored
@@ -305,7 +307,7 @@ class DelayEstimate:
             value = self.wait(target)
             waits = np.geomspace(self._delays.min(), self.reach * LOOK_AHEAD, 2_000)
             band = self.completeness(waits)
-            # the earliest wait at which the band allows for the target, and at which it promises it
+            # the earliest waits at which the upper and the lower end of the band reach the target
             low = min(value, _first_above(waits, band.high, target))
             high = max(value, _first_above(waits, band.low, target))
             why = self._doubt(low, high)
@@ -326,7 +328,7 @@ class DelayEstimate:
         return float(max(self._km.times[min(at, len(self._km.times) - 1)], self._delays.min()))
 
     def _no_tail(self) -> str:
-        """Why nothing can be said about what comes beyond the reach; empty if something can."""
+        """Why nothing can be said about actions beyond the reach; empty if something can."""
         if not self.remainder.bounded:
             return "the delays do not become rarer within the time that was followed"
         if self._contradicted:
@@ -356,7 +358,7 @@ class DelayEstimate:
 
 
 def _first_above(waits: Floats, curve: Floats, level: float) -> float:
-    """Where a curve that should not fall first reaches a level, interpolated; infinite: never."""
+    """Where a curve that should not fall first reaches a level, interpolated; infinite if never."""
     curve = np.maximum.accumulate(curve)
     if curve[-1] < level:
         return float("inf")

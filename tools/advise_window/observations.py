@@ -1,7 +1,7 @@
-"""What is known of the delays of one kind of action: who acted when, and who was watched how far.
+"""What is known about the delays of one kind: who acted when, and how long each was followed.
 
 An impression is followed for a while after its request; an action beyond that is not seen. So an
-impression without an action is *censored*, not negative, and the delays that are seen are
+impression without an action is *censored*, not negative, and the observed delays are
 *right-truncated*. Durations are milliseconds, as float64.
 """
 
@@ -17,19 +17,20 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-#: The data are taken to reach as far as this share of the impressions was followed. Beyond, the few
-#: impressions of the first hours would speak for all.
+#: The data reach as far as this share of the impressions was followed. Beyond that, the few
+#: impressions of the first hours would decide alone.
 FOLLOWED_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class KindObservations:
-    """Of one kind.
+    """The observations of one kind.
 
-    `delays` (n,): of the first action, for impressions that were seen to act; `follow` (n,): how
-    far each of those was followed, `delays <= follow`. `idle_follow`, `idle_weight` (m,): of those
-    that were not seen to act, for how many impressions each stands (1 / sampling rate). `beyond`:
-    impressions that are known to have acted first beyond `horizon` (ms), the late horizon.
+    `delays` (n,): of the first action, for impressions that were seen to act. `follow` (n,): how
+    long each of those was followed; `delays <= follow`. `idle_follow`, `idle_weight` (m,): for
+    those that were not seen to act, how long they were followed, and for how many impressions each
+    stands (1 / sampling rate). `beyond`: impressions that are known to have acted first beyond
+    `horizon` (ms), the late horizon.
     """
 
     kind: str
@@ -43,12 +44,12 @@ class KindObservations:
 
     @property
     def impressions(self) -> float:
-        """How many there are, also those that sampling left out."""
+        """How many there are, including those that sampling left out."""
         return len(self.delays) + float(self.idle_weight.sum())
 
     @property
     def reach(self) -> float:
-        """The longest follow-up that at least `FOLLOWED_SHARE` of the impressions have; 0: none."""
+        """The longest follow-up that at least `FOLLOWED_SHARE` of the impressions have, else 0."""
         bounds = np.concatenate([self.follow, self.idle_follow])
         if not len(bounds):
             return 0.0
@@ -58,7 +59,7 @@ class KindObservations:
         return float(bounds[order][np.argmax(enough)])
 
     def until(self, bound: float) -> KindObservations:
-        """As if nobody had been followed for longer than `bound`."""
+        """The same observations as if no impression had been followed for longer than `bound`."""
         seen = self.delays <= bound
         late = np.full(int((~seen).sum()), bound)
         return replace(
@@ -72,10 +73,10 @@ class KindObservations:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was read: by kind, and until when the actions were followed (epoch ms).
+    """What was read: observations by kind, and until when actions were followed (epoch ms).
 
-    `origin` says where from, `notes` what a reader should know of it. `followed_to_horizon`: no
-    action beyond the join's late horizon can be in there.
+    `origin`: where the data come from. `notes`: what a reader should know about them.
+    `followed_to_horizon`: the data cannot contain actions beyond the join's late horizon.
     """
 
     origin: str
@@ -95,15 +96,15 @@ class Observed:
 def observe(
     kind: str, window_ms: int, delays: Floats, follow: Floats, weights: Floats
 ) -> KindObservations:
-    """From one value an impression (N,): the delay (NaN: no action seen), follow-up, and weight.
+    """From one value per impression (N,): the delay (NaN: no action seen), follow-up, and weight.
 
-    Impressions with an action must have weight 1. Those that were not followed at all are left out,
-    and an action beyond the follow-up counts as not seen: others like it were not.
+    Impressions with an action must have weight 1. Those that were not followed at all are left out.
+    An action beyond the follow-up counts as not seen, because others like it were not seen.
     """
     followed = follow > 0
     acted = followed & (delays <= follow)
     idle = followed & ~acted
-    # the bounds of a request's items are one number: few are left
+    # all items of a request have one follow-up, so few distinct ones are left
     bounds, where = np.unique(follow[idle], return_inverse=True)
     return KindObservations(
         kind=kind,
@@ -116,10 +117,10 @@ def observe(
 
 
 def next_showing(shown: npt.NDArray[np.int64], times: Floats) -> Floats:
-    """For each impression (N,) when the same thing is shown next; infinity where it is not.
+    """For each impression (N,): when the same thing is shown next; infinity if it is not.
 
-    `shown` says what is the same (the user and the item, as a number). Of several at one time all
-    but the last wait for nothing: the next is at once.
+    `shown`: a number for what is shown (user and item). Of several at one time, each but the last
+    is followed by the next at once.
     """
     order = np.lexsort((times, shown))
     following = np.full(len(times), np.inf)

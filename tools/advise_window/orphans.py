@@ -1,7 +1,7 @@
-"""What the orphans in `rejected/` say of the late horizon: actions that came when it had passed.
+"""What the orphans in `rejected/` say about actions beyond the late horizon.
 
-The join forgets a request after the late horizon. An action that comes later is an orphan. Where
-its request is among the samples, the orphan proves that the impression acted beyond the horizon.
+The join forgets a request after the late horizon. An action that comes later is an orphan. If its
+request is among the samples, the orphan proves that the impression acted beyond the horizon.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Orphans:
     others: Counter[str] = field(default_factory=Counter)
 
     def notes(self, seen: Mapping[str, int], horizon: str) -> list[str]:
-        """A line per kind that has orphans; `seen`: actions within the horizon, by kind."""
+        """One line per kind that has orphans. `seen`: actions within the horizon, by kind."""
         lines = []
         for kind, count in seen.items():
             if self.of_known[kind]:

@@ -1,4 +1,4 @@
-"""The curves, as SVG text to be put into a page."""
+"""The curves, as SVG text that is put into the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.advise_window.answers import Answers, KindAnswer
 from tools.advise_window.cost import NICE_WAITS
 from tools.summary.show import readable_ms
 
-#: Of the width of a plot: what the next of several slanted labels must be away.
+#: The least distance of slanted labels, as a share of the plot's width.
 _LABEL_WIDTH = 0.06
 
 
@@ -60,9 +60,9 @@ def completeness(kind: KindAnswer) -> str:
 
 
 def policies(answers: Answers) -> str:
-    """Of each kind's labels the share that the first row misses, by how old that row is."""
+    """Per kind: the share of its labels that the first row misses, by the age of that row."""
     ages = [cost.first_age_ms for cost in (*answers.costs_now, *answers.costs)]
-    # a first row may come at once, and 0 has no place on a logarithmic axis
+    # a first row may come at once, but a logarithmic axis has no 0
     first, last = max(min(min(ages), 2_000.0) / 2, 500.0), 5 * max(ages)
     over = answers.overheads.any_row
     age = np.geomspace(max(first, over * 1.02), last, 400)
@@ -92,19 +92,19 @@ def policies(answers: Answers) -> str:
         axes.set_ylim(0, 1.0)
         axes.set_xlabel("age of a sample's first row")
         axes.set_ylabel("of its labels, missed")
-        # beside the plot: there is no corner that no curve and no mark goes through
+        # beside the plot, because curves or marks go through every corner
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         _time_axis(axes, first, last)
         return svg(figure, "false negatives by age of the first row")
 
 
 def _share(at: float, first: float, last: float) -> float:
-    """Where a time is on a logarithmic axis: 0 at its beginning, 1 at its end."""
+    """The position of a time on a logarithmic axis: 0 at its start, 1 at its end."""
     return math.log(at / first) / math.log(last / first)
 
 
 def apart(places: Sequence[float], least: float) -> list[float]:
-    """Ascending places in [0, 1], moved up as little as needed to be `least` apart."""
+    """Ascending positions in [0, 1], moved up as little as possible to be `least` apart."""
     moved: list[float] = []
     for place in places:
         moved.append(max(place, moved[-1] + least) if moved else place)
@@ -114,7 +114,7 @@ def apart(places: Sequence[float], least: float) -> list[float]:
 def _policy_marks(
     axes: Axes, marks: Sequence[tuple[str, float]], first: float, last: float
 ) -> None:
-    """A dashed line across at each age, and its text above the plot, clear of the others."""
+    """A dashed vertical line at each age, with its text above the plot; texts do not overlap."""
     marks = sorted(marks, key=lambda mark: mark[1])
     places = [_share(at, first, last) for _, at in marks]
     for (text, at), place in zip(marks, apart(places, _LABEL_WIDTH), strict=True):
@@ -125,7 +125,7 @@ def _policy_marks(
 
 
 def _mark(axes: Axes, at: float, text: str, colour: str, *, row: int, left: bool) -> None:
-    """A line across, with its text on one side. Texts of different rows do not meet."""
+    """A vertical line, with its text on one side. Texts of different rows do not overlap."""
     axes.axvline(at, color=colour, linewidth=1.4)
     axes.annotate(
         *(f"{text} {readable_ms(at)}", (at, 0.04 + 0.08 * row)),
@@ -135,13 +135,13 @@ def _mark(axes: Axes, at: float, text: str, colour: str, *, row: int, left: bool
         va="bottom",
         color=INK,
         fontsize=8,
-        # under the curves of rare kinds there is no free place
+        # there is no free place under the curves of rare kinds
         bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
     )
 
 
 def _time_axis(axes: Axes, first: float, last: float) -> None:
-    """Logarithmic, with round times: about six."""
+    """A logarithmic axis, with about six round times."""
     axes.set_xscale("log")
     axes.set_xlim(first, last)
     nice = [at for at in (1.0, 10.0, 100.0, *NICE_WAITS) if first <= at <= last]

@@ -1,8 +1,8 @@
-"""Delays from the raw event files, as far as the logs reach: no window and no horizon cuts them.
+"""Delays from the raw event files, as far as the logs reach: neither window nor horizon cuts them.
 
-Actions are given to impressions as the join does (docs/join-semantics.md 1, 2), but without an
-upper bound in time. Only what this needs is decoded: a record that the job would reject for its
-features is taken here.
+Actions are assigned to impressions as in the join (docs/join-semantics.md 1, 2), but without an
+upper bound in time. Only the necessary fields are decoded, so a record that the job would reject
+for its features is used here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _Record = TypeVar("_Record", _Request, _Action)
 def read(pipeline: Pipeline) -> Observed:
     """The observations of every configured kind.
 
-    Raises ConfigError when the sources are no files, or when they hold nothing that can be used.
+    Raises ConfigError if the sources are not files, or hold nothing that can be used.
     """
     features, actions = pipeline.sources.features, pipeline.sources.actions
     if not isinstance(features, FilesSource) or not isinstance(actions, FilesSource):
@@ -76,7 +76,7 @@ def read(pipeline: Pipeline) -> Observed:
     causes = _causes(shown_codes, times, acted_codes, action_times, rules.skew)
 
     stated = pipeline.end_of_input.complete_until
-    # those of the last moments may not have come yet
+    # actions of the last moments may not have arrived yet
     until = action_times.max() - int(actions.out_of_orderness) if stated is None else stated
     follow = np.minimum(until - times, next_showing(shown_codes, times) - times - rules.skew)
     weights = np.ones(len(times))
@@ -95,9 +95,9 @@ def read(pipeline: Pipeline) -> Observed:
 def _impressions(
     source: FilesSource, notes: list[str], *, by_request: bool
 ) -> tuple[list[str], Floats]:
-    """For each impression what an action must name, and the time of its request.
+    """For each impression: what an action must name, and the time of its request.
 
-    Of an item that a request shows several times the lowest position comes last (see `_causes`).
+    If a request shows an item several times, the lowest position comes last (see `_causes`).
     """
     shown: list[str] = []
     times: list[int] = []
@@ -115,13 +115,13 @@ def _impressions(
 def _actions(
     source: FilesSource, need_value: set[str], notes: list[str], *, by_request: bool
 ) -> tuple[list[str], list[str], Floats]:
-    """For each action what it names, its kind, and its time."""
+    """For each action: what it names, its kind, and its time."""
     named: list[str] = []
     kinds: list[str] = []
     times: list[int] = []
     for action in _records(source, "actions", msgspec.json.Decoder(_Action), notes):
         key = action.request_id if by_request else action.user_id
-        # as the job rejects it: a few of the wrong kind are enough to spoil a rare kind's delays
+        # the job rejects such actions; a few of them would distort the delays of a rare kind
         valid = action.value is not None or action.action not in need_value
         if key and valid:
             named.append(f"{key}\x00{action.item_id}")
@@ -177,10 +177,10 @@ def _lines(stream: Stream, path: Path) -> Iterator[bytes]:
 
 
 def _causes(shown: Ints, shown_times: Floats, acted: Ints, action_times: Floats, skew: int) -> Ints:
-    """For each action the impression it belongs to, -1 for none.
+    """For each action the impression it belongs to, or -1.
 
-    That is the latest showing at or before its time (and the skew); among positions of one request
-    the last one of the list.
+    That is the latest showing at or before the action's time (plus the skew). Among positions of
+    one request it is the last one of the list.
     """
     n = len(shown)
     codes = np.concatenate([shown, acted])
@@ -197,6 +197,6 @@ def _causes(shown: Ints, shown_times: Floats, acted: Ints, action_times: Floats,
 def _first(causes: Ints, action_times: Floats, times: Floats) -> Floats:
     """The delay of the first action of each impression, NaN without one."""
     delays = np.full(len(times), np.nan)
-    order = np.argsort(-action_times, kind="stable")  # the earliest is written last, and stays
+    order = np.argsort(-action_times, kind="stable")  # the earliest is written last, so it stays
     delays[causes[order]] = action_times[order] - times[causes[order]]
     return delays

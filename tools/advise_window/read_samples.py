@@ -1,7 +1,8 @@
 """Delays from what the joining job wrote: `samples/` and `late_actions/` (docs/sample-format.md).
 
-A row names the actions within the window; `late_actions/` names those up to the late horizon H. So
-an impression is followed for H, or until the actions end, or for as long as its row vouches.
+A row has the actions within the window; `late_actions/` has those up to the late horizon H. So an
+impression is followed for H, or until the action stream ends, or for as long as its row was
+observed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tools.advise_window.observations import (
 from tools.summary.show import readable_ms
 from udfs.core.matching import JoinRules
 
-#: Rejected actions that were good enough to move time.
+#: Reasons of rejected actions that still moved event time.
 _TIMED = ("orphan_action", "duplicate_action")
 
 
@@ -43,10 +44,7 @@ class _Late:
 
 
 def read(pipeline: Pipeline) -> Observed:
-    """The observations of every configured kind.
-
-    Raises ConfigError where there is nothing to read.
-    """
+    """The observations of every configured kind. Raises ConfigError if there is nothing to read."""
     if "://" in pipeline.output.path:
         raise ConfigError(f"output.path: {pipeline.output.path} is not a local folder; mount it")
     output = Path(pipeline.output.path)
@@ -70,7 +68,7 @@ def read(pipeline: Pipeline) -> Observed:
     follow = np.minimum(rules.late_horizon, until - times)
     observed = _floats(samples["observed_ms"], missing=0.0)
     is_final = pc.equal(samples["kind"], "final").to_numpy()
-    # a row whose labels were not vouched for to the end: silence, or the end of the input
+    # a row that was not observed to the end of the window: label silence, or end of input
     cut = is_final & (observed < rules.longest_window)
     follow = np.where(cut, np.minimum(follow, observed), follow)
     if rules.key == "user_id":
@@ -117,7 +115,7 @@ def _kind(
     delays = _floats(samples[f"delay_{kind.name}_ms"], missing=np.nan)
     rates = _floats(samples["sampling_rate"])
     weights = 1.0 / rates
-    # rows of before the kind was configured say nothing of it
+    # rows from before the kind was configured say nothing about it
     known = samples[f"mature_{kind.name}"].is_valid().to_numpy()
     joined = delays[~np.isnan(delays)]
     if len(joined) and joined.max() > kind.window_ms:
@@ -126,7 +124,7 @@ def _kind(
             " take the configuration they were made with"
         )
     found = _late_of(late, kind.name)
-    # the id of a request may be used again: a sample is told by its time too
+    # the id of a request may be used again, so a sample's name includes its time
     known_samples = {
         pair: n for n, pair in enumerate(zip(ids.tolist(), times.tolist(), strict=True))
     }
@@ -135,7 +133,7 @@ def _kind(
     has_row = at >= 0
     rows = at[has_row]
     delays[rows] = np.fmin(delays[rows], found.delays[has_row])
-    # every late action is there, whether or not its sample was sampled out: each stands for itself
+    # late actions are complete even if their samples were sampled out, so their weight is 1
     weights = np.where(np.isnan(delays), weights, 1.0)
     more = ~has_row & (found.request_times >= times.min())
     return observe(
@@ -166,7 +164,7 @@ def _late_of(late: pa.Table | None, kind: str) -> _Late:
 
 
 def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | None) -> float:
-    """Until when the action stream is known to be complete, epoch ms."""
+    """The time up to which the action stream is known to be complete, epoch ms."""
     stated = pipeline.end_of_input.complete_until
     if stated is not None:
         return float(stated)
@@ -188,12 +186,12 @@ def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | N
     end = max(ends)
     if not np.isfinite(end):
         raise ConfigError(f"{output}: no action of any kind was joined or late: nothing to learn")
-    # those of the last moments may not have come yet
+    # actions of the last moments may not have arrived yet
     return end - int(pipeline.sources.actions.out_of_orderness)
 
 
 def _table(folder: Path, columns: list[str]) -> pa.Table | None:
-    """These columns of all files (null where a file does not have one); None without files."""
+    """These columns of all files; null where a file does not have one. None without files."""
     if not folder.is_dir():
         return None
     dataset: Any = ds.dataset(folder, format="parquet")

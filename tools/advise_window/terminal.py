@@ -1,4 +1,4 @@
-"""The answers on a terminal, in at most `WIDTH` columns."""
+"""The answers for a terminal, in at most `WIDTH` columns."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tools.advise_window.cost import PolicyCost
 from tools.advise_window.delays import Advice
 from tools.summary.show import readable_ms
 
-#: Columns of text that the tables need at most.
+#: The width of the tables, in columns of text.
 WIDTH = 80
 
 _BASIS_STYLE = {"observed": "", "extrapolated": "yellow", "cannot tell": "red"}
 
 
 def print_answers(answers: Answers, console: Console) -> None:
-    """Print them: the windows, a table of waits for each kind, the policies, and what to do."""
+    """Print the windows, a table of waits for each kind, the policies, and what to do next."""
     observed = answers.observed
     _line(console, "how long to wait for a label", style="bold")
-    # a path is there to be copied: the line is not folded
+    # the line is not folded, so that the path can be copied
     console.print(Text(f"  from {observed.origin}", style="dim"), soft_wrap=True)
     _line(console, f"  actions followed until {observed.until_text}", style="dim")
     for note in observed.notes:
@@ -65,7 +65,7 @@ def print_answers(answers: Answers, console: Console) -> None:
 
 
 def refusal(kind: KindAnswer) -> str:
-    """Why a kind cannot be told, and what is known from one side."""
+    """Why there is no advice for a kind, and which limit is known."""
     estimate = kind.estimate
     return (
         f"{kind.kind}: cannot tell: {kind.advice.why}. {estimate.actions:,} actions were seen"
@@ -85,14 +85,14 @@ def left_out(answers: Answers) -> list[str]:
 def has(kind: KindAnswer) -> str:
     """How complete the labels are within the configured window."""
     if kind.now is None:
-        # rounded up: a bound must stay one
+        # rounded up, so that it stays an upper bound
         bound = math.ceil(kind.has_at_most * 1000) / 10
         return f"at most {bound:.1f}%" if bound < 100 else "-"
     return f"{kind.now.complete:.1%}"
 
 
 def about(kind: KindAnswer) -> str:
-    """In a line: how far the data reach, and what the tail rests on."""
+    """One line: how far the data reach, and what the estimate beyond that rests on."""
     estimate = kind.estimate
     reach = readable_ms(estimate.reach)
     beyond = 1 - estimate.within_reach
@@ -107,13 +107,13 @@ def about(kind: KindAnswer) -> str:
 
 
 def as_advised(answers: Answers) -> str:
-    """Which windows the advised ones are: those without advice stay."""
+    """Which windows the advice means: kinds without advice keep theirs."""
     stay = [k.kind for k in answers.kinds if not k.advice.told]
     return "windows as advised" + (f" ({', '.join(stay)} as now)" if stay else "")
 
 
 def interval(advice: Advice) -> str:
-    """`40 s to 42 s`; from one side only where there is no advice."""
+    """For example `40 s to 42 s`; only one end where there is no advice."""
     if not advice.told:
         return f"at least {readable_ms(advice.low)}"
     return f"{readable_ms(advice.low)} to {readable_ms(advice.high)}"
@@ -219,6 +219,6 @@ def _heading(console: Console, text: str) -> None:
 
 
 def _line(console: Console, text: str, style: str = "") -> None:
-    """Prose, folded at words; the folded lines are indented like the first."""
+    """Text, folded at words; folded lines are indented like the first."""
     indent = len(text) - len(text.lstrip(" "))
     console.print(Padding(Text(text.strip(" "), style=style), (0, 0, 0, indent)), width=WIDTH)

@@ -1,4 +1,4 @@
-"""How records are decoded: what the operators are told. Pure."""
+"""The settings by which the operators decode records. Pure."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ class StreamSettings:
 
     @property
     def granularity(self) -> int:
-        """In what steps (ms) time is announced: fine against the bound, not every millisecond."""
+        """The steps (ms) in which time is announced: fine compared with the bound, but not every
+        ms.
+        """
         return max(1, min(self.out_of_orderness, 1000))
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What both streams are decoded by."""
+    """The settings for both streams."""
 
     schema: FeatureSchema
     kinds: tuple[ActionKind, ...]
     key: Literal["request_id", "user_id"]
     reject_unknown: bool
     streams: dict[Stream, StreamSettings]
-    #: One key for each subtask of the join, so that all of them learn how far the streams are.
+    #: One key for each subtask of the join, by which beacons of the streams' progress reach it.
     beacon_keys: tuple[str, ...]
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True):
     """Whole lines of a file: the (uncompressed) bytes from `start` up to `end`.
 
-    `limit` (epoch ms): where the next chunk of another folder of the stream begins. What this chunk
-    shows moves the clock no further, or that folder would be late. None: there is no such chunk.
+    `limit` (epoch ms): where the next chunk of another folder of the stream begins; None if there
+    is none. The records of this chunk move the clock no further, or that folder would be late.
     """
 
     stream: Stream

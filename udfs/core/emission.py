@@ -1,7 +1,8 @@
 """Which rows a request gets, and when (docs/join-semantics.md 8, 11, 14). Pure.
 
-A request has moments: the first one, if it gets rows before its deadline; those at which an action
-becomes known; and its deadline. At each moment the known actions give labels, and the labels rows.
+A request has moments: the first one, if it gets rows before its deadline; each time an action
+becomes known; and its deadline. At each moment the known actions decide the labels, and the labels
+decide the rows.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ Moment = Literal["first", "change", "deadline"]
 
 @dataclass(slots=True)
 class Emitted:
-    """Rows of one request that are all made at one moment.
+    """Rows of one request that are made at one moment.
 
-    `body` is the packed `RequestBody`, and `front` what was read of it. Both are None when the body
-    has to be read from state. `kinds` are in the order of the rules. `exposed` is by position; None
-    without a configured exposure. `positions` says which impressions get a row (None: all of them),
-    `versions` how many versions each had before (None: none had any).
+    `body` is the packed `RequestBody`, and `front` the part that was decoded. Both are None if the
+    body must be read from state. `kinds` are in the order of the rules. `exposed` is by position;
+    None without a configured exposure. `positions`: the impressions that get a row (None: all).
+    `versions`: how many versions each had before (None: none had any).
     """
 
     request: StoredRequest
@@ -50,8 +51,9 @@ class Emitted:
 
 @dataclass(slots=True)
 class FinalRows:
-    """Rows of the deadline. Of the impressions without any row: how many were `unexposed`, and how
-    many `immature`.
+    """The rows at the deadline.
+
+    `unexposed` and `immature`: how many impressions never got a row for that reason.
     """
 
     emitted: Emitted | None
@@ -61,8 +63,10 @@ class FinalRows:
 
 @dataclass(slots=True)
 class View:
-    """A moment of a request: the time (epoch ms), its known actions, and up to when labels can be
-    trusted. `at_end`: the input has ended.
+    """A request at one moment.
+
+    It has the time (epoch ms), the known actions, and up to when labels can be trusted. `at_end`:
+    the input has ended.
     """
 
     now: int
@@ -74,7 +78,7 @@ class View:
 def rows_before_deadline(
     request: StoredRequest, front: RequestFront | None, view: View, rules: JoinRules
 ) -> Emitted | None:
-    """Rows of the first moment, or of a change after it. Notes in `request` which rows it gave."""
+    """The rows of the first moment, or of a later change. Updates `request` with them."""
     n = len(request.items)
     opening = not request.versions
     if opening:
@@ -88,8 +92,8 @@ def rows_before_deadline(
     wanted: list[int] | range = range(n)
     if not all_get_one:
         changed = set(_changed(request, kinds, rules))
-        # With a first row configured, an impression without a row was put off. It gets its row now,
-        # even if the action that made it exposed left its labels as they are.
+        # With a first row configured, an impression without a row was deferred. It gets a row now,
+        # even if the action that made it exposed did not change its labels.
         due = rules.first_emit_after is not None
         wanted = [p for p in range(n) if p in changed or (due and request.versions[p] == 0)]
     positions = _shown(wanted, exposed, rules)
@@ -115,8 +119,9 @@ def rows_before_deadline(
 def rows_at_deadline(
     request: StoredRequest, front: RequestFront | None, view: View, rules: JoinRules
 ) -> FinalRows:
-    """Rows of the deadline (rule 3). `final_emit` says which impressions get one that had rows
-    before.
+    """The rows at the deadline (rule 3).
+
+    `final_emit` says which impressions get one although they had rows before.
     """
     n = len(request.items)
     observed = _observed(request, view, rules)
@@ -152,13 +157,13 @@ def rows_at_deadline(
 
 
 def _too_soon(observed: int | None, rules: JoinRules) -> bool:
-    """Rule 11: it was not observed for long enough for a provisional row."""
+    """Rule 11: the impression was not observed for long enough for a provisional row."""
     first = rules.first_emit_after
     return first is not None and (observed is None or observed < first)
 
 
 def _positives(positions: Sequence[int], known: Known, rules: JoinRules) -> list[int]:
-    """Those with an action of a kind other than the exposure's."""
+    """The positions with an action of a kind other than the exposure's."""
     others = [of_kind for kind, of_kind in known.items() if kind != rules.exposure]
     return [p for p in positions if any(p in of_kind for of_kind in others)]
 

@@ -1,4 +1,4 @@
-"""How far event time has come while files are read: what a watermark may follow. Pure."""
+"""How far event time has advanced while files are read; the watermark follows it. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from udfs.core.decode_settings import StreamSettings
 
 
 class FileClock:
-    """The lesser of what both streams have reached, less their bounds, in steps of granularity.
+    """The lesser of the times that both streams have reached, minus their bounds, in steps.
 
-    `now` is in epoch ms, never goes back, and is 0 until both streams have shown something.
+    `now` is in epoch ms and never goes back. It is 0 until both streams have had a record with a
+    time.
     """
 
     def __init__(self, settings: Mapping[Stream, StreamSettings]) -> None:
@@ -20,10 +21,11 @@ class FileClock:
         self.now = 0
 
     def shown(self, stream: Stream, time: int, limit: int | None) -> None:
-        """A record with this time was read, of a chunk with this limit (`Chunk.limit`).
+        """A record with this time was read, from a chunk with this limit (`Chunk.limit`).
 
-        What it shows ends at the limit: another folder of the stream goes on there. So no folder
-        moves the clock past a record of another one, as long as each keeps to the bound by itself.
+        The time counts up to the limit only, because another folder of the stream continues there.
+        So no folder moves the clock past a record of another one, if each keeps to the bound by
+        itself.
         """
         if limit is not None and limit < time:
             time = limit

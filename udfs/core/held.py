@@ -15,16 +15,18 @@ from schemas.events import ActionEvent
 from udfs.core.matching import identity, twin_order
 from udfs.core.state_codec import LogChange, LogEntry
 
-#: Up to this many actions are looked through, and not indexed.
+#: Up to this many actions are searched one by one, without an index.
 SCAN_AT_MOST = 8
-#: The log is written anew when it has this much more than twice of what still counts in it.
+#: The log is rewritten when it has this many entries more than twice those that still count.
 SLACK = 32
 
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A held action. `name`: its identity. `at`: its index in the stored log, None when it is not
-    stored yet. `gone`: it is not held any more.
+    """A held action.
+
+    `name`: its identity. `at`: its index in the stored log; None if it is not stored yet. `gone`:
+    it is not held any more.
     """
 
     action: ActionEvent
@@ -39,16 +41,19 @@ _Timed = tuple[int, int, Held]
 
 
 class HeldActions:
-    """Of twins (rule 6) the least is `standing`. The others wait in `duplicates` to be reported."""
+    """The held actions of one key.
+
+    Of duplicates (rule 6) the least is `standing`. The others wait in `duplicates` to be reported.
+    """
 
     def __init__(self, log: Iterable[LogEntry], *, watch_known: bool) -> None:
         """`watch_known`: whether `take_known` will be asked."""
         self.duplicates: list[Held] = []
-        #: By request id, identities that are in the log and not in the stored request.
+        #: By request id: identities that are in the log but not in the stored request.
         self.used: dict[str, list[int]] = {}
         self._standing: dict[int, Held] = {}
-        self._held: dict[int, Held] = {}  # by number; the duplicates are in here, too
-        # Built when they are needed: most keys are decided without them.
+        self._held: dict[int, Held] = {}  # by number, duplicates included
+        # Built when needed; most keys are decided without them.
         self._by_item: dict[str, list[_Timed]] = {}
         self._unclaimed: list[_Timed] = []
         self._unwatched: list[_Timed] = []
@@ -56,7 +61,7 @@ class HeldActions:
         self.is_indexed = False
         self._watch_known = watch_known
         self._number = 0
-        # How many actions and identities the log has, and how many of the identities count.
+        # How many actions and identities the log has, and how many of the identities still count.
         self._logged = self._logged_used = 0
         self._length = 0
         self._change = LogChange([], {}, [])
@@ -76,8 +81,9 @@ class HeldActions:
         return 600 * len(self._held) + self._raw_bytes + 50 * self._logged_used
 
     def hold(self, action: ActionEvent, name: int) -> tuple[Held, Held | None]:
-        """The held action, and the twin that lost to it. If it is a duplicate itself, then it is
-        not among the standing.
+        """Hold an action. Returns it, and the standing duplicate that it replaces, if any.
+
+        If the action is itself the duplicate, it does not become standing.
         """
         held = self._new(action, name, None)
         twin = self._standing.get(name)
@@ -97,16 +103,16 @@ class HeldActions:
         return held, twin
 
     def stands(self, held: Held) -> bool:
-        """Whether the action is held still, and no duplicate took its place."""
+        """Whether the action is still held, and no duplicate has replaced it."""
         return self._standing.get(held.name) is held
 
     def turns_out_duplicate(self, held: Held) -> None:
-        """It does not stand any more, and is to be reported."""
+        """The action stops standing, and will be reported as a duplicate."""
         self._unlist(held)
         self.duplicates.append(held)
 
     def release(self, held: Held) -> None:
-        """It is not held any more."""
+        """The action is not held any more."""
         if self.stands(held):
             self._unlist(held)
         held.gone = True
@@ -116,7 +122,7 @@ class HeldActions:
             self._change.released.append(held.at)
 
     def release_all(self) -> None:
-        """As `release` of each that stands."""
+        """As `release`, for each standing action."""
         for held in self._standing.values():
             held.gone = True
             if held.at is not None:
@@ -134,7 +140,7 @@ class HeldActions:
         return timed[bisect_left(timed, (start,)) : bisect_left(timed, (end,))]
 
     def items_among(self, items: list[str]) -> list[str]:
-        """Which of these items have standing actions; each once."""
+        """Which of these items have standing actions, each once."""
         by_item = self._by_item
         if len(by_item) <= len(items):
             return [item for item in by_item if item in items]
@@ -148,7 +154,7 @@ class HeldActions:
         return self._take(self._unknown, until)
 
     def will_be_known(self, held: Held) -> None:
-        """`take_known` is to give it."""
+        """`take_known` will return this action."""
         self._index()
         heappush(self._unknown, (held.action.event_time, held.number, held))
 
@@ -158,14 +164,14 @@ class HeldActions:
         return self._take(self._unclaimed, until)
 
     def take_unwatched(self, until: int | None) -> list[Held]:
-        """As `take_known`, for actions that may have no timer of their own. None: all of them."""
+        """As `take_known`, for actions that may have no timer of their own; None means all."""
         self._index()
         return self._take(self._unwatched, until)
 
     def unwatched(self, held: Held) -> None:
-        """It has no timer of its own: `take_unwatched` is to give it."""
+        """The action has no timer of its own, so `take_unwatched` will return it."""
         if not self.is_indexed:
-            return  # the index begins with all of them
+            return  # a new index contains all of them
         heappush(self._unwatched, (held.action.event_time, held.number, held))
 
     def _take(self, heap: list[_Timed], until: int | None) -> list[Held]:
@@ -179,13 +185,13 @@ class HeldActions:
     # -- the log -----------------------------------------------------------------------------------
 
     def use(self, request_id: str, name: int) -> None:
-        """The tombstone names a late action of this identity."""
+        """A tombstone names a late action with this identity."""
         self.used.setdefault(request_id, []).append(name)
         self._change.used.setdefault(request_id, []).append(name)
         self._logged_used += 1
 
     def forget(self, request_id: str) -> None:
-        """The tombstone is gone, and so are the identities that it used."""
+        """A tombstone is removed, and with it the identities that it used."""
         names = self.used.pop(request_id, None)
         if names is not None:
             self._logged_used -= len(names)
@@ -193,8 +199,10 @@ class HeldActions:
             self._change.forgotten.append(request_id)
 
     def take_log(self) -> tuple[list[LogEntry], bool]:
-        """What to write of the changes since the last call: entries, and whether they replace the
-        whole log (an empty list then: clear it) or are appended.
+        """What must be written because of changes since the last call.
+
+        Returns entries, and whether they replace the whole log (an empty list then clears it) or
+        are appended.
         """
         change = self._change
         new = [held for held in self._fresh if not held.gone]
@@ -281,7 +289,7 @@ class HeldActions:
         return held
 
     def _unlist(self, held: Held) -> None:
-        """It does not stand any more."""
+        """The action stops standing."""
         del self._standing[held.name]
         if not self.is_indexed:
             return

@@ -29,7 +29,7 @@ Refusal = Literal["duplicate_request", "late_request"]
 
 @dataclass(slots=True)
 class Accepted:
-    """The request is to be stored. `wake_at`: times to be woken at."""
+    """The request must be stored. `wake_at`: when a timer must fire."""
 
     request: StoredRequest
     wake_at: tuple[int, ...]
@@ -87,8 +87,9 @@ class Decisions:
 
 @dataclass(slots=True)
 class Hold:
-    """The action is to be held. `wake_at`: a time to be woken at; None when a pending request has a
-    timer that comes early enough.
+    """The action must be held.
+
+    `wake_at`: when a timer must fire; None if a pending request has a timer that is early enough.
     """
 
     wake_at: int | None
@@ -123,9 +124,10 @@ def request_arrives(
 def hold_without_asking(
     action: ActionEvent, known: Iterable[StoredRequest], watermark: int, rules: JoinRules
 ) -> Hold | None:
-    """Whether an action can be held without a look at the other held actions of its key; None if it
-    cannot. Most actions come while their request is pending, and cost no more than this. `known`:
-    all requests of the key.
+    """Whether an action can be held without looking at the other held actions of its key.
+
+    None if it cannot. Most actions arrive while their request is pending, and cost no more than
+    this. `known`: all requests of the key.
     """
     earliest = None
     for request in known:
@@ -139,8 +141,9 @@ def hold_without_asking(
 def _hold(
     action: ActionEvent, earliest: int | None, watermark: int, rules: JoinRules
 ) -> Hold | None:
-    """How an action is held; None if it is to be decided now. `earliest`: the least event time of
-    the pending requests of its key, None without any.
+    """How an action is held; None if it must be decided now.
+
+    `earliest`: the least event time of the pending requests of its key; None if there are none.
     """
     claim_deadline = rules.claim_deadline(action.event_time)
     if claim_deadline <= watermark:
@@ -148,15 +151,15 @@ def _hold(
     known_at = action.event_time + rules.skew
     if earliest is None or earliest > known_at:
         return Hold(claim_deadline)
-    # That request's deadline is not after C_a. It wakes us in time, and sets timers for the actions
-    # that are held then.
+    # That request's deadline is not after C_a. Its timer fires in time, and sets timers for the
+    # actions that are held then.
     if not rules.on_arrival:
         return Hold(None)
     return Hold(known_at) if known_at > watermark else None
 
 
 def action_arrives(key: KeyState, action: ActionEvent, watermark: int, trust: Trust) -> Decisions:
-    """Holds the action, or decides it now. `trust`: up to when labels can be trusted."""
+    """Hold the action, or decide it now. `trust`: up to when labels can be trusted."""
     rules, decisions = key.rules, Decisions()
     key.become_known(watermark)
     name = identity(action)
@@ -213,11 +216,14 @@ def time_reaches(
 
 
 def _look_at_the_held(key: KeyState, settled: bool, now: int, decisions: Decisions) -> None:
-    """Rules 4 and 5 for the actions that are still held. `settled`: requests have settled now."""
+    """Rules 4 and 5 for the actions that are still held.
+
+    `settled`: requests have just settled.
+    """
     rules = key.rules
     retry = key.take_overdue() if settled else []
     if rules.key == "request_id" and (settled or key.is_fresh):
-        retry = list(key.held)  # rule 5 decides these at once, as soon as there is a tombstone
+        retry = list(key.held)  # rule 5 decides these as soon as there is a tombstone
     for held in [*retry, *key.held.take_unclaimed(now - rules.claim_deadline(0))]:
         if held.gone:
             continue
@@ -236,7 +242,7 @@ def _look_at_the_held(key: KeyState, settled: bool, now: int, decisions: Decisio
 
 
 def _with_news(key: KeyState, known: Iterable[Held], now: int) -> list[StoredRequest]:
-    """Rule 14: the opened requests to which an action becomes known at this very time."""
+    """Rule 14: the opened requests for which an action becomes known at exactly this time."""
     news: dict[str, StoredRequest] = {}
     for held in known:
         if held.action.event_time + key.rules.skew == now and key.held.stands(held):
@@ -273,8 +279,9 @@ def _settle(key: KeyState, request: StoredRequest, view: View, decisions: Decisi
 
 
 def _let_go(key: KeyState, held: Held, now: int, decisions: Decisions) -> None:
-    """Rules 4 and 5, for an action that no pending request matches: it is a late action, or an
-    orphan. With `key = "request_id"` it stays held until C_a if it is not late.
+    """Rules 4 and 5, for an action that no pending request matches: a late action, or an orphan.
+
+    With `key = "request_id"` it stays held until C_a if it is not late.
     """
     action = held.action
     is_over = key.rules.claim_deadline(action.event_time) <= now

@@ -1,8 +1,8 @@
-"""What is known of one join key: its requests, its tombstones and its held actions. Pure.
+"""What is known about one join key: its requests, its tombstones and its held actions. Pure.
 
-The join core asks it, and tells it what was decided; it notes what must be stored. It is built from
-the stored state, and can be kept in memory as long as everything goes through it. No operation
-looks at all that the key has (docs/architecture.md, "State of a key").
+The join core asks it questions and tells it what was decided; it records what must be stored. It is
+built from stored state, and can be kept in memory if every change goes through it. No operation
+looks at everything that the key has (docs/architecture.md, "State of a key").
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Writes:
 
 
 class KeyState:
-    """Times are epoch ms. Requests and held actions given to it belong to it from then on."""
+    """The state of one key. Times are epoch ms. Requests and actions passed in become its own."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class KeyState:
         self.tombstones = Shown()
         #: The request ids of tombstones, by the identities of the actions that they used.
         self.used: dict[int, str] = {}
-        #: Nothing was decided yet since this was read from state.
+        #: Whether nothing was decided since this was read from state.
         self.is_fresh = True
         #: The fronts of the bodies of pending requests, as far as the bodies are in memory.
         self.fronts: dict[str, RequestFront] = {}
@@ -57,8 +57,8 @@ class KeyState:
         self._openings: list[tuple[int, str]] = []
         self._deadlines: list[tuple[int, int, str]] = []
         self._forget_times: list[tuple[int, str]] = []
-        # Held past C_a, since a pending request still matches. That can only be a request that was
-        # accepted under longer windows or more lateness, before the configuration changed.
+        # Held past C_a because a pending request still matches. Such a request was accepted before
+        # the configuration changed, with longer windows or more lateness.
         self._overdue: list[Held] = []
         self._changed: dict[str, StoredRequest] = {}
         self._removed: list[str] = []
@@ -80,21 +80,21 @@ class KeyState:
 
     @property
     def weight(self) -> int:
-        """About how many bytes of memory it takes without bodies. Features are not counted."""
+        """About how many bytes of memory it takes, without bodies."""
         requests = len(self.pending) + len(self.tombstones)
         return 500 * requests + 80 * self._items + 60 * len(self.used) + self.held.weight
 
     # -- questions ---------------------------------------------------------------------------------
 
     def request(self, request_id: str) -> StoredRequest | None:
-        """Pending or settled."""
+        """The request with this id, pending or settled."""
         return self.pending.get(request_id) or self.tombstones.get(request_id)
 
     def claimant(self, action: ActionEvent) -> StoredRequest | None:
-        """Rules 1 and 2: the pending request that takes the action as things are now.
+        """Rules 1 and 2: the pending request that would take the action now.
 
-        Of those that show the item, and are not later than the action by more than the skew, it is
-        the latest: if its window is over, then so are the windows of the others.
+        Of the requests that show the item, and are not later than the action by more than the skew,
+        it is the latest. If the latest one's window is over, so are the windows of the others.
         """
         window = self.rules.windows.get(action.action)
         if window is None:
@@ -105,32 +105,35 @@ class KeyState:
         return latest
 
     def named_by(self, action: ActionEvent) -> tuple[StoredRequest, LateReason] | None:
-        """Rule 5: the tombstone that names a late action, and why. It is the latest that shows the
-        item: an earlier one matches only if the latest one does, too.
+        """Rule 5: the tombstone that names a late action, and why.
+
+        It is the latest that shows the item: an earlier one matches only if the latest one matches
+        too.
         """
         latest = self.tombstones.latest(action.item_id, action.event_time + self.rules.skew)
         reason = None if latest is None else late_reason(action, latest, self.rules)
         return None if latest is None or reason is None else (latest, reason)
 
     def claimed(self, request: StoredRequest, now: int) -> list[tuple[int, Held]]:
-        """The actions that are known to a pending request at `now` (rule 14), with the position
-        that they belong to. At its deadline: all that it joins.
+        """The actions that a pending request knows at `now` (rule 14), each with its position.
+
+        At its deadline these are all actions that it joins.
         """
         skew = self.rules.skew
         return self._taken(request, request.event_time - skew, now - skew + 1)
 
     def times_to_be_known(self, request: StoredRequest, now: int) -> list[int]:
-        """When further held actions will be known to the request: times after `now`."""
+        """The times after `now` at which further held actions become known to the request."""
         skew = self.rules.skew
         last = request.event_time + self.rules.longest_window
         later = self._taken(request, now - skew + 1, last + 1)
         return [held.action.event_time + skew for _, held in later]
 
     def _taken(self, request: StoredRequest, start: int, end: int) -> list[tuple[int, Held]]:
-        """The held actions with `start` <= event time < `end` that the request takes, with their
+        """The held actions with `start` <= event time < `end` that the request takes, with
         positions.
 
-        On each item these end where the next request that shows the item begins to take them.
+        For each item they end where the next request that shows the item begins to take them.
         """
         skew, windows, time = self.rules.skew, self.rules.windows, request.event_time
         start, end = max(start, time - skew), min(end, time + self.rules.longest_window + 1)
@@ -165,7 +168,7 @@ class KeyState:
         return taken
 
     def tallies(self, request: StoredRequest, now: int) -> Tallies:
-        """What `claimed` gives, as tallies. Kept for the next time if rows are made on arrival."""
+        """As `claimed`, but as tallies. They are kept if rows are made on arrival."""
         tallies = self._tallies.get(request.request_id)
         if tallies is None:
             tallies = self.tally(self.claimed(request, now))
@@ -183,7 +186,7 @@ class KeyState:
     # -- what time brings --------------------------------------------------------------------------
 
     def become_known(self, now: int) -> list[Held]:
-        """Rule 14: the actions that are known from `now` on, and were not before."""
+        """Rule 14: the actions that have become known by `now`."""
         if not self.rules.on_arrival:
             return []
         known = self.held.take_known(now - self.rules.skew)
@@ -192,7 +195,7 @@ class KeyState:
         return known
 
     def is_known(self, held: Held) -> StoredRequest | None:
-        """Counts a known action for the request that takes it, which is returned."""
+        """Count a known action for the request that takes it. Returns that request."""
         request = self.claimant(held.action)
         if request is not None:
             tallies = self._tallies.get(request.request_id)
@@ -201,18 +204,18 @@ class KeyState:
         return request
 
     def take_openings(self, now: int) -> list[StoredRequest]:
-        """Pending requests whose first moment has come. Each is taken once."""
+        """Pending requests whose first moment has come, each once."""
         due = _take(self._openings, now)
         found = [self.pending.get(request_id) for _, request_id in due]
         return [r for r in found if r is not None and not r.versions]
 
     def take_deadlines(self, now: int) -> list[StoredRequest]:
-        """Pending requests that are to settle, in their order. Each is taken once."""
+        """Pending requests that must settle, in order, each once."""
         found = [self.pending.get(request_id) for _, _, request_id in _take(self._deadlines, now)]
         return [request for request in found if request is not None]
 
     def take_forgotten(self, now: int) -> None:
-        """Removes the tombstones whose time is over."""
+        """Remove the tombstones whose time is over."""
         for _, request_id in _take(self._forget_times, now):
             request = self.tombstones.get(request_id)
             if request is None:
@@ -229,13 +232,13 @@ class KeyState:
     # -- changes -----------------------------------------------------------------------------------
 
     def accept(self, request: StoredRequest) -> None:
-        """A new request, which is stored by whoever accepted it."""
+        """Add a new request. The caller has stored it."""
         self._read(request, heappush)
         if self._tallies:
             self._actions_change_hands(request)
 
     def change(self, request: StoredRequest) -> None:
-        """It is to be stored anew."""
+        """Mark a request, so that it is stored again."""
         self._changed[request.request_id] = request
 
     def hold(self, action: ActionEvent, name: int) -> Held:
@@ -251,7 +254,7 @@ class KeyState:
         return held
 
     def settle(self, request: StoredRequest, claimed: list[tuple[int, Held]]) -> None:
-        """It becomes a tombstone, and the actions are joined to it."""
+        """Turn a request into a tombstone, and join the actions to it."""
         self.pending.remove(request)
         self.fronts.pop(request.request_id, None)
         if self._tallies:
@@ -273,7 +276,7 @@ class KeyState:
         self.change(request)
 
     def name_late(self, held: Held, request: StoredRequest) -> None:
-        """The tombstone names the late action, which is not held any more."""
+        """The tombstone names the late action, which is released."""
         self.held.release(held)
         self.used[held.name] = request.request_id
         if request.request_id in self._changed:
@@ -283,24 +286,25 @@ class KeyState:
             self.held.use(request.request_id, held.name)
 
     def is_overdue(self, held: Held) -> None:
-        """`take_overdue` is to give it."""
+        """`take_overdue` will return this action."""
         self._overdue.append(held)
 
     def take_overdue(self) -> list[Held]:
-        """Actions that are held past C_a. Each is taken once."""
+        """Actions that are held past C_a, each once."""
         overdue, self._overdue = self._overdue, []
         return overdue
 
     def take_duplicates(self) -> list[ActionEvent]:
-        """Held actions that turned out to be duplicates. They are not held any more."""
+        """Held actions that turned out to be duplicates. They are released."""
         duplicates, self.held.duplicates = self.held.duplicates, []
         for held in duplicates:
             self.held.release(held)
         return [held.action for held in duplicates]
 
     def drop_bodies(self, stored: Iterable[StoredRequest]) -> None:
-        """Bodies are not kept in memory from now on; they have to be in state. `stored`: what was
-        stored since the last call.
+        """Do not keep bodies in memory any more; they must be in state.
+
+        `stored`: what was stored since the last call.
         """
         if self._has_bodies:
             self._has_bodies = False
@@ -311,7 +315,7 @@ class KeyState:
                 request.body = None
         self.fronts.clear()
         for request in stored:
-            if request.body:  # that of a tombstone is empty, and known to be
+            if request.body:  # the body of a tombstone is empty
                 request.body = None
 
     def take_writes(self) -> Writes:
@@ -340,8 +344,9 @@ class KeyState:
         self._items += len(request.items)
 
     def _actions_change_hands(self, request: StoredRequest) -> None:
-        """A request has come or gone, so the one before it has fewer or more actions: its tallies
-        are made anew when they are asked for.
+        """A request was added or removed, so the actions of the one before it have changed.
+
+        Its tallies are computed again when they are needed.
         """
         for item in dict.fromkeys(request.items):
             before = self.pending.before(item, request.rank)
@@ -359,7 +364,7 @@ class KeyState:
 
 
 def _take(heap: list[Any], until: int) -> list[Any]:
-    """Everything from a heap with a time of at most `until`, in order."""
+    """Remove from a heap everything with a time of at most `until`, in order."""
     taken = []
     while heap and heap[0][0] <= until:
         taken.append(heappop(heap))

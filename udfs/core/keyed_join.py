@@ -54,7 +54,7 @@ class Storage(Protocol):
         """Add an entry at the end of the log."""
 
     def replace_log(self, blobs: list[bytes]) -> None:
-        """An empty list clears it."""
+        """Replace the log; an empty list clears it."""
 
 
 class KeyedJoin:
@@ -68,19 +68,20 @@ class KeyedJoin:
         self._by_request = rules.key == "request_id"
         self._small = small
         self._memory = memory
-        # Keys in memory, the least recently used first, and the weight that each was counted with.
+        # The keys in memory, the least recently used first, with the weight that is in `_weight`.
         self._kept: OrderedDict[str, tuple[KeyState, int]] = OrderedDict()
         self._weight = 0
 
     @property
     def keys_in_memory(self) -> bool:
-        """Whether there are any. If not, `request` and `timer` need not be told the key of a
-        `user_id` join.
+        """Whether any key is in memory.
+
+        If not, `request` and `timer` need not be given the key of a `user_id` join.
         """
         return bool(self._kept)
 
     def request(self, key: str, event: RequestEvent, watermark: int) -> Accepted | Refused:
-        """A request arrives. It is stored if it is accepted."""
+        """Handle a request. It is stored if it is accepted."""
         state = self._take(key) if self._kept else None
         if state is None:
             blob = self._storage.request(event.request_id)
@@ -99,7 +100,7 @@ class KeyedJoin:
     def action(
         self, key: str, event: ActionEvent, watermark: int, trust: Trust
     ) -> Hold | Decisions:
-        """An action arrives. `Hold`: it was stored, and only the timer is to be set."""
+        """Handle an action. `Hold`: it was stored, and only its timer must be set."""
         state = self._take(key) if self._kept else None
         if state is None:
             known = self._requests(key)
@@ -112,7 +113,7 @@ class KeyedJoin:
         return self._store(key, state, join_core.action_arrives(state, event, watermark, trust))
 
     def timer(self, key: str, now: int, *, at_end: bool, trust: Trust) -> Decisions:
-        """A timer fires."""
+        """Handle a timer."""
         state = self._take(key) if self._kept else None
         if state is None:
             requests, log = self._requests(key), unpack_log(self._storage.log())
@@ -130,15 +131,17 @@ class KeyedJoin:
         return [unpack_request(blob) for blob in self._storage.requests()]
 
     def _forget(self, tombstones: list[StoredRequest], now: int) -> Decisions:
-        """Half of all timers are those of tombstones with nothing else to decide."""
+        """Handle a timer that only removes a tombstone, as half of all timers do."""
         for tombstone in tombstones:
             if tombstone.forget_time <= now:
                 self._storage.remove_request(tombstone.request_id)
         return Decisions()
 
     def _store(self, key: str, state: KeyState, decisions: Decisions) -> Decisions:
-        """Stores what has changed. Rows and late actions get the bodies that they need first, since
-        a tombstone may be stored without.
+        """Store what has changed.
+
+        Before that, rows and late actions get the bodies that they need, because a tombstone may be
+        stored without one.
         """
         storage, writes = self._storage, state.take_writes()
         for emitted in decisions.emitted:
@@ -168,8 +171,10 @@ class KeyedJoin:
         return unpack_request(blob).body or b""
 
     def _take(self, key: str) -> KeyState | None:
-        """The key, if it is in memory. It is put back when everything is stored: an exception in
-        between must not leave a key in memory that differs from the state.
+        """The key, if it is in memory.
+
+        It is put back after everything is stored. After an exception, no key must stay in memory
+        that differs from the state.
         """
         state, weight = self._kept.pop(key, (None, 0))
         self._weight -= weight

@@ -48,12 +48,12 @@ class JoinRules:
 
     @cached_property
     def longest_window(self) -> int:
-        """W."""
+        """W, in ms."""
         return max(self.windows.values())
 
     @cached_property
     def late_horizon(self) -> int:
-        """H."""
+        """H, in ms."""
         return 2 * self.longest_window if self.horizon is None else self.horizon
 
     def deadline(self, request_time: int) -> int:
@@ -61,8 +61,9 @@ class JoinRules:
         return request_time + self.longest_window + self.skew + self.lateness
 
     def first_moment(self, request_time: int, watermark: int) -> int | None:
-        """When a request that is accepted at `watermark` may get its first rows. None: not before
-        it settles.
+        """When a request that is accepted at `watermark` may get its first rows.
+
+        None: not before it settles.
         """
         if self.first_emit_after is None and not self.on_arrival:
             return None
@@ -74,13 +75,14 @@ class JoinRules:
         return action_time + 2 * self.skew + self.longest_window + self.lateness
 
     def forget_time(self, deadline: int) -> int:
-        """X_r: when the tombstone of a request with this deadline goes."""
+        """X_r: when the tombstone of a request with this deadline is removed."""
         return deadline + self.late_horizon + self.skew
 
 
 def may_follow(action: ActionEvent, request: StoredRequest, rules: JoinRules) -> bool:
-    """The request shows the item, and is not after the action by more than the skew. There is no
-    upper bound here.
+    """Whether the request shows the item, and is not after the action by more than the skew.
+
+    There is no upper bound here.
     """
     return (
         request.event_time - rules.skew <= action.event_time
@@ -127,6 +129,6 @@ def identity(action: ActionEvent) -> int:
 
 
 def twin_order(action: ActionEvent) -> tuple[object, ...]:
-    """Rule 6: of two twins the lesser stays. No value is less than any value."""
+    """Rule 6: of two duplicates the lesser stays. No value is less than any value."""
     value = (action.value is not None, action.value or 0.0)
     return (action.event_time, action.action, action.item_id, value)

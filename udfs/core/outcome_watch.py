@@ -1,20 +1,20 @@
-"""Watches for shares of bad outcomes while a job runs. Pure: it counts what it is told.
+"""Watches the share of bad outcomes while a job runs. Pure: it counts what it is told.
 
-A stream is judged by stretches of a fixed number of events, not by time, so that what is said is a
-function of the events alone.
+A stream is judged in stretches of a fixed number of events, not of time. So the warnings depend on
+the events alone.
 """
 
 from __future__ import annotations
 
-#: Events of one stretch: enough that a few stragglers do not make a share.
+#: Events per stretch: so many that a few stragglers do not matter.
 STRETCH = 1_000
 
 
 class OutcomeWatch:
-    """Says when more than `bound` (0 to 1) of a stretch ended badly.
+    """Warns when more than `bound` (0 to 1) of a stretch ended badly.
 
-    It speaks when a bad stretch follows a good one, and then after twice as many bad ones each
-    time, so that a job that goes wrong for days does not fill its log.
+    It warns when a bad stretch follows a good one, and then after twice as many bad stretches each
+    time. So a job that fails for days does not fill its log.
     """
 
     def __init__(self, bound: float, stretch: int = STRETCH) -> None:
@@ -23,16 +23,16 @@ class OutcomeWatch:
         self._bad_stretches, self._speak_at = 0, 1
 
     def good(self) -> None:
-        """An event ended well; it never speaks, for it can only lower the share."""
+        """An event ended well. This never causes a warning, because it can only lower the share."""
         self._seen += 1
         if self._seen >= self._stretch:
             self._close()
 
     def bad(self) -> int | None:
-        """An event ended badly. The bad ones of this stretch, when it is time to speak of them."""
+        """An event ended badly. Returns the bad events of this stretch when it is time to warn."""
         self._seen += 1
         self._bad += 1
-        # the share is over the bound for certain, so there is no need to wait for the rest
+        # the share is above the bound whatever comes, so there is no need to wait for the rest
         over = self._bad > self._bound * self._stretch
         said = self._bad if over and self._speaks() else None
         if self._seen >= self._stretch:
@@ -40,7 +40,7 @@ class OutcomeWatch:
         return said
 
     def _speaks(self) -> bool:
-        """Once in a bad stretch, in the first, second, fourth … of a row."""
+        """Whether to warn: once per bad stretch, at the first, second, fourth … in a row."""
         if self._bad != int(self._bound * self._stretch) + 1:
             return False
         if self._bad_stretches + 1 < self._speak_at:

@@ -15,5 +15,8 @@ def _of_hour(hour: int) -> tuple[str, str]:
 
 
 def partition(time_ms: int | None) -> tuple[str, str]:
-    """`("2023-11-14", "22")`; without a time, the first hour of 1970."""
+    """The partition of a time, for example `("2023-11-14", "22")`.
+
+    A record without a time goes to the first hour of 1970.
+    """
     return _of_hour((time_ms or 0) // _HOUR_MS)

@@ -31,18 +31,18 @@ class SampleWriter:
         self._context = schema.scoped("context")
         self._columns = schema.scoped("item")
         self._pack = msgspec.msgpack.Encoder().encode
-        # The names as a body of this schema has them.
+        # The names in the order in which a body of this schema has them.
         self._context_names = self._pack([f.name for f in self._context])
         self._column_names = self._pack([f.name for f in self._columns])
-        # Kinds whose actions make a row something other than a negative.
+        # Kinds whose actions make a row a positive.
         self._telling = [i for i, kind in enumerate(kinds) if kind.name != exposure]
         self._sampling = sampling
         self._features = sampling.features
 
     def rows(self, emitted: Emitted) -> tuple[list[wire.SampleRows], int]:
-        """What is to be written, and how many rows were sampled out.
+        """The rows to write, and how many rows were sampled out.
 
-        Raises ValueError when `emitted` is without its body.
+        Raises ValueError if `emitted` is without its body.
         """
         request, body = emitted.request, emitted.body
         if body is None:
@@ -157,8 +157,9 @@ class SampleWriter:
         )
 
     def _aligned(self, body: RequestBody) -> tuple[list[Any], list[list[Any]]]:
-        """Context values and columns in the order of this schema. A feature that the request's own
-        schema did not have is null.
+        """Context values and columns in the order of this schema.
+
+        A feature that the request's own schema did not have is null.
         """
         nothing = [None] * len(body.items)
         return (

@@ -12,7 +12,7 @@ from schemas.samples import NegativeKind
 
 @dataclass(frozen=True)
 class SamplingRule:
-    """A rate for the negatives that fit: by a feature's value, by their kind, or by both."""
+    """The rate for negatives with a feature value, of a kind of negative, or with both."""
 
     rate: float
     feature: str | None = None
@@ -22,7 +22,7 @@ class SamplingRule:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The first rule that fits a negative gives its rate, else `rate`."""
+    """The rate of a negative is that of the first rule that matches, else `rate`."""
 
     seed: int = 0
     rate: float = 1.0
@@ -30,7 +30,7 @@ class Sampling:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Those that the rules ask for."""
+        """The features that the rules use."""
         return tuple({rule.feature: None for rule in self.rules if rule.feature is not None})
 
     @property
@@ -39,7 +39,7 @@ class Sampling:
         return self.rate == 1.0 and not self.rules
 
     def rate_of(self, features: Mapping[str, object], *, exposed: bool | None) -> float:
-        """Of a negative with these values; `exposed` None counts as exposed."""
+        """The rate of a negative with these features. `exposed` None counts as exposed."""
         negative = "unexposed" if exposed is False else "exposed"
         for rule in self.rules:
             if rule.negative not in (None, negative):
@@ -49,7 +49,7 @@ class Sampling:
         return self.rate
 
     def keeps(self, sample_id: int, rate: float) -> bool:
-        """Whether a negative of this sample is written at this rate: always the same answer."""
+        """Whether a negative of this sample is written at this rate. The answer never changes."""
         if rate >= 1.0:
             return True
         u = xxh3_64_intdigest(sample_id.to_bytes(8, "little", signed=True), self.seed) / 2**64
@@ -57,5 +57,5 @@ class Sampling:
 
 
 def _same(value: object, wanted: object) -> bool:
-    """Equal, and not by way of True being 1."""
+    """Equal, where True is not equal to 1."""
     return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)

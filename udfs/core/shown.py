@@ -1,4 +1,4 @@
-"""Requests of one key in the order of their rank: which of them show an item, and when. Pure."""
+"""The requests of one key ordered by rank: which of them show an item, and when. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 
 from udfs.core.state_codec import StoredRequest
 
-#: Up to this many requests are looked through. With more an index is built, so that a question
+#: Up to this many requests are searched one by one. For more an index is built, so that a query
 #: costs about the logarithm of their number.
 SCAN_AT_MOST = 8
 
@@ -60,11 +60,11 @@ class Shown:
                 del self._by_item[item]
 
     def latest(self, item: str, not_after: int) -> StoredRequest | None:
-        """The one with the greatest rank that shows the item and is not after a time (epoch ms)."""
+        """The request with the greatest rank that shows the item, not after a time (epoch ms)."""
         return self.before(item, (not_after + 1, ""))
 
     def before(self, item: str, rank: Rank) -> StoredRequest | None:
-        """The one with the greatest rank below `rank` that shows the item."""
+        """The request with the greatest rank below `rank` that shows the item."""
         if self._by_item is None:
             found = [r for r in self._requests.values() if r.rank < rank and item in r.items]
             return max(found, key=lambda r: r.rank, default=None)
@@ -73,7 +73,7 @@ class Shown:
         return self._requests[ranks[at - 1][1]] if ranks and at else None
 
     def after(self, item: str, rank: Rank) -> StoredRequest | None:
-        """The one with the least rank above `rank` that shows the item."""
+        """The request with the least rank above `rank` that shows the item."""
         if self._by_item is None:
             found = [r for r in self._requests.values() if r.rank > rank and item in r.items]
             return min(found, key=lambda r: r.rank) if found else None

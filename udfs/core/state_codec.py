@@ -1,12 +1,13 @@
-"""What is in keyed state, as bytes (docs/architecture.md, "State of a key"). Pure.
+"""The bytes in keyed state (docs/architecture.md, "State of a key"). Pure.
 
-A key has requests, one value each, and a log: a list of entries that is appended to. A log entry is
+A key has one value per request, and a log: a list of entries that is appended to. A log entry is
 either a held action (`ActionEvent`) or a `LogChange`.
 
 A request carries its version, and the deadlines that held when it was accepted, so windows and
 lateness can change over a savepoint. Its body carries the names of its features. Fields are only
-added, at the end and with a default, so a release reads what older releases wrote. Version 2
-added the rows before the deadline. Version 3 added `LogChange`; before, a log had only actions.
+added, at the end and with a default, so a release can read what older releases wrote. Version 2
+added the rows before the deadline. Version 3 added `LogChange`; before that, a log had only
+actions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class StoredRequest(msgspec.Struct, array_like=True):
 
     @property
     def rank(self) -> tuple[int, str]:
-        """Of two requests that match an action, the one with the greater rank takes it (rule 2)."""
+        """Rule 2: of two requests that match an action, the one with the greater rank takes it."""
         return (self.event_time, self.request_id)
 
 
@@ -76,18 +77,18 @@ _unpack_body = msgspec.msgpack.Decoder(RequestBody).decode
 
 
 class StateVersionError(Exception):
-    """The state was written by a newer release, so this one cannot know what it means."""
+    """A newer release wrote this state, so this one cannot know what it means."""
 
 
 def pack_request(request: StoredRequest) -> bytes:
-    """Raises ValueError for a request whose body is not loaded."""
+    """A request as it is stored. Raises ValueError for one whose body is not loaded."""
     if request.body is None:
         raise ValueError(f"the body of request {request.request_id!r} is not loaded")
     return _pack(request)
 
 
 def unpack_request(blob: bytes) -> StoredRequest:
-    """Raises StateVersionError."""
+    """A request that was stored. Raises StateVersionError."""
     request = _unpack_request(blob)
     if request.version > VERSION:
         raise StateVersionError(

@@ -14,7 +14,7 @@ class Trust:
 
     @classmethod
     def until(cls, time: int) -> Trust:
-        """`time`: epoch ms."""
+        """Trust up to `time`, epoch ms."""
         return cls(time)
 
     def and_not_beyond(self, time: int) -> Trust:
@@ -22,8 +22,9 @@ class Trust:
         return self if self._time <= time else Trust(time)
 
     def observed_ms(self, start: int, end: int) -> int | None:
-        """How much of the time from `start` to `end` (epoch ms) can be trusted, in ms. None: not
-        even its start.
+        """How much of the time from `start` to `end` (epoch ms) can be trusted, in ms.
+
+        None if not even the start can be trusted.
         """
         if self._time < start:
             return None
