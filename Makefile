@@ -25,8 +25,8 @@ BOOTSTRAP = @if [ -z "$(PYTHON)" ]; then \
 	PYTHONDONTWRITEBYTECODE=1 "$(PYTHON)" -m services.bootstrap
 
 .PHONY: help
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
 
 # --- the two to begin with ---------------------------------------------------------
 
@@ -56,26 +56,26 @@ test: setup ## run the tests (ARGS="-k name" passes options to pytest)
 	@$(call RUN_TESTS,-m "not thorough")
 
 .PHONY: test-thorough
-test-thorough: setup ## run what takes longer: whole stories, and more random inputs
+test-thorough: setup ## run the tests that take longer, and more random inputs
 	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
 
 # --- training ------------------------------------------------------------------------
 
 .PHONY: train
-train: setup-trainer ## train on samples: CONFIG=trainer.toml, or on those of the demo (ARGS="--set a.b=value")
+train: setup-trainer ## train a model: CONFIG=trainer.toml, or on the samples of the demo (ARGS="--set a.b=value")
 	@[ -n "$$CONFIG" ] || [ -f out/demo/trainer.toml ] || { \
 		echo "train: there is no out/demo/trainer.toml yet: run \`make demo\` first," \
 			"or give a file: make train CONFIG=/path/to/trainer.toml" >&2; exit 2; }
 	@$(TRAINER_PY) -m trainer.train --config "$${CONFIG:-out/demo/trainer.toml}" $(ARGS)
 
 .PHONY: bench-trainer
-bench-trainer: setup-bench-trainer ## the trainer's speed and quality beside others' (ARGS=--quick)
+bench-trainer: setup-bench-trainer ## measure the trainer's speed and quality beside other learners (ARGS=--quick)
 	@$(TRAINER_PY) -m benchmarks.trainer $(ARGS)
 
 # --- the jobs ------------------------------------------------------------------------
 
 .PHONY: kuairand
-kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other key
+kuairand: setup-jobs ## check the join on real data: DATA=file.tsv (KEY=user_id for the other key)
 	@[ -n "$$DATA" ] || { echo "usage: make kuairand DATA=/path/to/kuairand_extract.tsv" >&2; exit 2; }
 	@rm -rf out/kuairand
 	@$(RUN) $(PY) examples/kuairand/convert.py --input "$$DATA" --out out/kuairand
@@ -87,53 +87,53 @@ kuairand: setup-jobs ## real data: DATA=file.tsv, and KEY=user_id for the other 
 	@$(RUN) $(PY) -m tools.summary out/kuairand/out
 
 .PHONY: audit
-audit: setup-jobs ## is every record of a run accounted for? CONFIG=pipeline.toml (ARGS="--show 50")
+audit: setup-jobs ## check that every record of a run is accounted for: CONFIG=pipeline.toml (ARGS="--show 50")
 	@[ -n "$$CONFIG" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
 	@$(PY) -m tools.audit --config "$$CONFIG" $(ARGS)
 
 .PHONY: correct
-correct: setup-jobs ## corrections from late actions, beside the samples: CONFIG=pipeline.toml
+correct: setup-jobs ## write corrections from late actions: CONFIG=pipeline.toml
 	@[ -n "$$CONFIG" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
 	@$(PY) -m tools.correct_samples --config "$$CONFIG" $(ARGS)
 
 .PHONY: policies
-policies: setup-jobs ## emission policies side by side on a generated day (minutes; ARGS="--requests 1000")
+policies: setup-jobs ## compare the emission policies on a generated day (minutes; ARGS="--requests 1000")
 	@rm -rf out/policies
 	@$(RUN) $(PY) -m tools.compare_policies --out out/policies $(ARGS)
 
 .PHONY: bench
-bench: setup ## speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
+bench: setup ## measure speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
 
 .PHONY: advise
-advise: setup-advise ## how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
+advise: setup-advise ## say how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
 	@[ -n "$$CONFIG" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
 	@$(RUN) $(PY) -m tools.advise_window --config "$$CONFIG" $(ARGS)
 
 # --- set-up --------------------------------------------------------------------------
 
 .PHONY: setup
-setup: ## environments, Java if none is there, jars: all that the targets here need
+setup: ## install everything: environments, Java if there is none, jars
 	$(BOOTSTRAP) dev trainer-dev
 
 .PHONY: setup-jobs
-setup-jobs: ## the part of it that the jobs need
+setup-jobs: ## install what the jobs need
 	$(BOOTSTRAP) jobs
 
 .PHONY: setup-advise
-setup-advise: ## the same with what `make advise` needs
+setup-advise: ## install what the jobs and `make advise` need
 	$(BOOTSTRAP) advise
 
 .PHONY: setup-trainer
-setup-trainer: ## the part of it that the trainer needs
+setup-trainer: ## install what the trainer needs
 	$(BOOTSTRAP) trainer
 
 .PHONY: setup-bench-trainer
-setup-bench-trainer: setup-jobs ## the same with what `make bench-trainer` needs
+setup-bench-trainer: setup-jobs ## install what `make bench-trainer` needs
 	$(BOOTSTRAP) trainer-bench
 
 .PHONY: clean
-clean: ## stop the local services and remove everything the targets here have made
+clean: ## stop the local services, and delete everything that make has created
 	@if [ -x .venv/bin/python ]; then \
 		$(PY) -m services.flink_cluster down; $(PY) -m services.kafka_broker down; fi
 	rm -rf .venv .venv-trainer .uv .run pom-free/jars out *.egg-info \
@@ -143,13 +143,13 @@ clean: ## stop the local services and remove everything the targets here have ma
 # --- checks --------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports ## lint, types and imports
+check: lint types imports ## run lint, types and imports
 
 # Tables of results are written by programs.
 MARKDOWN = $(filter-out %/results.md,$(shell git ls-files '*.md'))
 
 .PHONY: lint
-lint: setup ## ruff, the format of Markdown, spelling
+lint: setup ## run ruff, and check Markdown and spelling
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mdformat --check $(MARKDOWN)
@@ -159,13 +159,13 @@ lint: setup ## ruff, the format of Markdown, spelling
 TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.py' 2>/dev/null)
 
 .PHONY: types
-types: setup ## mypy, strict
+types: setup ## run mypy, strict
 	$(PY) -m mypy
 	@# NumPy's own types, of the version that Python 3.11 gets, need 3.11.
 	@$(TRAINER_PY) -m mypy --python-version 3.11 --cache-dir .mypy_cache/trainer $(TRAINER_TYPES)
 
 .PHONY: imports
-imports: setup ## which package may import which
+imports: setup ## check which package imports which
 	.venv/bin/lint-imports
 
 # --- local services, on loopback -------------------------------------------------------
@@ -175,7 +175,7 @@ kafka-up: setup ## start a Kafka broker (ARGS="--port 9092" for a given port)
 	@$(RUN) $(PY) -m services.kafka_broker up $(ARGS)
 
 .PHONY: kafka-down
-kafka-down: setup ## stop it (its data stays; ARGS="--delete" removes them)
+kafka-down: setup ## stop the broker; its data stays (ARGS="--delete" removes it)
 	@$(PY) -m services.kafka_broker down $(ARGS)
 
 .PHONY: cluster-up
@@ -183,7 +183,7 @@ cluster-up: setup ## start a Flink session cluster with two task managers (ARGS=
 	@$(RUN) $(PY) -m services.flink_cluster up $(ARGS)
 
 .PHONY: cluster-list
-cluster-list: setup ## its jobs, with the latest checkpoint of each
+cluster-list: setup ## list the cluster's jobs, with the latest checkpoint of each
 	@$(PY) -m services.flink_cluster list
 
 .PHONY: cluster-stop
@@ -191,27 +191,27 @@ cluster-stop: setup ## stop a job with a savepoint (JOB=id; ARGS="--folder DIR")
 	@$(PY) -m services.flink_cluster stop $(ARGS) $(JOB)
 
 .PHONY: cluster-drain
-cluster-drain: setup ## write all that a job holds, and stop it for good (JOB=id)
+cluster-drain: setup ## write everything that a job holds, and end it (JOB=id)
 	@$(PY) -m services.flink_cluster drain $(ARGS) $(JOB)
 
 .PHONY: cluster-cancel
-cluster-cancel: setup ## cancel a job as it stands; its checkpoints stay (JOB=id)
+cluster-cancel: setup ## cancel a job; its checkpoints stay (JOB=id)
 	@$(PY) -m services.flink_cluster cancel $(ARGS) $(JOB)
 
 .PHONY: cluster-down
-cluster-down: setup ## stop it
+cluster-down: setup ## stop the cluster
 	@$(PY) -m services.flink_cluster down
 
 # --- dependencies ------------------------------------------------------------------------
 
 .PHONY: lock
-lock: setup lock-python lock-jars ## resolve all locks anew (needs the network)
+lock: setup lock-python lock-jars ## resolve all locks again (needs the network)
 
 UV_COMPILE = cd requirements && ../.uv/bin/uv pip compile --quiet --universal \
 	--python-version 3.10 --fork-strategy requires-python --generate-hashes --no-emit-index-url --no-header $(ARGS)
 
 .PHONY: lock-python
-lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versions)
+lock-python: ## resolve requirements/*.lock from *.in (ARGS=--upgrade takes newer versions)
 	$(UV_COMPILE) bootstrap.in -o bootstrap.lock
 	$(UV_COMPILE) jobs.in -o jobs.lock
 	$(UV_COMPILE) advise.in -o advise.lock
@@ -223,5 +223,5 @@ lock-python: ## requirements/*.lock from *.in (ARGS=--upgrade takes newer versio
 	$(UV_COMPILE) build.in -o build.lock
 
 .PHONY: lock-jars
-lock-jars: ## pom-free/jars.lock.toml from jars.toml
+lock-jars: ## resolve pom-free/jars.lock.toml from jars.toml
 	$(PY) -m services.jars lock

@@ -1,4 +1,4 @@
-"""What the reports share: a table, how it looks on a console, and the machine."""
+"""What the reports share: a table, its form on a terminal, and facts about the machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rich_table(table: Table) -> RichTable:
 
 
 def machine() -> dict[str, Any]:
-    """Facts that matter, and no names."""
+    """Facts about the machine that affect the results, without its name."""
     memory = 0.0
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemTotal"):

@@ -81,16 +81,16 @@ def join(
         str | None,
         typer.Option(
             metavar="latest|PATH",
-            help="Go on from a snapshot: the newest of this output, or that in PATH.",
+            help="Continue from a snapshot: the newest of this output, or the one in PATH.",
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Delete what the output has before the job starts."),
+        typer.Option("--overwrite", help="Delete everything in the output before the job starts."),
     ] = False,
     append: Annotated[
         bool,
-        typer.Option("--append", help="Add to what the output has, reading from the start."),
+        typer.Option("--append", help="Add to the output, and read the input from the start."),
     ] = False,
 ) -> int:
     """Join a feature stream with an action stream into labelled samples.

@@ -23,10 +23,13 @@ COMMANDS = {
     "join": ("jobs.join_samples:join", "Join feature and action streams into samples."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
-    "advise": ("tools.advise_window.command:advise", "Say how long to wait for a label."),
+    "advise": ("tools.advise_window.command:advise", "Say how long to wait for labels."),
     "correct": ("tools.correct_samples.command:write", "Apply late actions to samples."),
-    "generate": ("tools.generate.command:make", "Generate traffic to try things on."),
-    "compare": ("tools.compare_policies.command:policies", "Compare the emission policies."),
+    "generate": ("tools.generate.command:make", "Generate events to try a pipeline on."),
+    "compare": (
+        "tools.compare_policies.command:policies",
+        "Compare the emission policies on generated traffic.",
+    ),
     "demo": ("tools.demo.command:demo", "Generate traffic, join it, and show what came out."),
     "train": ("", "Train a model on the samples."),
 }
@@ -36,7 +39,7 @@ _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def _train(arguments: Sequence[str]) -> NoReturn:
-    """The trainer has an environment of its own, so it replaces this process."""
+    """Replace this process by the trainer, which has its own environment."""
     if not _TRAINER_PYTHON.exists():
         print("train: the trainer is not set up; run `make setup-trainer`", file=sys.stderr)
         raise typer.Exit(2)

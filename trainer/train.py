@@ -2,7 +2,7 @@
 
 Goes on from the last checkpoint in `output.path`. Ctrl-C stops between two batches, and saves; a
 second one stops at once. Exit codes: 0 done, 1 it failed, 2 the configuration or the samples are
-not as they should be, 130 interrupted (saved).
+unusable, 130 interrupted (saved).
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ console = Console(stderr=True, highlight=False)
 
 
 def command(config: TrainerFile, overrides: Overrides = None) -> int:
-    """Train a model on joined samples, from the last checkpoint on.
+    """Train a model on joined samples, starting from the last checkpoint.
 
     Ctrl-C stops between two batches and saves; a second one stops at once. The configuration is
     described in docs/trainer.md. Exit codes: 0 done, 1 it failed, 2 the configuration or the
-    samples are not as they should be, 130 interrupted (saved).
+    samples are unusable, 130 interrupted (saved).
     """
     try:
         settings = load(config, overrides or ())

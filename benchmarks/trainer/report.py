@@ -1,4 +1,4 @@
-"""What was measured, as tables for the console and for Markdown."""
+"""The results as tables, for the console and for Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MB = 1e6
 
 
 def tables(raw: Raw) -> list[Table]:
-    """Those for which there is something."""
+    """One table for each kind of measurement that there are results of."""
     made = [
         *(_speed(raw["speed"]), _ratios(raw["speed"]), _time(raw["speed"])),
         *(_quality(raw["quality"]), _staleness(raw["staleness"])),
@@ -38,7 +38,7 @@ def tables(raw: Raw) -> list[Table]:
 
 
 def summary(raw: Raw) -> Table:
-    """What one wants to see first."""
+    """The headline: the speed beside Vowpal Wabbit's."""
     table = _ratios(raw["speed"])
     return Table("This project's samples/s over Vowpal Wabbit's", table.header, table.rows)
 
@@ -84,8 +84,8 @@ def _speed(runs: list[Raw]) -> Table:
             )
         )
     return Table(
-        "Thousand samples a second: median (least-most)",
-        ("", "k samples/s", "runs", "samples", "process, s", "log loss", "NE", "AUC"),
+        "Thousand samples per second: median (least-most)",
+        ("system", "k samples/s", "runs", "samples", "process, s", "log loss", "NE", "AUC"),
         rows,
         "Log loss, normalized entropy (NE) and AUC are progressive: a row is predicted before it"
         " is learned; those of fewer samples are of another, earlier part of the curve. Rates of"
@@ -113,7 +113,7 @@ def _ratios(runs: list[Raw]) -> Table:
             rows.append((NAMES[name], *cells))
     return Table(
         "This project over Vowpal Wabbit, pair by pair: median (least-most)",
-        ("", *(NAMES[peer].removeprefix("Vowpal Wabbit, ") for peer in VW_RATED)),
+        ("this project", *(NAMES[peer].removeprefix("Vowpal Wabbit, ") for peer in VW_RATED)),
         rows,
         "Samples/s over those of the run of the same round. Above 1: this project is faster.",
     )
@@ -128,8 +128,8 @@ def _time(runs: list[Raw]) -> Table:
             wall = median(run["seconds"] / run["rows"] * 1e6 for run in of)
             rows.append((NAMES[name], *(f"{part:.2f}" for part in parts), f"{wall:.2f}"))
     return Table(
-        "Where the time goes: microseconds a sample, of all workers together",
-        ("", "read, encode", "pull", "compute", "push", "wall"),
+        "Where the time goes: microseconds per sample, all workers together",
+        ("this project", "read, encode", "pull", "compute", "push", "wall"),
         rows,
         "Compute: sums, loss, gradients and the evaluation. Wall: of the run, whatever the workers;"
         " it is less than the sum where two things are done at once.",
@@ -175,7 +175,7 @@ def _staleness(runs: list[Raw]) -> Table:
     samples = f"{runs[0]['rows']:,}" if runs else ""
     return Table(
         "Staleness: quality and time",
-        ("", "log loss", "seconds", "widest lead, batches", "held back"),
+        ("consistency", "log loss", "seconds", "widest lead, batches", "held back"),
         rows,
         f"{STALE_WORKERS} workers on {STALE_SERVERS} servers, {samples} samples, {STALE_BATCH} a"
         f" batch; the first worker takes {STALE_PAUSE_S * 1e3:.0f} ms longer for each batch."
@@ -197,7 +197,7 @@ def _recovery(runs: list[Raw]) -> Table:
             rows.append((title, _spread(seconds, ".2f"), str(len(seconds))))
     return Table(
         "A server is killed (SIGKILL): seconds, median (least-most)",
-        ("", "seconds", "kills"),
+        ("from the kill", "seconds", "kills"),
         rows,
         "Two servers, each with the backup of the other's shard, and two workers. A server starts"
         " anew, imports included, before it can take copies.",
@@ -216,8 +216,8 @@ def _memory(runs: list[Raw]) -> Table:
             cells = [of["mean"], of["least"], of["most"], of["mean"] / values]
             rows.append((title, str(values), *(f"{cell:.1f}" for cell in cells)))
     return Table(
-        "Bytes of memory a row",
-        ("", "values a row", "mean", "least", "most", "a value, mean"),
+        "Bytes of memory per row",
+        ("model", "values per row", "mean", "least", "most", "per value, mean"),
         rows,
         "Keys, values, optimizer's state (FTRL for the weight, AdaGrad for the others), time stamps"
         " and free places, while a table grows to twice its size.",
@@ -258,11 +258,11 @@ def _wire(runs: list[Raw]) -> Table:
         cells = (*(f"{size:.2f}" for size in (*three, sum(three))), f"{of['keys_a_sample']:.2f}")
         rows.append(("logistic regression", *cells))
     return Table(
-        "Bytes on the wire a distinct key of a batch, there and back",
-        ("", "pull", "push", "copy to the backup", "together", "keys a sample"),
+        "Bytes on the wire per distinct key of a batch, both ways",
+        ("model", "pull", "push", "copy to the backup", "together", "keys per sample"),
         rows,
-        "Batches of 4,096 on two servers. Keys a sample: distinct keys of a batch over its"
-        " samples.",
+        "Batches of 4,096 on two servers. Keys per sample: distinct keys of a batch divided by"
+        " its samples.",
     )
 
 
@@ -330,21 +330,22 @@ def _sizing(raw: Raw) -> Table:
 
     rows = [
         row("keys, 10^9", *each(",.0f", lambda n: n.rows / 1e9)),
-        row("bytes a key", *each(".1f", lambda n: n.tables / n.rows)),
+        row("bytes per key", *each(".1f", lambda n: n.tables / n.rows)),
         row("tables, TB", *each(",.1f", lambda n: n.tables / 1e12)),
         row("with the backups, TB", *each(",.1f", lambda n: n.memory / 1e12)),
         row("machines for servers", *each(",.0f", lambda n: n.machines)),
         row("cores for workers", *each(",.0f", lambda n: n.cores)),
         row("network, all, Gbit/s", *each(",.1f", lambda n: n.network / 1e9)),
         row(
-            "network, a server machine, Gbit/s", *each(",.2f", lambda n: n.network_a_machine / 1e9)
+            "network, per server machine, Gbit/s",
+            *each(",.2f", lambda n: n.network_a_machine / 1e9),
         ),
         row("checkpoint, s", *each(",.0f", lambda n: n.checkpoint_s)),
         row("restore, s", *each(",.0f", lambda n: n.restore_s)),
-        row("copies anew after a loss, s", *each(",.0f", lambda n: n.copy_again_s)),
+        row("new copies after a loss, s", *each(",.0f", lambda n: n.copy_again_s)),
     ]
     note = "On paper, from the figures above. " + " ".join(assumptions(assumed))
-    return Table("A model of 10 TB", ("", *_titles(found)), rows, note)
+    return Table("A model of 10 TB", ("need", *_titles(found)), rows, note)
 
 
 def _titles(found: list[Need]) -> list[str]:
@@ -355,7 +356,7 @@ def _titles(found: list[Need]) -> list[str]:
 
 
 def markdown(made: list[Table], raw: Raw, plots: Sequence[tuple[str, str]] = ()) -> str:
-    """`plots`: a title, and the name of the file beside this one."""
+    """The page with all tables. `plots`: the title of a table, and the file name of its plot."""
     parts = ["# The trainer beside others", _about(raw)]
     for table in made:
         lines = [f"## {table.title}", "", *_lined_up(table)]

@@ -39,12 +39,12 @@ def advise(
         typer.Option(
             callback=_share,
             metavar="SHARE",
-            help="The share of labels that a window must have.",
+            help="The share of the labels that must be there when the window ends.",
         ),
     ] = 0.95,
     source: Annotated[
         Literal["samples", "events"],
-        typer.Option("--from", help="The job's output, or the event files that it reads."),
+        typer.Option("--from", help="Read the job's output, or the event files that it reads."),
     ] = "samples",
     html: Annotated[
         Path | None, typer.Option(metavar="PAGE", help="Also write a page with plots.")

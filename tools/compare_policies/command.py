@@ -375,8 +375,8 @@ def _policies(names: Any) -> Any:
 
 def policies(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
-    requests: Annotated[int, typer.Option(help="How many requests the day has.")] = 5_000,
-    hours: Annotated[float, typer.Option(help="How long the day is.")] = 24.0,
+    requests: Annotated[int, typer.Option(help="Number of requests of the day.")] = 5_000,
+    hours: Annotated[float, typer.Option(help="Length of the day, in hours.")] = 24.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same day.")] = 1,
     policy: Annotated[
         list[str], typer.Option(callback=_policies, help="A policy to compare. Repeatable.")
@@ -390,7 +390,11 @@ def policies(
     ] = FIRST_AFTER,
     markdown_file: Annotated[
         Path | None,
-        typer.Option("--markdown", metavar="FILE", help="Put the tables between its markers."),
+        typer.Option(
+            "--markdown",
+            metavar="FILE",
+            help="Also write the tables into this page, between its markers.",
+        ),
     ] = None,
 ) -> int:
     """Compare the emission policies on a generated day whose truth is known.

@@ -189,7 +189,7 @@ def write(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Instead of corrections/ in the output."),
+        typer.Option(metavar="DIR", help="Where to write (default: corrections/ in the output)."),
     ] = None,
 ) -> int:
     """Write corrections for samples whose actions came too late.

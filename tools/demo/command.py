@@ -36,12 +36,14 @@ BUNDLED = ROOT / "tests" / "fixtures" / "by_hand" / "request_id" / "pipeline.tom
 
 
 def demo(
-    requests: Annotated[int, typer.Option(help="How many requests to generate.")] = 3_000,
+    requests: Annotated[int, typer.Option(help="Number of requests to generate.")] = 3_000,
     bundled: Annotated[
-        bool, typer.Option("--bundled", help="Join the events written by hand instead.")
+        bool, typer.Option("--bundled", help="Join the bundled events instead of generated ones.")
     ] = False,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Is emptied first.")] = ROOT
-    / "out/demo",
+    output: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where to write; emptied first.", show_default="out/demo"),
+    ] = OUTPUT,
 ) -> int:
     """Generate traffic, join it, and show what came out.
 

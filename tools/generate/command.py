@@ -30,26 +30,28 @@ from tools.generate.traffic import generate
 
 def make(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
-    requests: Annotated[int, typer.Option(help="How many requests.")] = 10_000,
+    requests: Annotated[int, typer.Option(help="Number of requests.")] = 10_000,
     items: Annotated[int, typer.Option(help="Items per request.")] = 20,
     features: Annotated[int, typer.Option(help="Features per item.")] = 8,
     seed: Annotated[int, typer.Option(help="The same seed gives the same traffic.")] = 0,
     key: Annotated[
-        Literal["request_id", "user_id"], typer.Option(help="What the actions carry.")
+        Literal["request_id", "user_id"], typer.Option(help="The id that actions carry.")
     ] = "request_id",
-    hours: Annotated[float, typer.Option(help="How long the logs are.")] = 12.0,
-    users: Annotated[int, typer.Option(help="How many users there are.")] = 5_000,
-    catalogue: Annotated[int, typer.Option(help="How many items there are.")] = 10_000,
+    hours: Annotated[float, typer.Option(help="Length of the logs, in hours.")] = 12.0,
+    users: Annotated[int, typer.Option(help="Number of users.")] = 5_000,
+    catalogue: Annotated[int, typer.Option(help="Number of items.")] = 10_000,
     bad_share: Annotated[float, typer.Option(help="Share of broken records.")] = 0.002,
     duplicate_share: Annotated[float, typer.Option(help="Share of repeated records.")] = 0.01,
     late_share: Annotated[
         float, typer.Option(help="Share of records later than --disorder-ms.")
     ] = 0.002,
-    disorder_ms: Annotated[int, typer.Option(help="How far out of order the others are.")] = 2_000,
+    disorder_ms: Annotated[
+        int, typer.Option(help="How far out of order all other records are.")
+    ] = 2_000,
 ) -> int:
     """Generate realistic traffic: two event logs, a pipeline.toml, and the truth about the labels.
 
-    Exit codes: 0 written, 2 it cannot be.
+    Exit codes: 0 written, 2 an option or the folder cannot be used.
     """
     code = write(
         out,

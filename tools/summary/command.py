@@ -21,7 +21,7 @@ def summary(
 ) -> int:
     """Show what a joining job has written: samples, labels, late actions, rejected records.
 
-    Works while the job runs, too. Exit codes: 0 printed, 2 it cannot be read.
+    Works while the job runs, too. Exit codes: 0 printed, 2 the output cannot be read.
     """
     try:
         if not output.is_dir():
