@@ -22,7 +22,8 @@ import pyarrow as pa
 import tomli_w
 
 from configuration.reading import LONGEST_DURATION
-from corrections.apply import Corrections, corrections
+from corrections.apply import corrections
+from corrections.result import Corrections
 from jobs.pipeline.config import Pipeline, load
 from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
 from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent
