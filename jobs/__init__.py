@@ -1,0 +1,1 @@
+"""What is submitted to Flink: the joining job, and the parts of its graph."""

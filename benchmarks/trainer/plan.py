@@ -118,6 +118,7 @@ class Stale:
     settings: Mapping[str, Any]
 
     def __call__(self, place: Place) -> tuple[str, Any]:
+        """What to run at this place: the kind of measurement, and its specification."""
         settings = {"batch": STALE_BATCH, **self.settings}
         spec = OursSpec(
             data=str(place.small),

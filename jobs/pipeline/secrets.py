@@ -100,6 +100,7 @@ class Redaction(logging.Filter):
         self._pattern = re.compile("|".join(map(re.escape, listed))) if listed else None
 
     def __call__(self, text: str) -> str:
+        """The text with every secret replaced."""
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -68,6 +68,7 @@ class Requests:
             requests.sort(key=lambda r: (r.event_time, r.request_id))
 
     def key(self, action: ActionEvent) -> str:
+        """The join key of an action: its user id or its request id."""
         return action.user_id if self._by_user else (action.request_id or "")
 
     def that_match(self, action: ActionEvent) -> list[Request]:
@@ -80,6 +81,7 @@ class Requests:
         return [r for r in reversed(requests[first:end]) if action.item_id in r.items]
 
     def named(self, key: str, request_id: str, time: int) -> Request | None:
+        """The request with this join key, id and time, or None."""
         found = (r for r in self._by_key.get(key, ()) if r.request_id == request_id)
         return next((r for r in found if r.event_time == time), None)
 

@@ -65,6 +65,7 @@ class Impressions:
         self._item_ids.clear()
 
     def seal(self) -> None:
+        """Make the arrays; called once, after the last impression was added."""
         self._pack()
         lengths = np.array(self._lengths, dtype=np.int64)
         self.request: Ints = np.repeat(np.arange(len(lengths)), lengths)

@@ -62,6 +62,7 @@ class LabelCheck:
         self.pending: set[int] = set()
 
     def check(self, report: Report) -> None:
+        """Compare labels, delays and exposure of all rows; `report` gets the findings."""
         for k, kind in enumerate(self._pipeline.kinds):
             self._move(k, kind)
             for row in self._that_differ(k, kind).tolist():

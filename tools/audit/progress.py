@@ -39,12 +39,14 @@ class Progress:
         return action_time + _wait(self.pipeline) + int(self.pipeline.join.clock_skew)
 
     def was_read(self, stream: Stream, origin: Origin) -> bool:
+        """Whether the job had certainly read this record when it had its watermark."""
         if self.watermark is None or origin.partition is None:
             return True
         last = self.read[stream].get(origin.partition)
         return last is None or origin.offset <= last
 
     def settled(self, request: Request) -> bool:
+        """Whether the request's deadline has passed, and the job had read the request."""
         due = self.watermark is None or self.deadline(request.event_time) <= self.watermark
         return due and self.was_read("features", request.origin)
 

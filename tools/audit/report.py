@@ -38,6 +38,7 @@ class Account:
 
     @property
     def difference(self) -> int:
+        """Records that came in and went nowhere; negative if more went than came in."""
         return self.came_in - sum(self.went.values())
 
 
@@ -51,6 +52,7 @@ class Report:
 
     @property
     def closes(self) -> bool:
+        """Whether there is no finding, and every account's difference is 0."""
         return not self.findings and not any(account.difference for account in self.accounts)
 
     def account(self, title: str) -> Account:
@@ -60,6 +62,7 @@ class Report:
         return account
 
     def find(self, what: str, name: str, where: str, why: str) -> None:
+        """Add a finding."""
         self.findings.append(Finding(what, name, where, why))
 
     def numbers(self) -> Mapping[str, Mapping[str, int]]:

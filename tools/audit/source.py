@@ -72,6 +72,7 @@ class Reached:
     _rises: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def good(self, event_time: int, record: Record) -> None:
+        """A record that could be decoded was read; `event_time` in epoch ms."""
         time = event_time
         if record.time is not None:
             # the steps of the job's progress beacons
@@ -79,6 +80,7 @@ class Reached:
         self.latest = time if self.latest is None else max(self.latest, time)
 
     def read(self, record: Record) -> None:
+        """Any record was read."""
         if record.time is None or record.origin.partition is None:
             return
         rises = self._rises.setdefault(record.origin.partition, [])

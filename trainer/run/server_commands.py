@@ -32,7 +32,8 @@ class Tell(Protocol):
 
     def __call__(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
-    ) -> tuple[Any, list[Any]]: ...
+    ) -> tuple[Any, list[Any]]:
+        """Give a command to a server; return its value and its frames."""
 
 
 class ServerCommands:
