@@ -1,1 +1,1 @@
-"""Which committed files come next, and their rows: samples, and what late actions correct."""
+"""Which committed files come next, and their rows: samples, and corrections by late actions."""

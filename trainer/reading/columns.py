@@ -23,7 +23,7 @@ from trainer.reading.files import ReadError
 #: Columns of every sample, whatever is declared.
 ALWAYS = frozenset(sample_layout(FeatureSchema(()), ()).names)
 
-#: What a column may have been, and what it may be now.
+#: Types of a column: what it was, and what it may be now.
 _WIDER = {(pa.int64(), pa.float64()), (pa.float32(), pa.float64())}
 
 
@@ -54,7 +54,7 @@ def absent(found: pa.Schema, expected: pa.Schema, name: str) -> tuple[str, ...]:
 
 
 def same(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Equal. Writers name the element of a list, and whether it may be null, as they like."""
+    """Whether the types are equal, apart from the name and nullability of list elements."""
     if pa.types.is_list(found) and pa.types.is_list(expected):
         return bool(found.value_type == expected.value_type)
     return bool(found == expected)

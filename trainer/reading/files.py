@@ -1,4 +1,4 @@
-"""Opening the join's Parquet files, and what is said of those that cannot be read."""
+"""Opens the join's Parquet files; the errors name the file and say what to do."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ADVICE = "Train with the features and actions that the file was written with"
 
 
 class ReadError(Exception):
-    """A file of the output cannot be read as what it is to be. Names it, and says what to do."""
+    """A file of the output cannot be read. The message names it, and says what to do."""
 
 
 def open_parquet(path: Path, name: str, size: int | None = None, **options: Any) -> pq.ParquetFile:
-    """An open file; `options` are those of `pyarrow.parquet.ParquetFile`.
+    """An open file. `options` are those of `pyarrow.parquet.ParquetFile`.
 
-    `name` is what errors call it. `size`: bytes that it had when it was found (None: not known).
-    Raises ReadError if it is gone, is no Parquet file, or has another size now.
+    `name`: what errors call the file. `size`: its bytes when it was found (None: not known). Raises
+    ReadError if it is missing, is not a Parquet file, or has another size now.
     """
     try:
         now = path.stat().st_size
@@ -62,7 +62,7 @@ def check_columns(found: pa.Schema, expected: pa.Schema, name: str) -> None:
 
 
 def _same(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Equal; writers name the element of a list, and whether it may be null, as they like."""
+    """Whether the types are equal, apart from the name and nullability of list elements."""
     if pa.types.is_list(found) and pa.types.is_list(expected):
         return bool(found.value_type == expected.value_type)
     return bool(found == expected)

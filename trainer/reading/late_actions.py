@@ -1,9 +1,9 @@
 """The rows that a file of late actions adds: corrections of samples that were read before.
 
-A late action says that a label which the ledger has given already is another one
-(docs/corrections.md). What an entry adds follows from the entries before it alone, so it is the
-same in every run over a ledger. A sample that comes into the ledger after its late actions is not
-corrected by them; the join commits it first, or both at once.
+A late action changes a label of a sample that the ledger has already (docs/corrections.md). What an
+entry adds depends only on the entries before it, so it is the same in every run over a ledger. A
+sample that enters the ledger after its late actions is not corrected by them. The join commits the
+sample first, or both at once.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NAME = ("user_id", "request_id", "event_time", "position")
 class CorrectionRows:
     """What one late file adds.
 
-    `rows`: in the layout of the samples, kind "correction", one for each sample with a label, or a
-    delay, that this file makes another. `changed`, (rows, kinds): where the action had not happened
-    by all that was known before this file, and has now. `fates`: late actions by (kind, fate), to
-    be summed up over files: then they are those of `corrections.apply` for all of them. A number
-    is negative where this file changes what became of an action of an earlier one.
+    `rows`: with the columns of the samples and kind "correction", one for each sample of which this
+    file changes a label or a delay. `changed`, (rows, kinds): where the action had not happened by
+    everything known before this file, and has happened now. `fates`: late actions by (kind, fate).
+    Their sum over files equals that of `corrections.apply` for all of them. A number is negative if
+    this file changes the fate of an action of an earlier file.
     """
 
     rows: pa.Table
@@ -118,7 +118,7 @@ def _rows(root: Path, entry: Entry, layout: pa.Schema) -> pa.Table:
 
 
 def _as_declared(table: pa.Table, layout: pa.Schema) -> pa.Table:
-    """As the layout has it now, whichever columns the file was written with."""
+    """The table with the present columns, whatever columns the file has."""
     columns = conformed(table, layout, layout.names).columns
     # a null column is of dictionaries, which the others are not
     return pa.table([c.cast(f.type) for c, f in zip(columns, layout, strict=True)], schema=layout)

@@ -1,8 +1,7 @@
-"""Which committed files there are, in the order in which they are read, and how far that has come.
+"""Which committed files there are, in the order of reading, and how far reading has come.
 
-The ledger only ever grows at its end. With it, a batch is named by three numbers, and what a run
-trains on is a function of the ledger: `Ledger.entries` and a `Cursor` are all that a checkpoint
-keeps of it.
+The ledger only grows at its end. With it, three numbers name a batch, and what a run trains on is a
+function of the ledger. A checkpoint stores only `Ledger.entries` and a `Cursor`.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from trainer.reading.files import check_columns, open_parquet
 
 Stream = Literal["samples", "late_actions"]
 
-#: A folder that changed so shortly before a look may change again at the same time stamp: it is
-#: listed at the next look, too. Coarse enough for any file system, and for clocks of file servers.
+#: A folder that changed so recently may change again within the same time stamp, so it is listed
+#: again next time. Long enough for the time stamps of any file system and file server.
 SETTLED_NS = 10 * 10**9
 
 #: `Ticket.rows` of a late file, whose corrections are not counted before they are made.
@@ -154,7 +153,7 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """What is data by its name. A folder that is not there is empty."""
+    """The data files, by their names. A folder that does not exist is empty."""
     try:
         with os.scandir(folder) as listing:
             return [item for item in listing if item.name[0] not in "._"]
@@ -163,7 +162,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _partitions(root: Path, stream: Stream) -> Iterator[tuple[str, int]]:
-    """Folders `<stream>/dt=…/hr=…`, and when something in them changed last, epoch ns."""
+    """Folders `<stream>/dt=…/hr=…`, with the time of the last change in them, epoch ns."""
     for day in _scan(root / stream):
         if not (day.name.startswith("dt=") and day.is_dir()):
             continue
@@ -203,7 +202,9 @@ class Planner:
 
     @property
     def rows_left(self) -> int:
-        """Rows that the ledger has still; of late files the actions, which give no more rows."""
+        """Rows that are still to be read; for late files the actions, which give no more rows than
+        that.
+        """
         return self._ledger.rows - self._done
 
     def next(self) -> Ticket | None:

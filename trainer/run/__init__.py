@@ -1,1 +1,1 @@
-"""Training as it runs: batches, clocks, workers, servers, and what holds them together."""
+"""How training runs: batches, clocks, workers, servers, and the session that controls them."""

@@ -23,7 +23,7 @@ class Batches:
     def __init__(self, job: Job, number: Callable[[str, str], int]) -> None:
         self._job = job
         self._encoder = Encoder(job.spec, job.layout.columns, number)
-        # whole batches, so that none lies in two chunks
+        # a whole number of batches, so that no batch crosses chunks
         self._chunk_rows = job.batch_rows * max(1, CHUNK_ROWS // job.batch_rows)
         read = ["event_time", *job.rules.columns, *self._encoder.columns]
         self._columns = list(dict.fromkeys(read))

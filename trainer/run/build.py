@@ -1,4 +1,4 @@
-"""Chooses what does the batches of a run: this process, or workers and shard servers on Ray."""
+"""Chooses the runner of a run: this process, or workers and shard servers on Ray."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from trainer.run.runner import Runner
 
 
 def runner_of(config: TrainerConfig, job: Job, names: SliceNames) -> Runner:
-    """In this process without servers, else on Ray. Raises RunError if Ray does not start."""
+    """The runner: in this process without servers, else on Ray.
+
+    Raises RunError if Ray does not start.
+    """
     if config.train.servers == 0:
         from trainer.run.local import LocalRunner
 
         return LocalRunner(job, names)
-    # imports Ray and ZeroMQ, which training in one process does without
+    # imports Ray and ZeroMQ, which training in one process does not need
     from trainer.run.coordinator import coordinator_of
 
     return coordinator_of(config, job, names)

@@ -20,16 +20,16 @@ Consistency = Literal["bsp", "ssp", "async"]
 
 
 class Clocks:
-    """`workers` are numbered from 0."""
+    """The clocks of the workers, which are numbered from 0."""
 
     def __init__(
         self, consistency: Consistency, workers: int, staleness: int, most_in_flight: int
     ) -> None:
         self.consistency = consistency
         self.clocks = [0] * workers
-        #: The greatest lead with which a batch was begun.
+        #: The greatest lead of a worker that began a batch.
         self.widest = 0
-        #: How often a worker was not allowed to begin.
+        #: How often a worker was refused a batch.
         self.held = 0
         self._staleness, self._most = staleness, max(1, most_in_flight)
         self._busy: set[int] = set()
@@ -42,7 +42,8 @@ class Clocks:
     def may_begin(self, worker: int) -> bool:
         """Whether a worker that has nothing to do may begin a batch.
 
-        The caller asks for the one with the least clock first: idle workers are not slow ones.
+        The caller asks for the worker with the least clock first, because an idle worker is not a
+        slow one.
         """
         if worker in self._busy or len(self._busy) >= self._most:
             return False

@@ -28,7 +28,7 @@ class _ServerActor:
         self._server = ServerProcess(server, interface)
 
     def about(self) -> tuple[int, str]:
-        """The process id, and the address for messages."""
+        """The process id, and the server's address."""
         return os.getpid(), self._server.address
 
     def serve(self) -> None:
@@ -39,7 +39,7 @@ class _ServerActor:
 class _WorkerActor:
     def work(self, main: WorkerMain | None, job: bytes, number: int, control: str) -> None:
         if main is None:
-            # here: servers do without JAX, which takes seconds to import
+            # imported here, because servers do not need JAX, which takes seconds to import
             from trainer.run.worker import worker_main
 
             main = worker_main
@@ -48,9 +48,10 @@ class _WorkerActor:
 
 @dataclass
 class Process:
-    """A server or worker. `lasting`: the call that ends when the process does. `about`: the call
+    """A server or worker.
 
-    that ends when a server has started.
+    `lasting`: the call that ends when the process ends. `about`: the call that ends when a server
+    has started.
     """
 
     number: int
@@ -62,10 +63,12 @@ class Process:
 
 
 class Cluster:
-    """`address`: of a Ray cluster; None: one is started on loopback, and stopped again.
+    """The processes of a run on Ray.
 
-    `processes`: how many it will have. `worker_main`: the body of workers, which other programs may
-    replace; that of `trainer.run.worker` if None. Raises RunError if Ray is not there.
+    `address`: of a Ray cluster to join. None: one is started on loopback, and stopped at the end.
+    `processes`: how many processes there will be. `worker_main`: the body of workers, which other
+    programs may replace; None: that of `trainer.run.worker`. Raises RunError if Ray cannot be
+    reached or started.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class Cluster:
 
     @property
     def _cpus(self) -> int:
-        """What a process asks Ray for. On this machine there may be more of them than CPUs."""
+        """The CPUs that a process asks Ray for. On this machine there may be more processes than
+        CPUs.
+        """
         return 0 if self._local else 1
 
     def start_server(self, number: int) -> Process:
-        """Starts a server; `is_up` says when it is there."""
+        """Start a server. `is_up` says when it has started."""
         actor = (
             cast(Any, _ServerActor)
             .options(
@@ -107,9 +112,9 @@ class Cluster:
         return Process(number, actor, None, actor.about.remote())
 
     def is_up(self, process: Process) -> bool:
-        """Whether a server that is starting is there. If so, its pid and address are known.
+        """Whether a starting server is up. If so, its pid and address are known.
 
-        Raises RunError where it could not start.
+        Raises RunError if it could not start.
         """
         ready, _ = ray.wait([process.about], timeout=0.02)
         if not ready:
@@ -133,7 +138,7 @@ class Cluster:
         return Process(number, actor, lasting)
 
     def ended(self, processes: Iterable[Process]) -> list[Process]:
-        """Those that have ended, for whatever reason."""
+        """The processes that have ended, for whatever reason."""
         lasting = {p.lasting: p for p in processes if p.lasting is not None}
         if not lasting:
             return []

@@ -1,12 +1,13 @@
 """Training on many processes: the coordinator.
 
-It gives out tasks, watches the processes, and has servers do what is to be done between batches.
-What it does when a process ends:
+It gives out tasks, watches the processes, and sends commands to the servers between batches. This
+is what happens when a process ends:
 
-* a worker: another process takes its number and its batch. Pushes that had arrived were marked, so
+* a worker: another process takes its number and its batch. Pushes that had arrived are marked, so
   nothing counts twice.
-* a server whose shards have backups: these become primaries in a new epoch, and workers send again
-  what was not answered. A new server starts; it gets copies of the shards at the next pause.
+* a server whose shards have backups: the backups become primaries in a new epoch, and workers
+  resend requests that were not answered. A new server starts; it gets copies of the shards at the
+  next pause.
 * a server with the only replica of a shard: `LostShardError`. The session goes back to its last
   checkpoint, and calls `start` with all shards.
 """
@@ -41,7 +42,7 @@ from trainer.server.shard_file import File, snapshot_to_bytes
 from trainer.serving.format import PartInfo
 
 _POLL_MS = 20
-#: Seconds between two looks whether processes have ended.
+#: Seconds between two checks for processes that have ended.
 _LOOK_S = 0.05
 
 _T = TypeVar("_T")
@@ -50,7 +51,7 @@ _T = TypeVar("_T")
 def coordinator_of(
     config: TrainerConfig, job: Job, names: SliceNames, worker_main: WorkerMain | None = None
 ) -> Coordinator:
-    """Starts Ray, and nothing on it yet. `worker_main`: see `Cluster`. Raises RunError."""
+    """Start Ray, without any process on it yet. `worker_main`: see `Cluster`. Raises RunError."""
     train = config.train
     return Coordinator(
         job,
@@ -64,10 +65,10 @@ def coordinator_of(
 
 
 class Coordinator:
-    """See `trainer.run.runner.Runner`. `servers`: how many; `replicas`: backups of a shard.
+    """The `trainer.run.runner.Runner` on many processes.
 
-    `placement`: where shards are. `recoveries`: for each server that ended, the seconds until the
-    next batch was finished.
+    `servers`: how many; `replicas`: backups per shard. `placement`: where shards are. `recoveries`:
+    for each server that ended, the seconds until the next batch was finished.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Coordinator:
         self.placement = Placement(0, {}, {})
         self._generation = 0
         self._last_look = 0.0
-        #: When a server ended, as long as no batch was finished since.
+        #: When a server ended; None once a batch was finished after that.
         self._died_at: float | None = None
 
     # -- processes and shards ----------------------------------------------------------------------
@@ -108,7 +109,7 @@ class Coordinator:
     def start(self, shards: Sequence[ShardSnapshot]) -> None:
         """See `Runner.start`. Starts the servers and workers that do not run yet."""
         self._generation += 1
-        # First of all: workers must not send what they are doing under the new epoch.
+        # First of all, so that workers do not send their present pushes under the new epoch.
         self.workers.abandon(self._generation)
         self.dispatcher.begin(self._generation)
         while self.servers.count < self._shards:
@@ -119,14 +120,14 @@ class Coordinator:
             self._shards, servers, replicated=self._is_replicated, epoch=self.placement.epoch
         )
         for server in servers:
-            # all replicas that it has go
+            # this removes all replicas on the server
             self.commands.set_model(server, self.job.spec)
         made: dict[int, ShardSnapshot] = {}
         if shards:
             numbers = self.placement.shards
             made = resharded(shards, ring.owners(numbers, self._virtual_nodes), numbers)
         for shard in self.placement.shards:
-            # Pushes are counted from 0 again: no message of before is taken in the new epoch.
+            # Pushes are counted from 0 again: messages from before are refused in the new epoch.
             frames = [snapshot_to_bytes(made[shard].unmarked())] if shard in made else []
             for server in self.placement.holders(shard):
                 self.commands.create(server, shard, frames, self._generation)
@@ -141,7 +142,7 @@ class Coordinator:
         return self._replicas > 0 and self._shards > 1
 
     def _announce(self, placement: Placement) -> None:
-        """Tells the servers of a new placement first, then the workers."""
+        """Send a new placement to the servers first, then to the workers."""
         self.placement = placement
         try:
             self.commands.announce(placement, list(self.servers.running))
@@ -169,7 +170,7 @@ class Coordinator:
         self.repair()
 
     def take_tally(self) -> Tally:
-        """The metrics of all workers; what one had not sent when it died is missing."""
+        """The metrics of all workers. Those that a worker had not sent when it died are missing."""
         self.dispatcher.ask_all()
         while self.dispatcher.asking:
             self._poll(lambda _: None)
@@ -191,12 +192,12 @@ class Coordinator:
     # -- when a process ends -----------------------------------------------------------------------
 
     def _take_up(self) -> None:
-        """Servers that have started learn the model."""
+        """Send the model to servers that have started."""
         for server in self.servers.take_up():
             try:
                 self.commands.set_model(server, self.job.spec)
             except ServerGoneError:
-                continue  # another starts in its place already, see `_server_ended`
+                continue  # another server is starting in its place, see `_server_ended`
 
     def _look_for_ends(self) -> None:
         self._take_up()
@@ -216,13 +217,13 @@ class Coordinator:
             raise
         self._announce(placement)
         self._note(f"server {number} ended; its shards go on from their backups")
-        # it gets shards at the next pause, and starts meanwhile
+        # it starts now, and gets shards at the next pause
         self.servers.start()
 
     def _tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
     ) -> tuple[Any, list[Any]]:
-        """See `server_commands.Tell`. Whatever ended while it waited is dealt with."""
+        """See `server_commands.Tell`. Handles processes that ended while it waited."""
         try:
             return self.servers.tell(server, shard, command, frames, **arguments)
         except ServerGoneError:
@@ -231,16 +232,16 @@ class Coordinator:
 
     @property
     def repaired(self) -> bool:
-        """Whether every shard has the backup that it is to have."""
+        """Whether every shard has its backup."""
         return not self._is_replicated or self.placement.replicated
 
     @property
     def wants_pause(self) -> bool:
-        """Whether a server is up that shards without a backup wait for."""
+        """Whether a server is up that could hold a missing backup."""
         return self._is_replicated and self.placement.has_spare(self.servers.running)
 
     def repair(self) -> None:
-        """Between batches: copies shards that have no backup, if there are servers for it."""
+        """Between batches: copy shards that have no backup, if there are servers for it."""
         if self.repaired:
             return
         try:
@@ -281,7 +282,7 @@ class Coordinator:
         return self._written("export", PartInfo), dense
 
     def _written(self, name: str, kind: type[_T]) -> Written[_T]:
-        """Asks the servers of now for what they write, until each has answered."""
+        """Ask the present servers for what they write, until each has answered."""
         waiting = dict(self.placement.primaries)
         found: list[_T] = []
 
@@ -325,14 +326,14 @@ class Coordinator:
         return moved / total if total else 0.0
 
     def _join(self, shards: Sequence[int]) -> None:
-        """Creates empty shards, each on a new server. Raises ValueError if these do not start."""
+        """Create empty shards, each on a new server. Raises ValueError if these do not start."""
         for _ in shards:
             self.servers.start()
         try:
             started = self.servers.await_all()
         except RunError as error:
             raise ValueError(str(error)) from None
-        # there may be more of them: one that replaces a server which has ended
+        # there may be more of them: replacements of servers that have ended
         new = dict(zip(shards, sorted(started), strict=False))
         for shard, server in new.items():
             self.commands.set_model(server, self.job.spec)
@@ -340,7 +341,7 @@ class Coordinator:
         self.placement = self.placement.with_shards(new)
 
     def _leave(self, shards: Sequence[int]) -> None:
-        """Removes shards that have no rows any more, and servers that have no primary then."""
+        """Remove shards that have no rows any more, and servers that then have no primary."""
         for shard in shards:
             self.commands.drop(self.placement, shard)
         self.placement = self.placement.without_shards(shards)
@@ -348,7 +349,7 @@ class Coordinator:
             self.servers.end(number)
 
     def stop(self) -> None:
-        """Ends all processes."""
+        """End all processes."""
         self.workers.stop()
         self.servers.stop()
         self._cluster.stop()

@@ -1,4 +1,4 @@
-"""Which worker does which batch: gives out tasks as the clocks allow, and takes their outcomes."""
+"""Which worker does which batch: gives out tasks as the clocks allow, and receives outcomes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from trainer.run.messages import Done, Failed, FromWorker, Ready, Tell, Told, Wo
 from trainer.run.runner import RunError
 from trainer.run.workers import Workers
 
-#: Seconds between two questions for a worker's metrics, which are lost if it dies before.
+#: Seconds between two requests for a worker's metrics; those since the last are lost if it dies.
 _TELL_S = 1.0
 #: How often a worker may end without finishing a batch before the run gives up.
 _MOST_IN_VAIN = 5
 
 
 class Dispatcher:
-    """`step`: the global batch that is given out next (BSP); 0 otherwise."""
+    """Gives batches to workers. `step`: the next global batch (BSP), otherwise 0."""
 
     def __init__(self, job: Job, workers: Workers, clocks: Clocks) -> None:
         self.clocks = clocks
         self.step = 0
         self._job, self._workers = job, workers
         self._generation = 0
-        #: Workers that have started, and are not busy with giving up a batch.
+        #: Workers that have started, and are not giving up a batch.
         self._ready: set[int] = set()
         #: Batches that are given out, by worker.
         self._work: dict[int, Work] = {}
@@ -44,7 +44,7 @@ class Dispatcher:
         return bool(self._work)
 
     def begin(self, generation: int) -> None:
-        """Begins anew, from the first push of each worker (a start, or a roll-back)."""
+        """Start again from the first push of each worker (at the start, or after a roll-back)."""
         self._generation = generation
         self._work.clear()
         self._ready.clear()
@@ -57,7 +57,7 @@ class Dispatcher:
     # -- giving out --------------------------------------------------------------------------------
 
     def give_out(self, next_task: Callable[[], Task | None]) -> bool:
-        """Gives tasks to all workers that may begin one; False when there are no more tasks."""
+        """Give tasks to all workers that may begin one. Returns False after the last task."""
         if self._job.consistency == "bsp":
             return self._give_out_step(next_task)
         for number in sorted(self._ready - set(self._work), key=lambda n: self.clocks.clocks[n]):
@@ -70,7 +70,7 @@ class Dispatcher:
         return True
 
     def _give_out_step(self, next_task: Callable[[], Task | None]) -> bool:
-        """BSP: one task for all workers, once all have finished the one before."""
+        """BSP: one task for all workers, after all have finished the one before."""
         everyone = self._job.workers
         if self._work or len(self._ready) < everyone:
             return True
@@ -90,12 +90,12 @@ class Dispatcher:
         self.clocks.begin(number)
         self._workers.send(number, work)
 
-    # -- hearing -----------------------------------------------------------------------------------
+    # -- receiving ---------------------------------------------------------------------------------
 
     def hear(self, message: FromWorker) -> Outcome | None:
-        """Takes a worker's message; returns the outcome of a batch that it has finished.
+        """Handle a worker's message. Returns the outcome of a batch that it has finished.
 
-        Messages of before a roll-back are ignored. Raises RunError where a worker has failed.
+        Messages from before a roll-back are ignored. Raises RunError if a worker has failed.
         """
         if isinstance(message, Failed):
             raise RunError(f"worker {message.worker}: {message.error}")
@@ -103,7 +103,7 @@ class Dispatcher:
             if message.generation == self._generation:
                 self._ready.add(message.worker)
                 if message.worker in self._work:
-                    # the process before this one has ended in the middle of it
+                    # the previous process ended in the middle of the batch
                     self._workers.send(message.worker, self._work[message.worker])
         elif isinstance(message, Told):
             if message.generation == self._generation:
@@ -122,7 +122,7 @@ class Dispatcher:
         return None
 
     def restart(self, number: int) -> None:
-        """Replaces a worker that has ended. Raises RunError where that has happened too often."""
+        """Replace a worker that has ended. Raises RunError if that has happened too often."""
         self._vain[number] = self._vain.get(number, 0) + 1
         if self._vain[number] > _MOST_IN_VAIN:
             raise RunError(
@@ -136,14 +136,14 @@ class Dispatcher:
     # -- metrics -----------------------------------------------------------------------------------
 
     def _ask(self, number: int) -> None:
-        """Asks a worker for its metrics, which it sends between two batches."""
+        """Ask a worker for its metrics, which it sends between two batches."""
         if number not in self._asked:
             self._asked.add(number)
             self._asked_at[number] = time.monotonic()
             self._workers.send(number, Tell(self._generation))
 
     def ask_all(self) -> None:
-        """Asks all workers for their metrics."""
+        """Ask all workers for their metrics."""
         for number in self._ready:
             self._ask(number)
 

@@ -1,4 +1,4 @@
-"""What a run is to do, as every process of it knows it: the job, its tasks, and their outcomes."""
+"""The job as every process of a run knows it, its tasks, and their outcomes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from trainer.spec import ModelSpec
 class Job(msgspec.Struct, frozen=True):
     """What every process of a run knows.
 
-    `root` has `samples/` and `late_actions/`, whose features and kinds of action are `features`
-    and `kinds`. `exposure` and `leaves_out`: how corrections are made (`corrections.apply`).
-    `batch_rows`: samples of a batch.
+    `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action.
+    `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
+    samples per batch.
     """
 
     spec: ModelSpec
@@ -45,9 +45,9 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One batch: its ticket, the ledger's entry that has it, and the entries before that
+    """One batch: its ticket, and the ledger's entry that has its rows.
 
-    (`before`), where the entry is a file of late actions that corrects them.
+    `before`: the earlier entries, if the entry is a file of late actions, which corrects them.
     """
 
     ticket: Ticket
@@ -58,7 +58,7 @@ class Task(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """The outcome of a batch.
 
-    `keys`: distinct keys, of all tables. `newest`: the newest sample's event time in milliseconds.
+    `keys`: distinct keys, of all tables. `newest`: the event time of the newest sample, epoch ms.
     `seconds`: of reading, pull, compute, push.
     """
 
@@ -71,7 +71,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 def job_of(config: TrainerConfig) -> Job:
     """The job that a configuration describes.
 
-    Reads the first samples, for the base rates that a new model begins with. Raises ReadError,
+    Reads the first samples, because a new model starts with their base rates. Raises ReadError,
     CheckpointError.
     """
     declared = config.declared

@@ -1,4 +1,4 @@
-"""One batch: pull, predict, loss and gradient, push; the same whatever is remote."""
+"""One batch: pull, predict, loss and gradient, push. It is the same wherever parameters are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainer.server.parameters import Parameters
 from trainer.spec import ModelSpec
 from trainer.table.finite import NotFiniteError
 
-#: Tables keep the second of the newest sample with a key in 32 bits.
+#: Tables store the time of a key's newest sample as seconds in 32 bits.
 _LAST_SECOND = 2**32 - 1
 
 
@@ -41,13 +41,13 @@ class _Step:
 class Learner:
     """Learns batches of a model. Not for several threads.
 
-    `rows`: of a full batch. Smaller ones are filled up to a power of two, so that JAX compiles few
-    shapes.
+    `rows`: the size of a full batch. Smaller ones are padded to a power of two, so that JAX
+    compiles few shapes.
     """
 
     def __init__(self, spec: ModelSpec, rules: LossRules, layout: Layout, rows: int) -> None:
         self.spec = spec
-        #: Of the batches since the last `take_tally`.
+        #: The metrics of the batches since the last `take_tally`.
         self.tally = Tally(layout)
         self._rules, self._layout, self._full = rules, layout, rows
         self._place = embedded_slots(spec)
@@ -57,7 +57,7 @@ class Learner:
     def learn(
         self, batch: Batch, parameters: Parameters, sequence: int, step: int, read_s: float = 0.0
     ) -> Outcome:
-        """Predicts and learns a batch; returns when its push is taken for good."""
+        """Predict a batch and learn from it. Returns when its push is safe."""
         began = time.perf_counter()
         pulled = parameters.pull(step, [bag.keys for bag in batch.tables])
         pulled_at = time.perf_counter()
@@ -113,7 +113,7 @@ class Learner:
         logits, evaluated, gradients, good = self._step(linear, pooled, vector, *filled)
         bad = np.flatnonzero(~np.asarray(good))
         if len(bad):
-            # without these rows: one of them is enough to spoil the gradient of all
+            # without these rows, because one of them would make the gradient of all useless
             linear, pooled = _without(linear, bad), _without(pooled, bad)
             filled = [_without(array, bad) for array in filled]
             logits, evaluated, gradients, good = self._step(linear, pooled, vector, *filled)
@@ -133,7 +133,7 @@ class Learner:
         )
 
     def _slots_of(self, batch: Batch, known: list[Any]) -> tuple[Any, Any]:
-        """By row and slot: whether it has a key, and one that had no parameters yet."""
+        """By row and slot: whether the slot has a key, and one that has no parameters yet."""
         # the bias, which is the last slot and in every row, is not followed
         followed = len(self._layout.slots)
         shape = (batch.rows, followed)
@@ -147,10 +147,10 @@ class Learner:
 
 @cache
 def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
-    """Takes the sums, the dense vector and the targets. Gives the actions' logits, how much each
-    row counts in the metrics, the gradients, and which rows have finite logits and gradients.
+    """The compiled function of a model. All learners of the model share it, so it is compiled once.
 
-    There is one for all learners of a model, so it is compiled once.
+    It takes the sums, the dense vector and the targets. It returns the actions' logits, how much
+    each row counts in the metrics, the gradients, and which rows have finite logits and gradients.
     """
     network, kind, offset = Network(spec), rules.loss, rules.offset
 
@@ -176,7 +176,7 @@ def _compiled(spec: ModelSpec, rules: LossRules) -> Callable[..., Any]:
         of_linear, of_pooled, of_dense = gradients
         good = jnp.isfinite(logits).all(1) & jnp.isfinite(counted).all(1)
         good &= jnp.isfinite(of_linear).all(1) & jnp.isfinite(of_pooled).all((1, 2))
-        # the sum over rows may overflow, and then the parts that met in it cannot be told apart
+        # the sum over rows may overflow, and then it does not show which row is to blame
         of_dense = jnp.nan_to_num(of_dense, posinf=MAX_GRADIENT, neginf=-MAX_GRADIENT)
         cut = [jnp.clip(g, -MAX_GRADIENT, MAX_GRADIENT) for g in (of_linear, of_pooled, of_dense)]
         return logits[:, : labels.shape[1]], counted, cut, good

@@ -26,17 +26,20 @@ _T = TypeVar("_T")
 
 
 class Writer(Protocol):
-    """Writes files while training goes on: a `ThreadPoolExecutor`, usually."""
+    """Writes files while training goes on; usually a `ThreadPoolExecutor`."""
 
     def submit(self, write: Callable[[], _T], /) -> Future[_T]:
-        """Begins to write; the result is that of `write`."""
+        """Start to write; the future has the result of `write`."""
 
     def shutdown(self) -> None:
-        """Waits for what is being written."""
+        """Wait until everything is written."""
 
 
 class LocalRunner:
-    """See `trainer.run.runner.Runner`. `shard`: all parameters. `writer`: one thread, if None."""
+    """The `trainer.run.runner.Runner` in this process.
+
+    `shard`: all parameters. `writer`: None means one thread.
+    """
 
     def __init__(self, job: Job, names: SliceNames, writer: Writer | None = None) -> None:
         self.job = job

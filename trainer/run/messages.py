@@ -14,7 +14,7 @@ from trainer.server.routing import Routing
 class Work(msgspec.Struct, frozen=True, tag="work"):
     """A worker's share of a task: part number `part` of `parts` (BSP), or all of it.
 
-    `sequence`: of the push that comes of it. `step`: the global batch (BSP).
+    `sequence`: the number of the push for it. `step`: the global batch (BSP).
     """
 
     task: Task
@@ -33,26 +33,28 @@ class Route(msgspec.Struct, frozen=True, tag="route"):
 
 
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """A roll-back: the worker is to give up its batch, and to answer with `Ready`."""
+    """A roll-back: the worker must give up its batch, and answer with `Ready`."""
 
     generation: int
 
 
 class Named(msgspec.Struct, frozen=True, tag="named"):
-    """The answer to `Name`: all values of the column that have a number, in that order."""
+    """The answer to `Name`: all values of the column that have a number, in the order of the
+    numbers.
+    """
 
     column: str
     names: list[str]
 
 
 class Tell(msgspec.Struct, frozen=True, tag="tell"):
-    """Asks for the metrics since the last time."""
+    """A request for the metrics since the last such request."""
 
     generation: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """There will be no more work."""
+    """There is no more work."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -81,7 +83,7 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
 
 
 class Name(msgspec.Struct, frozen=True, tag="name"):
-    """Asks for the number of a slice's value."""
+    """A request for the number of a slice's value."""
 
     worker: int
     column: str
@@ -89,7 +91,7 @@ class Name(msgspec.Struct, frozen=True, tag="name"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """An error that trying again would not mend."""
+    """An error that would occur again."""
 
     worker: int
     error: str

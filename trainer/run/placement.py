@@ -19,7 +19,7 @@ from trainer.run.runner import LostShardError
 from trainer.server import ring
 from trainer.server.routing import Routing
 
-#: So many shards are more than any cluster here will have, and a typing error may ask for.
+#: More shards than any cluster will have; a larger number is probably a typing error.
 MOST_SERVERS = 1024
 
 
@@ -64,19 +64,20 @@ class Placement:
         return {s: self.backups[s] for s, at in self.primaries.items() if at == server}
 
     def routing(self, virtual_nodes: int, dense: int | None) -> Routing:
-        """What workers need of this."""
+        """The part that workers need."""
         return Routing(self.epoch, dict(self.primaries), virtual_nodes, dense)
 
     def renewed(self) -> Placement:
-        """The same under the next epoch."""
+        """The same placement in the next epoch."""
         return replace(self, epoch=self.epoch + 1)
 
     # -- when a server ends ------------------------------------------------------------------------
 
     def without(self, server: int) -> Placement:
-        """After `server` has ended: backups of its primaries become primaries, in a new epoch.
+        """The placement after `server` has ended.
 
-        Raises LostShardError where it had the only replica of a shard.
+        Backups of its primaries become primaries, in a new epoch. Raises LostShardError if it had
+        the only replica of a shard.
         """
         lost = [s for s, backup in self.primaries_on(server).items() if backup is None]
         if lost:
@@ -106,7 +107,7 @@ class Placement:
         return found
 
     def with_backup(self, shard: int, server: int) -> Placement:
-        """The same with a backup of `shard` on `server`, of which nobody was told yet."""
+        """The same with a backup of `shard` on `server`; nobody has been told about it yet."""
         return replace(self, backups={**self.backups, shard: server})
 
     def has_spare(self, servers: Iterable[int]) -> bool:
@@ -125,9 +126,9 @@ class Placement:
         )
 
     def without_shards(self, shards: Collection[int]) -> Placement:
-        """The same without these shards. Servers without a primary are to be ended, so backups
+        """The same without these shards.
 
-        on them are gone, too.
+        Servers without a primary will be ended, so backups on them are dropped too.
         """
         primaries = {s: at for s, at in self.primaries.items() if s not in shards}
         staying = set(primaries.values())
@@ -137,7 +138,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Move:
-    """Rows of some arcs that go from one shard to another. `arcs`: a mask, bool (ring.ARCS,)."""
+    """Rows of some arcs that move from one shard to another. `arcs`: a mask, bool (ring.ARCS,)."""
 
     shard: int
     owner: int
@@ -146,7 +147,7 @@ class Move:
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """`joining`: shards that are created first. `leaving`: shards that go when all have moved."""
+    """`joining`: shards that are created first. `leaving`: shards that are removed at the end."""
 
     joining: Sequence[int]
     moves: Sequence[Move]
@@ -154,10 +155,10 @@ class ResizePlan:
 
 
 def resize_plan(shards: Collection[int], servers: int, virtual_nodes: int) -> ResizePlan:
-    """From the shards that there are to one shard for each of `servers` servers.
+    """The change from the present shards to one shard for each of `servers` servers.
 
-    Shards join or leave at the end of their numbers, and only rows move whose arc gets another
-    owner. Raises ValueError for a number that is not possible.
+    Shards are added or removed at the end of their numbers, and only rows whose arc gets another
+    owner move. Raises ValueError for a number that is not possible.
     """
     if not 1 <= servers <= MOST_SERVERS:
         raise ValueError(f"expected a number of servers from 1 to {MOST_SERVERS:,}")

@@ -1,4 +1,4 @@
-"""What a run has done so far, for those who watch it."""
+"""How much a run has done so far, for those who watch it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Progress:
     _last: float = 0.0
 
     def count(self, outcome: Outcome, now: float) -> None:
-        """Counts a batch that was done at `now`, in seconds of any clock."""
+        """Count a batch that was finished at `now`, in seconds of any clock."""
         self.rows += outcome.rows
         self.steps += 1
         self.keys += outcome.keys

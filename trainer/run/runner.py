@@ -1,7 +1,7 @@
-"""What does the batches of a run and keeps its parameters: the protocol, and its errors.
+"""The protocol of what runs the batches and keeps the parameters, and its errors.
 
-`trainer.run.local` does it in this process, `trainer.run.coordinator` on many. This module imports
-neither, so that training in one process imports no Ray and no ZeroMQ.
+`trainer.run.local` runs them in this process, `trainer.run.coordinator` on many. This module
+imports neither, so that training in one process imports no Ray and no ZeroMQ.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Written = Callable[[], Sequence[_T] | None]
 
 
 class RunError(Exception):
-    """Training cannot go on; the message says why."""
+    """Training cannot continue; the message says why."""
 
 
 class LostShardError(Exception):
-    """The only replica of a shard is gone: the run goes back to its last checkpoint."""
+    """The only replica of a shard is lost, so the run must go back to its last checkpoint."""
 
 
 class ServerGoneError(Exception):
-    """A shard server ended while a command waited for it. Its shards go on from their backups."""
+    """A shard server ended while a command waited for it. Backups replace its shards."""
 
 
 class Runner(Protocol):
@@ -41,15 +41,17 @@ class Runner(Protocol):
     """
 
     job: Job
-    #: Is called with a line of text when something happens that a person should know.
+    #: Called with a line of text when something happens that a person should know.
     say: Callable[[str], None]
 
     @property
     def wants_pause(self) -> bool:
-        """Whether there is something to do between batches, so that `run` should return."""
+        """Whether there is work between batches, so that `run` should return."""
 
     def start(self, shards: Sequence[ShardSnapshot]) -> None:
-        """Sets all parameters: to `shards` (of any number), or to new ones where it is empty."""
+        """Set all parameters: to those of `shards` (any number of them), or to new ones if it is
+        empty.
+        """
 
     def run(
         self,
@@ -83,7 +85,7 @@ class Runner(Protocol):
         """`rows` and `bytes` of all tables, and more."""
 
     def facts(self) -> list[tuple[str, str]]:
-        """What a person should know of the run when it has ended: names and values."""
+        """Facts about the finished run that a person should know: names and values."""
 
     def resize(self, servers: int) -> float:
         """Changes the number of servers; returns the share of the rows that moved.
@@ -92,4 +94,4 @@ class Runner(Protocol):
         """
 
     def stop(self) -> None:
-        """Ends what this has started."""
+        """End all processes that this has started."""

@@ -1,4 +1,4 @@
-"""Checkpoints and exports of a run: begun between two batches, written while training goes on."""
+"""Checkpoints and exports of a run: begun between two batches, written during training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _File = TypeVar("_File")
 
 
 class _InBackground(Generic[_File]):
-    """Something whose files the shards write while training goes on; one at a time."""
+    """Files that shards write while training goes on; one set at a time."""
 
     def __init__(self) -> None:
         self._written: Written[_File] | None = None
@@ -33,7 +33,7 @@ class _InBackground(Generic[_File]):
 
     @property
     def writing(self) -> bool:
-        """Whether one is begun and not complete."""
+        """Whether files are being written."""
         return self._written is not None
 
     def _start(self, written: Written[_File], complete: Callable[[Sequence[_File]], None]) -> None:
@@ -41,7 +41,7 @@ class _InBackground(Generic[_File]):
         self._written, self._complete = written, complete
 
     def finish(self) -> bool:
-        """Completes what is being written if its files are there; whether it did.
+        """Complete the files if all are written. Returns whether they were.
 
         Raises OSError, ServerGoneError, RunError.
         """
@@ -53,14 +53,14 @@ class _InBackground(Generic[_File]):
         return True
 
     def discard(self) -> None:
-        """Gives up what is being written."""
+        """Give up what is being written."""
         self._written = None
 
 
 class Checkpoints(_InBackground[File]):
-    """Those of one run, in `folder`. `keep`: how many.
+    """The checkpoints of one run, in `folder`. `keep`: how many.
 
-    `step`: at which the last complete one was made, or with which the run began.
+    `step`: of the last complete checkpoint, or that with which the run began.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -70,15 +70,15 @@ class Checkpoints(_InBackground[File]):
         self._replaced: Sequence[Path] = []
 
     def find(self) -> list[Path]:
-        """The complete checkpoints that this run may go back to, the newest last."""
+        """The complete checkpoints to which this run may go back, the newest last."""
         return [path for path in checkpoint.find(self._folder) if path not in self._replaced]
 
     def replace(self, found: Sequence[Path]) -> None:
-        """These are of another run. They go as soon as there is one of this run."""
+        """These checkpoints are of another run. The first one of this run deletes them."""
         self._replaced = found
 
     def begin(self, runner: Runner, step: int, session: dict[str, Any]) -> None:
-        """Begins one. `session`: the state of the run.
+        """Begin a checkpoint. `session`: the state of the run.
 
         Raises OSError, ServerGoneError, RunError.
         """
@@ -94,10 +94,10 @@ class Checkpoints(_InBackground[File]):
 
 
 class Exports(_InBackground[PartInfo]):
-    """Those of one run, for those who rank: bases, and deltas between them, in `folder`.
+    """The exports of one run for ranking services: bases, and deltas between them, in `folder`.
 
     `base_every`: how many exports from one base to the next. `run_id`: names the folder of this
-    run. `step`: at which the last complete one was made, or -1.
+    run. `step`: of the last complete export, or -1.
     """
 
     def __init__(self, folder: Path, base_every: int) -> None:
@@ -106,9 +106,9 @@ class Exports(_InBackground[PartInfo]):
         self.restart()
 
     def restart(self) -> None:
-        """Begins another serving run, with a base.
+        """Begin another serving run, starting with a base.
 
-        A delta says what changed since the export before, which is not known after a restart.
+        A delta has the changes since the export before, which are not known after a restart.
         """
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid4().hex[:6]}"
         self.step = -1
@@ -116,11 +116,9 @@ class Exports(_InBackground[PartInfo]):
         self._base_due = True
 
     def begin(self, runner: Runner, step: int, newest: int, since: dict[str, Since]) -> None:
-        """Begins one. `newest`: the newest sample's event time in milliseconds, or 0.
+        """Begin an export. `newest`: the event time of the newest sample, epoch ms, or 0.
 
-        `since`: see `session.State`.
-
-        Raises OSError, ServerGoneError, RunError.
+        `since`: see `session.State`. Raises OSError, ServerGoneError, RunError.
         """
         number = self._number
         everything = self._base_due or number % self._base_every == 0
@@ -150,9 +148,9 @@ class Exports(_InBackground[PartInfo]):
         self._number, self.step = manifest.number + 1, manifest.step
 
     def discard(self) -> None:
-        """Gives up what is being written; the next one is a base.
+        """Give up what is being written. The next export is then a base.
 
-        Some shards count their changes as exported already.
+        The reason is that some shards count their changes as exported already.
         """
         super().discard()
         self._base_due = True

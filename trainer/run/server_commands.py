@@ -1,7 +1,7 @@
-"""What the coordinator tells shard servers between batches, command by command.
+"""The commands of the coordinator to shard servers between batches.
 
-`trainer.server.commands` is the side that does it. How a command gets to a server and its answer
-back is given (`Tell`), so the simulation that tests fail-over sends the same commands.
+`trainer.server.commands` is the side that executes them. How a command reaches a server is a
+parameter (`Tell`), so the simulation that tests fail-over sends the same commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ServerCommands:
     # -- placing -----------------------------------------------------------------------------------
 
     def set_model(self, server: int, spec: ModelSpec) -> None:
-        """The model that its shards are of. All replicas on the server go."""
+        """Set the model of the server's shards. All replicas on the server are removed."""
         self._tell(server, -1, "model", [msgspec.msgpack.encode(spec)])
 
     def create(self, server: int, shard: int, frames: Sequence[Any], lineage: int) -> None:
@@ -64,9 +64,9 @@ class ServerCommands:
         )
 
     def announce(self, placement: Placement, servers: Iterable[int]) -> None:
-        """Tells every server the epoch, and which of its replicas are primaries.
+        """Tell every server the epoch, and which of its replicas are primaries.
 
-        Workers are told afterwards: a server that does not know the epoch yet refuses them.
+        Workers are told afterwards, because a server refuses an epoch that it does not know yet.
         """
         for server in servers:
             self._tell(
@@ -78,7 +78,7 @@ class ServerCommands:
     def add_backup(
         self, placement: Placement, shard: int, server: int, *, step: int, lineage: int
     ) -> Placement:
-        """Copies a shard to `server`; returns the placement with that backup."""
+        """Copy a shard to `server`. Returns the placement with that backup."""
         self.settle(placement, shard, step)
         frames = self.snapshot_frames(placement.primaries[shard], shard)
         self.create(server, shard, frames, lineage)
@@ -136,9 +136,9 @@ class ServerCommands:
         return dense
 
     def result(self, server: int, shard: int, name: str, kind: type[_T]) -> list[_T] | None:
-        """What `checkpoint` or `export` (`name`) has written; None while it is not complete.
+        """The files of `checkpoint` or `export` (`name`); None while they are not complete.
 
-        Raises RunError where it failed.
+        Raises RunError if writing failed.
         """
         result, _ = self._tell(server, shard, "result", name=name)
         if result is None:
@@ -148,7 +148,7 @@ class ServerCommands:
         return msgspec.convert(result["of"], list[kind])  # type: ignore[valid-type]
 
     def move(self, placement: Placement, move: Move) -> int:
-        """Moves rows from all replicas of a shard to all of another; returns how many."""
+        """Move rows from all replicas of a shard to all of another. Returns how many."""
         mask = [move.arcs.tobytes()]
         first, *others = placement.holders(move.shard)
         rows, frames = self._tell(first, move.shard, "take out", mask)

@@ -32,23 +32,23 @@ class Servers:
 
     @property
     def count(self) -> int:
-        """Servers that are up, and those that are starting."""
+        """The number of servers that are up or starting."""
         return len(self.running) + len(self._starting)
 
     @property
     def addresses(self) -> dict[int, str]:
-        """Of the servers that are up."""
+        """The addresses of the servers that are up."""
         return {number: process.address for number, process in self.running.items()}
 
     def start(self) -> None:
-        """Starts one more server; `take_up` says when it is there."""
+        """Start one more server. `take_up` says when it is up."""
         self._starting.append(self._cluster.start_server(self._next))
         self._next += 1
 
     def take_up(self) -> list[int]:
-        """Looks once at the servers that are starting; returns those that have come up now.
+        """Check the starting servers once. Returns those that are up now.
 
-        All servers are told the addresses of the others, before anything else is told to them.
+        All servers get the addresses of the others before any other message.
         """
         found = []
         for process in list(self._starting):
@@ -64,9 +64,9 @@ class Servers:
         return found
 
     def await_all(self) -> list[int]:
-        """Waits until all servers that are starting are up; returns them.
+        """Wait until all starting servers are up, and return them.
 
-        Raises RunError, and gives up those that are not there, after two minutes.
+        After two minutes it gives up those that are not up, and raises RunError.
         """
         found: list[int] = []
         end = time.monotonic() + _START_DEADLINE_S
@@ -87,7 +87,7 @@ class Servers:
         self._starting.clear()
 
     def ended(self) -> list[Process]:
-        """Servers that have ended, and are not in `running` any more."""
+        """Servers that have ended; they are no longer in `running`."""
         found = self._cluster.ended(self.running.values())
         for process in found:
             del self.running[process.number]

@@ -1,8 +1,8 @@
 """A training run from its first file to its last: what is read, and when it is saved.
 
-The session owns the ledger, the cursor and the metrics. A runner owns the parameters and does the
+The session owns the ledger, the cursor and the metrics. A runner owns the parameters and runs the
 batches. Checkpoints and exports are begun between batches, when nothing is in flight, so everything
-in them is of one moment.
+in them is from one moment.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from trainer.run.runner import LostShardError, RunError, Runner, ServerGoneError
 from trainer.run.saving import Checkpoints, Exports
 from trainer.spec import Since
 
-#: How often rows are looked through for those to expire, in seconds of event time.
+#: Seconds of event time between two searches for rows to expire.
 _EXPIRY_STEP_S = 3600
-#: A file in `output.path` with the number of servers that a running trainer is to have.
+#: A file in `output.path` with the number of servers that a running trainer should have.
 RESIZE = "servers"
 _RESIZE_LOOK_S = 1.0
-#: Seconds between two looks whether files that are being written are complete.
+#: Seconds between two checks whether files are completely written.
 _WRITING_LOOK_S = 0.2
 #: How often a run goes back to the same checkpoint before it gives up.
 _MOST_IN_VAIN = 5
 
 
 class State(msgspec.Struct):
-    """What a checkpoint keeps beside the parameters. `tally`: encoded.
+    """What a checkpoint stores beside the parameters.
 
-    `since`: when the model got to know slots and heads that it did not begin with.
+    `tally`: encoded. `since`: when the model got slots and heads that it did not begin with.
     """
 
     entries: list[Entry]
@@ -55,10 +55,11 @@ class State(msgspec.Struct):
 
 
 class Session:
-    """`watch` is called after each batch, `stopping` asked before each. `clock`: in seconds.
+    """One run.
 
-    `say` gets lines of text for a person. `step` and `rows`: batches and samples that the
-    parameters have learned from. `newest`: the newest sample's event time in milliseconds.
+    `watch` is called after each batch, `stopping` before each. `clock`: in seconds. `say` gets
+    lines of text for a person. `step` and `rows`: batches and samples that the parameters have
+    learned from. `newest`: the event time of the newest sample, epoch ms.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Session:
             self.output.mkdir(parents=True, exist_ok=True)
         self.names = SliceNames()
         self._look_at = 0.0
-        #: Whether there are metrics that the runner has not been asked for.
+        #: Whether the runner has metrics that were not taken yet.
         self._untold = False
         self.runner = make_runner(self.names)
         self.runner.say = say
@@ -100,13 +101,13 @@ class Session:
 
     @property
     def run_id(self) -> str:
-        """Names the folder of this run's exports."""
+        """The name of the folder of this run's exports."""
         return self._exports.run_id
 
     # -- the run -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until everything is read (or, following, until it is told to stop).
+        """Train until everything is read (or, when following, until `stopping`).
 
         Raises ReadError, CheckpointError, RunError, OSError.
         """
@@ -143,7 +144,7 @@ class Session:
         return self.planner.rows_left == 0
 
     def _work(self) -> None:
-        """Batches up to the next pause, and what is to be done then."""
+        """Batches up to the next pause, and the work in that pause."""
         self.runner.run(self._next_task, self._done, self._pause)
         self._end_writing()
         if self._untold:
@@ -160,7 +161,7 @@ class Session:
             self._export_at = self._clock() + self.config.output.export_every / 1e3
 
     def _more(self) -> bool:
-        """Waits for new files, if that is wanted; whether to go on."""
+        """Wait for new files, if configured. Returns whether to continue."""
         if not self.config.samples.follow:
             return bool(self.ledger.discover(self.root))
         if self._discover() == 0:
@@ -216,27 +217,27 @@ class Session:
         return expiring and self.newest // 1000 >= self.expired_at + _EXPIRY_STEP_S
 
     def _expire(self) -> None:
-        """By event time, so a run that is repeated drops the same rows."""
+        """Drop old rows by event time, so a repeated run drops the same rows."""
         if self._expiry_is_due:
             self.expired_at = self.newest // 1000
             self.progress.expired += self.runner.expire(self.expired_at)
 
     def _resize(self) -> None:
-        """Reads the number of servers that somebody put into the file, and changes to it."""
+        """Change to the number of servers that somebody has written into the file."""
         file = self._resize_file
         if not file.exists():
             return
         try:
             text = file.read_text().strip()
             if not text:
-                return  # whoever writes it has not written the number yet
+                return  # the writer has not written the number yet
             file.unlink()
             self.runner.resize(int(text))
         except (ValueError, OSError) as error:
             self._say(f"{file}: the number of servers stays as it is: {error}")
 
     def _save(self) -> None:
-        """Begins a checkpoint, if anything was learned since the last."""
+        """Begin a checkpoint, if anything was learned since the last one."""
         if self.step == self._checkpoints.step or self._checkpoints.writing:
             return
         state = State(
@@ -251,7 +252,7 @@ class Session:
             self.since,
         )
         try:
-            # as it is now: the ledger grows while the files are written
+            # the present state, because the ledger grows while the files are written
             self._checkpoints.begin(self.runner, self.step, msgspec.to_builtins(state))
         except ServerGoneError:
             self._not_saved()
@@ -262,7 +263,7 @@ class Session:
         self._checkpoint_at = self._clock()
 
     def _export(self) -> None:
-        """Begins an export of the model for those who rank, if it has changed."""
+        """Begin an export of the model for ranking services, if it has changed."""
         if self.step in (0, self._exports.step) or self._exports.writing:
             return
         try:
@@ -275,7 +276,7 @@ class Session:
         self._exports.discard()
 
     def _end_writing(self) -> None:
-        """Completes the checkpoint and the export that are being written, if their files are."""
+        """Complete the checkpoint and the export that are being written, if all files are there."""
         self._look_at = self._clock() + _WRITING_LOOK_S
         try:
             self.progress.checkpoints += self._checkpoints.finish()
@@ -287,7 +288,7 @@ class Session:
             self._not_exported()
 
     def _put_out(self) -> bool:
-        """At the end: saves and exports; whether all of it is there."""
+        """At the end: save and export. Returns whether all of it is complete."""
         self._save()
         self._export()
         while self._checkpoints.writing or self._exports.writing:
@@ -298,7 +299,7 @@ class Session:
     # -- going on, going back ----------------------------------------------------------------------
 
     def _resume(self, folder: Path) -> None:
-        """Everything as in a checkpoint. Raises CheckpointError."""
+        """Restore everything from a checkpoint. Raises CheckpointError."""
         manifest = checkpoint.read_manifest(folder)
         spec = self.runner.job.spec
         try:
@@ -330,7 +331,7 @@ class Session:
         self._say(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
 
     def _go_back(self, error: Exception) -> None:
-        """All shards and the cursor go back to the last checkpoint, so each sample counts once."""
+        """Set all shards and the cursor to the last checkpoint, so that each sample counts once."""
         while True:
             self.progress.rollbacks += 1
             self._checkpoints.discard()

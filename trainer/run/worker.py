@@ -1,4 +1,4 @@
-"""A worker's process: does the batches that the coordinator gives it, and sends the outcomes."""
+"""A worker's process: runs the batches that the coordinator gives it, and sends the outcomes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Worker:
         return ZmqChannel(context)
 
     def run(self) -> None:
-        """Works until it is told to stop. An error of a batch is sent, and then raised."""
+        """Work until told to stop. An error in a batch is sent, and then raised."""
         self._send(Ready(self._number, os.getpid(), self._generation))
         while not self._stopped:
             try:
@@ -97,7 +97,7 @@ class Worker:
         self._control.send(pack(message))
 
     def _listen(self) -> None:
-        """Takes the coordinator's messages. Raises _Abandoned."""
+        """Handle the coordinator's messages. Raises _Abandoned."""
         while True:
             try:
                 data = self._control.recv(zmq.NOBLOCK)

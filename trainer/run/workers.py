@@ -45,24 +45,24 @@ class Workers:
         self._route: Route | None = None
 
     def start(self, number: int) -> None:
-        """Starts a process for the worker; messages to it are lost until it has said hello."""
+        """Start a process for the worker. Messages to it are lost until its first message."""
         self._identities.pop(number, None)
         self.processes[number] = self._cluster.start_worker(number, self._job, self._address)
 
     def abandon(self, generation: int) -> None:
-        """A roll-back: workers give up their batches. They forget a routing that came before."""
+        """A roll-back: workers give up their batches, and forget the routing from before."""
         self._generation, self._route = generation, None
         for number in self._identities:
             self.send(number, Abandon(generation))
 
     def reroute(self, route: Route) -> None:
-        """Tells all workers where shards are; and each that starts later."""
+        """Send a routing to all workers, and to each that starts later."""
         self._route = route
         for number in self._identities:
             self.send(number, route)
 
     def send(self, number: int, message: ToWorker) -> None:
-        """Sends, if the worker is there."""
+        """Send a message, if the worker is there."""
         if number in self._identities:
             self._send_to(self._identities[number], message)
 
@@ -70,9 +70,9 @@ class Workers:
         self._socket.send_multipart([identity, pack(message)])
 
     def receive(self, timeout_ms: int) -> list[FromWorker]:
-        """Messages that have arrived; waits so long if there are none.
+        """Messages that have arrived; waits up to `timeout_ms` if there are none.
 
-        Questions for the number of a slice's value are answered here, and not returned.
+        Requests for the number of a slice's value are answered here, and not returned.
         """
         found: list[FromWorker] = []
         if not self._socket.poll(timeout_ms):
@@ -92,7 +92,7 @@ class Workers:
             found.append(message)
 
     def _greet(self, identity: bytes, message: Ready) -> None:
-        """Tells a worker that has started what the others know."""
+        """Send a worker that has started what the others know."""
         self._identities[message.worker] = identity
         self.processes[message.worker].pid = message.pid
         if message.generation != self._generation:
