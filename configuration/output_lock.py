@@ -32,7 +32,7 @@ def take(path: Path) -> BinaryIO:
         except BlockingIOError:
             raise HeldError(file.read(200).decode(errors="replace").strip() or "unknown") from None
         except OSError:
-            return file  # as some network file systems are
+            return file  # some network file systems have no locks
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except BaseException:
