@@ -7,6 +7,7 @@ kept in memory and indexed. Both must decide alike, with any switch between them
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ from tests.strategies import (
     timelines_under_any_rules,
 )
 from tests.timeline import Action, Key, Request, Rules, Timeline
-from udfs.core import held, shown
+from udfs.core import alone, held, keyed_join, shown
 from udfs.core.join_core import Decisions
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
@@ -141,3 +142,44 @@ def test_what_is_kept_in_memory_does_not_show(
         if restarts:
             runner = Restarting(rules, number, small, memory)
         assert runner.run(timeline) == oracle.expected(timeline, rules), str(timeline)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_short_way_stores_and_decides_what_the_long_way_does(
+    key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `alone`, and without it: the same rows in the same order, and the same bytes in state
+    whenever a timer has fired.
+    """
+    taken = {"short": 0, "timers": 0}
+
+    def counted(*args: Any, **more: Any) -> Any:
+        outcome = alone.settle_alone(*args, **more)
+        taken["short"] += outcome is not None
+        taken["timers"] += 1
+        return outcome
+
+    choose = random.Random(key).choice
+    for _ in range(examples(SEEDED)):
+        rules = choose((any_rules(choose, key), *rules_for(key), *policies_for(key).values()))
+        timeline = build(choose, rules, size=choose((2, 4, 8)))
+        monkeypatch.setattr(keyed_join, "settle_alone", counted)
+        short = Recording(rules)
+        outcome = short.run(timeline)
+        monkeypatch.setattr(keyed_join, "settle_alone", lambda *_, **__: None)
+        long = Recording(rules)
+        assert long.run(timeline) == outcome, str(timeline)
+        assert long.stored == short.stored, str(timeline)
+    assert taken["short"] > 100, taken
+
+
+class Recording(core_runner.CoreRunner):
+    """Notes what is in state after each decision."""
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__(rules)
+        self.stored: list[str] = []
+
+    def _perform(self, key: str, decisions: Decisions) -> None:
+        super()._perform(key, decisions)
+        self.stored.append(str(self.state[key]))

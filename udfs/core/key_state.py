@@ -180,7 +180,7 @@ class KeyState:
         """The labels of these actions, by the position of the impression that they belong to."""
         tallies: Tallies = {}
         for position, held in claimed:
-            self._add(tallies, position, held.action)
+            add_to(tallies, self.rules, position, held.action)
         return tallies
 
     # -- what time brings --------------------------------------------------------------------------
@@ -200,7 +200,8 @@ class KeyState:
         if request is not None:
             tallies = self._tallies.get(request.request_id)
             if tallies is not None:
-                self._add(tallies, request.items.index(held.action.item_id), held.action)
+                position = request.items.index(held.action.item_id)
+                add_to(tallies, self.rules, position, held.action)
         return request
 
     def take_openings(self, now: int) -> list[StoredRequest]:
@@ -267,10 +268,7 @@ class KeyState:
         else:
             for _, held in claimed:
                 self.held.release(held)
-        if not self.rules.keep_features:
-            request.body = b""
-        request.settled, request.used = True, used
-        request.emit_at, request.versions, request.last = None, [], {}
+        request.settle(used, keep_features=self.rules.keep_features)
         self.tombstones.add(request)
         heappush(self._forget_times, (request.forget_time, request.request_id))
         self.change(request)
@@ -353,14 +351,16 @@ class KeyState:
             if before is not None:
                 self._tallies.pop(before.request_id, None)
 
-    def _add(self, tallies: Tallies, position: int, action: ActionEvent) -> None:
-        of_kind = tallies.get(action.action)
-        if of_kind is None:
-            of_kind = tallies[action.action] = {}
-        tally = of_kind.get(position)
-        if tally is None:
-            tally = of_kind[position] = Tally(self.rules.labels[action.action])
-        tally.add(action.event_time, action.value)
+
+def add_to(tallies: Tallies, rules: JoinRules, position: int, action: ActionEvent) -> None:
+    """Counts an action for the impression at a position."""
+    of_kind = tallies.get(action.action)
+    if of_kind is None:
+        of_kind = tallies[action.action] = {}
+    tally = of_kind.get(position)
+    if tally is None:
+        tally = of_kind[position] = Tally(rules.labels[action.action])
+    tally.add(action.event_time, action.value)
 
 
 def _take(heap: list[Any], until: int) -> list[Any]:

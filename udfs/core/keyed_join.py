@@ -14,10 +14,12 @@ from typing import Protocol
 
 from schemas.events import ActionEvent, RequestEvent
 from udfs.core import join_core
+from udfs.core.alone import settle_alone
 from udfs.core.join_core import Accepted, Decisions, Hold, Refused
 from udfs.core.key_state import KeyState
 from udfs.core.matching import JoinRules
 from udfs.core.state_codec import (
+    LogEntry,
     StoredRequest,
     pack_entry,
     pack_request,
@@ -120,6 +122,14 @@ class KeyedJoin:
             few = len(requests) <= self._small
             if few and not log and all(request.settled for request in requests):
                 return self._forget(requests, now)
+            if self._is_small(requests, log):
+                alone = settle_alone(requests, log, now, self._rules, at_end=at_end, trust=trust)
+                if alone is not None:
+                    tombstone, decisions = alone
+                    self._storage.put_request(tombstone.request_id, pack_request(tombstone))
+                    if log:
+                        self._storage.replace_log([])
+                    return decisions
             state = KeyState(self._rules, requests, log)
         decisions = join_core.time_reaches(state, now, at_end=at_end, trust=trust)
         return self._store(key, state, decisions)
@@ -129,6 +139,13 @@ class KeyedJoin:
             blob = self._storage.request(key)
             return [] if blob is None else [unpack_request(blob)]
         return [unpack_request(blob) for blob in self._storage.requests()]
+
+    def _is_small(self, requests: list[StoredRequest], log: list[LogEntry]) -> bool:
+        """Whether the key is surely not one to be kept in memory."""
+        elements = len(requests) + len(log)
+        for request in requests:
+            elements += len(request.used)
+        return elements <= self._small
 
     def _forget(self, tombstones: list[StoredRequest], now: int) -> Decisions:
         """Handle a timer that only removes a tombstone, as half of all timers do."""

@@ -54,6 +54,13 @@ class StoredRequest(msgspec.Struct, array_like=True):
         """Rule 2: of two requests that match an action, the one with the greater rank takes it."""
         return (self.event_time, self.request_id)
 
+    def settle(self, used: list[int], *, keep_features: bool) -> None:
+        """It becomes a tombstone, which has used the actions of these identities."""
+        if not keep_features:
+            self.body = b""
+        self.settled, self.used = True, used
+        self.emit_at, self.versions, self.last = None, [], {}
+
 
 class LogChange(msgspec.Struct, array_like=True, tag="c", frozen=True):
     """What became of earlier entries, appended so that they need not be rewritten.
