@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from tests.timeline import (
     Action,
+    EmitPositives,
     Event,
+    FinalEmit,
     Key,
     Label,
     LabelSilence,
@@ -59,10 +61,10 @@ def rules_for(key: Key) -> tuple[Rules, ...]:
         Rules(key, two, {"click": "max", "buy": "count"}, lateness=4, immature="drop"),
         Rules(key, two, {"click": "sum", "buy": "max"}, skew=3, lateness=4),
         Rules(key, {"click": 10, "buy": 10}, {"click": "last", "buy": "any"}, skew=12),
-        Rules(key, two, {"click": "count", "buy": "any"}, skew=1, horizon=0),
-        Rules(key, two, {"click": "any", "buy": "sum"}, lateness=2, horizon=12),
+        Rules(key, two, {"click": "count", "buy": "any"}, skew=1, horizon=25),
+        Rules(key, two, {"click": "any", "buy": "sum"}, lateness=2, horizon=30),
         Rules(key, two, {"click": "last", "buy": "sum"}, skew=2, horizon=90, immature="drop"),
-        Rules(key, {"click": 0, "buy": 7}, {"click": "count", "buy": "any"}, horizon=30),
+        Rules(key, {"click": 1, "buy": 7}, {"click": "count", "buy": "any"}, horizon=30),
     )
 
 
@@ -167,7 +169,14 @@ def any_rules(choose: Choose, key: Key) -> Rules:
     firsts = [d for d in (0, 1, 5, longest - 1) if d < longest]
     silence = choose((None, None, None, "without end", "limited"))
     rates = (0.5, 0.0, 1.0, 0.9)
-    rules = choose(((), (), _BY_FEATURE, _BY_EXPOSURE, (*_BY_EXPOSURE, *_BY_FEATURE)))
+    exposure = choose((None, *kinds))
+    by_exposure = (*_BY_EXPOSURE, *_BY_FEATURE) if exposure is not None else _BY_FEATURE
+    rules = choose(((), (), _BY_FEATURE, by_exposure[:2], by_exposure))
+    first_emit_after = choose((None, *firsts))
+    emit_positives: EmitPositives = choose(("at_settle", "on_arrival", "on_arrival"))
+    final_emits: tuple[FinalEmit, ...] = ("always", "if_changed", "never")
+    if first_emit_after is not None and emit_positives == "at_settle":
+        final_emits = ("always", "if_changed")  # "never" would lose positives, and is refused
     return Rules(
         key,
         windows,
@@ -176,10 +185,10 @@ def any_rules(choose: Choose, key: Key) -> Rules:
         lateness=choose((0, 0, 1, 4)),
         horizon=choose((None, longest, 90)),
         immature=choose(("mark", "drop")),
-        first_emit_after=choose((None, *firsts)),
-        emit_positives=choose(("at_settle", "on_arrival", "on_arrival")),
-        final_emit=choose(("always", "if_changed", "never")),
-        exposure=choose((None, *kinds)),
+        first_emit_after=first_emit_after,
+        emit_positives=emit_positives,
+        final_emit=choose(final_emits),
+        exposure=exposure,
         unexposed=choose(("drop", "mark")),
         sampling=choose((Sampling(), Sampling(choose(rates), choose((0, 7)), rules))),
         silence=None

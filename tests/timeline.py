@@ -34,6 +34,8 @@ from typing import Literal
 
 Key = Literal["request_id", "user_id"]
 Label = Literal["any", "count", "sum", "max", "last"]
+EmitPositives = Literal["at_settle", "on_arrival"]
+FinalEmit = Literal["always", "if_changed", "never"]
 RowKind = Literal["provisional", "positive", "final"]
 FeatureValue = bool | int | str | None
 
@@ -141,8 +143,8 @@ class Rules:
     horizon: int | None = None
     immature: Literal["mark", "drop"] = "mark"
     first_emit_after: int | None = None
-    emit_positives: Literal["at_settle", "on_arrival"] = "at_settle"
-    final_emit: Literal["always", "if_changed", "never"] = "always"
+    emit_positives: EmitPositives = "at_settle"
+    final_emit: FinalEmit = "always"
     exposure: str | None = None
     unexposed: Literal["drop", "mark"] = "drop"
     sampling: Sampling = Sampling()

@@ -240,7 +240,7 @@ def test_a_feature_that_is_changed(copy: Run, feature: str) -> None:
     found.rewrite(with_value(feature, other))
     named = culprit(copy)
     assert (named.what, named.name) == ("row", version(found))
-    assert named.why.startswith(f"{feature} is {other!r}; the source has")
+    assert named.why.startswith(f"{feature} is {other!r}; it must be")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, defaultdict
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from schemas.events import BEACON_KEY, ActionEvent, Origin, Progress, RequestEvent, Stream
-from tests import core_runner, oracle
+from tests import configured, core_runner, oracle
 from tests.flink import running
 from tests.strategies import START, policies_for, random_timelines, rules_for
 from tests.timeline import (
@@ -75,7 +75,7 @@ def test_mini_cluster_gives_what_the_oracle_says(key: Key, tmp_path: Path) -> No
         (folder / "script.jsonl").write_bytes(
             b"".join(msgspec.json.encode(x) + b"\n" for x in lines)
         )
-        (folder / "pipeline.toml").write_text(_config(rules))
+        (folder / "pipeline.toml").write_text(configured.toml(rules))
         scripts[name] = whole, folder
 
     folders = [str(folder) for _, folder in scripts.values()]
@@ -174,48 +174,6 @@ def _packed(event: Event) -> str:
             origin=Origin("timeline", 0, 1),
         )
     return base64.b64encode(msgspec.msgpack.encode(packed)).decode()
-
-
-def _config(rules: Rules) -> str:
-    out = f"""
-[join]
-key = "{rules.key}"
-clock_skew = "{rules.skew}ms"
-allowed_lateness = "{rules.lateness}ms"
-{_duration("late_horizon", rules.horizon)}
-[end_of_input]
-immature = "{rules.immature}"
-[emission]
-emit_positives = "{rules.emit_positives}"
-final_emit = "{rules.final_emit}"
-{_duration("first_emit_after", rules.first_emit_after)}
-[sampling]
-seed = {rules.sampling.seed}
-rate = {rules.sampling.rate}
-"""
-    for rule in rules.sampling.rules:
-        set_ = {k: v for k, v in asdict(rule).items() if v is not None}
-        out += "[[sampling.rules]]\n"
-        out += "".join(f"{k} = {msgspec.json.encode(v).decode()}\n" for k, v in set_.items())
-    if rules.exposure is not None:
-        out += f'[exposure]\naction = "{rules.exposure}"\nunexposed = "{rules.unexposed}"\n'
-    if rules.silence is not None:
-        out += f'[label_silence]\nafter = "{rules.silence.after}ms"\n'
-        out += _duration("max_hold", rules.silence.max_hold)
-    for kind, window in rules.windows.items():
-        out += f'[actions.{kind}]\nwindow = "{window}ms"\nlabel = "{rules.labels[kind]}"\n'
-    for feature in core_runner.SCHEMA.features:
-        out += f'[features.{feature.name}]\ntype = "{feature.type}"\nscope = "{feature.scope}"\n'
-        out += f"required = {str(feature.required).lower()}\n"
-    bound = 0 if rules.silence is None else rules.silence.out_of_orderness
-    for stream in ("features", "actions"):
-        out += f'[sources.{stream}]\ntype = "files"\npath = "unused"\n'
-        out += f'out_of_orderness = "{bound}ms"\n'
-    return out + '[output]\npath = "unused"\n'
-
-
-def _duration(key: str, ms: int | None) -> str:
-    return "" if ms is None else f'{key} = "{ms}ms"\n'
 
 
 def _frozen(row: Row) -> tuple[object, ...]:

@@ -61,6 +61,8 @@ class Day:
 
     def __init__(self, folder: Path, key: str = "request_id") -> None:
         self.folder, self.key = folder, key
+        # None: as far as the records go
+        self.complete_until: int | None = T + 700_000
         self.lines: dict[str, list[bytes]] = {"features": [], "actions": []}
         self.rows: dict[str, list[dict[str, Any]]] = {
             "samples": [],
@@ -90,9 +92,14 @@ class Day:
         }
         self.lines["actions"].append(json.dumps(record).encode())
 
+    def time_passes(self) -> None:
+        """A request of another user: those that come after it are late by ten minutes."""
+        self.request("later", 600_000, "z", user="v")
+        self.row("later", 0, "z", 600_000, user_id="v")
+
     def row(self, request: str, position: int, item: str, at: int, **other: Any) -> None:
         """A final row of a negative, but for what is given."""
-        usual = {
+        usual: dict[str, Any] = {
             "sample_id": sample_id(request, item, position),
             "request_id": request,
             "user_id": "u",
@@ -102,14 +109,16 @@ class Day:
             "price": 0.1,
             "label_click": 0,
             "label_like": 0,
-            "mature_click": True,
-            "mature_like": True,
             "observed_ms": 20_000,
             "sampling_rate": 1.0,
             "revision": 0,
             "kind": "final",
         }
-        self.rows["samples"].append(usual | other)
+        values = usual | other
+        observed = values["observed_ms"]
+        values["mature_click"] = observed >= 10_000
+        values["mature_like"] = observed >= 20_000
+        self.rows["samples"].append(values)
 
     def rejected(self, stream: str, line: int, reason: str, **other: Any) -> None:
         raw = self.lines[stream][line]
@@ -124,7 +133,10 @@ class Day:
         self.rows["rejected"].append(usual | other)
 
     def pipeline(self, *overrides: str) -> Pipeline:
-        (self.folder / "pipeline.toml").write_text(CONFIG.format(key=self.key))
+        text = CONFIG.format(key=self.key)
+        if self.complete_until is not None:
+            text += f"[end_of_input]\ncomplete_until = {self.complete_until}\n"
+        (self.folder / "pipeline.toml").write_text(text)
         for stream, lines in self.lines.items():
             (self.folder / stream).mkdir(exist_ok=True)
             content = b"".join(line + b"\n" for line in lines)
@@ -219,11 +231,45 @@ def test_actions_of_a_user_belong_to_the_latest_request_that_shows_the_item(tmp_
 def test_an_earlier_request_keeps_what_a_later_one_came_too_late_for(tmp_path: Path) -> None:
     day = Day(tmp_path, "user_id")
     day.request("r1", 0, "a")
+    day.time_passes()
     day.request("r2", 5_000, "a")
     day.action("e1", "whatever", 6_000)
     day.row("r1", 0, "a", 0, label_click=1, delay_click_ms=6_000)
     day.row("r2", 0, "a", 5_000)
     assert day.audit().closes
+
+
+def test_too_many_ways_to_divide_actions_are_not_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before, but nothing may be tried."""
+    monkeypatch.setattr("tools.audit.reassign._LOOKS", 0)
+    day = Day(tmp_path, "user_id")
+    day.request("r1", 0, "a")
+    day.time_passes()
+    day.request("r2", 5_000, "a")
+    day.action("e1", "whatever", 6_000)
+    day.row("r1", 0, "a", 0, label_click=1, delay_click_ms=6_000)
+    day.row("r2", 0, "a", 5_000)
+    report = day.audit()
+    assert report.closes, report.findings
+    [note] = report.notes
+    assert note.startswith("2 impressions: cannot tell which of several requests")
+
+
+def test_a_later_request_that_came_in_time_takes_its_actions(tmp_path: Path) -> None:
+    """As before, but the order in the files says that r2 was in time."""
+    day = Day(tmp_path, "user_id")
+    day.request("r1", 0, "a")
+    day.request("r2", 5_000, "a")
+    day.action("e1", "whatever", 6_000)
+    day.row("r1", 0, "a", 0, label_click=1, delay_click_ms=6_000)
+    day.row("r2", 0, "a", 5_000)
+    report = day.audit()
+    assert [(f.what, f.name) for f in report.findings] == [
+        ("row", "r1 position 0 revision 0"),
+        ("action", "e1"),
+    ]
 
 
 # -- why an impression has no row ------------------------------------------------------------------
@@ -253,6 +299,7 @@ def test_unexposed_immature_and_sampled_out_are_reasons(day: Day) -> None:
     assert not day.audit("sampling.rate=0.5", f"sampling.seed={seed}").closes
 
     # both rows fall due to the end only: P is 0 s, that of the request
+    day.complete_until = None
     del day.rows["samples"][0]
     report = day.audit("end_of_input.immature=drop")
     assert report.numbers()["impressions"]["immature"] == 2
@@ -269,6 +316,7 @@ def test_a_positive_is_never_sampled_out(day: Day) -> None:
 def test_a_first_row_is_due_though_the_final_one_is_immature(tmp_path: Path) -> None:
     """P is 5 s: r1 was observed for longer than d, r2 not at all."""
     day = Day(tmp_path)
+    day.complete_until = None
     day.request("r1", 0, "a", "b")
     day.request("r2", 5_000, "a")
     day.action("e1", "r2", 5_000)
@@ -284,6 +332,8 @@ def test_what_was_taken_away_by_a_late_request_may_stay_in_an_early_row(tmp_path
     day = Day(tmp_path, "user_id")
     for name, at in (("r1", 0), ("r2", 5_000)):
         day.request(name, at, "a")
+        if name == "r1":
+            day.time_passes()
         clicked = {"label_click": 1, "delay_click_ms": 6_000 - at, "kind": "positive"}
         day.row(name, 0, "a", at, kind="provisional")
         day.row(name, 0, "a", at, revision=1, **clicked)
@@ -316,10 +366,10 @@ def test_a_gap_in_the_revisions_is_missing_unless_it_was_sampled_out(day: Day) -
     [
         ({"request_id": "r9"}, "no accepted request has its request_id"),
         ({"position": 2}, "there is no such impression"),
-        ({"user_id": "v"}, "user_id is 'v'; the source has 'u'"),
-        ({"item_id": "x"}, "item_id is 'x'; the source has 'b'"),
-        ({"price": None}, "price is None; the source has 0.1"),
-        ({"tags": ["x"]}, "tags is ['x']; the source has None"),
+        ({"user_id": "v"}, "user_id is 'v'; it must be 'u'"),
+        ({"item_id": "x"}, "item_id is 'x'; it must be 'b'"),
+        ({"price": None}, "price is None; it must be 0.1"),
+        ({"tags": ["x"]}, "tags is ['x']; it must be None"),
         ({"sampling_rate": 0.5}, "sampling_rate is 0.5; it must be 1"),
         ({"exposed": True}, "exposed is 1, its actions say otherwise"),
         ({"kind": "correction"}, "kind is 'correction', which the join does not write"),

@@ -331,6 +331,7 @@ def test_it_is_plain_without_a_terminal_and_with_no_color(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide(tmp_path)
+    monkeypatch.setenv("TERM", "xterm")
     assert "\x1b" not in printed(summarise(tmp_path))
     assert "\x1b[1" in printed(summarise(tmp_path), force_terminal=True)
     monkeypatch.setenv("NO_COLOR", "1")

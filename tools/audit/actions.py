@@ -5,6 +5,7 @@ Worked out from event times alone, as docs/join-semantics.md has it when all com
 
 from __future__ import annotations
 
+import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
@@ -157,51 +158,81 @@ def _identity(action: ActionEvent) -> tuple[object, ...]:
 
 
 class Assignment:
-    """Every open action with the sample that holds it: `cells` by kind and impression.
+    """Every open action with the sample that holds it.
 
-    `elsewhere`: the cells that might hold an action of another cell (`key = "user_id"`, when a
-    later request came after an earlier one had settled). `went` counts where actions are.
+    `cells`: the actions by kind and impression. At first every action is given to the latest
+    request that matches, as rule 2 has it within the bounds.
+    `choices`: the actions that an earlier request may hold instead, since the later one may have
+    come when that one had settled: each with its possible cells, the latest first.
+    `once`: by cell, actions that its earlier rows may hold though it does not hold them at the end:
+    a later request from beyond the bounds has taken them, or they turned out to be duplicates.
+    `went` counts where actions are.
     """
 
     def __init__(
         self, pipeline: Pipeline, source: Source, requests: Requests, progress: Progress
     ) -> None:
         self._kinds = {kind.name: k for k, kind in enumerate(pipeline.kinds)}
+        self._skew = int(pipeline.join.clock_skew)
         self._source = source
         self._requests = requests
         self._progress = progress
         self._remembered = remembered_ms(pipeline)
         self.cells: dict[Cell, list[Action]] = defaultdict(list)
-        self.elsewhere: dict[Cell, list[tuple[Action, Cell]]] = defaultdict(list)
+        self.choices: list[tuple[Action, tuple[Cell, ...]]] = []
+        self.once: dict[Cell, list[Action]] = defaultdict(list)
         self.went: Counter[str] = Counter()
 
     def assign(self, report: Report) -> None:
         """Gives every open action to a cell, or names it."""
         copies = self._copies(report)
+        duplicates = []
         for action in self._source.actions:
             if action.reason is not None:
                 late = action.late_of is not None
                 self.went[action.reason if late else f"rejected: {action.reason}"] += 1
+                if action.reason == "duplicate_action":
+                    duplicates.append(action)
             elif id(action) not in copies:
                 self._give(action, report)
+        for action in duplicates:
+            self._was_held(action)
 
     def _give(self, action: Action, report: Report) -> None:
         event = action.event
         matching = self._requests.that_match(event)
-        if matching:
-            cells = [self._cell(request, event) for request in matching]
-            self.cells[cells[0]].append(action)
-            for cell in cells[1:]:
-                self.elsewhere[cell].append((action, cells[0]))
-        elif self._progress.decided(event.event_time, event.origin):
-            report.find(
-                "action",
-                name_of(event),
-                place(event.origin),
-                "neither in late_actions/ nor in rejected/, and no sample can hold it",
-            )
-        else:
-            self.went["pending"] += 1
+        if not matching:
+            if self._progress.decided(event.event_time, event.origin):
+                report.find(
+                    "action",
+                    name_of(event),
+                    place(event.origin),
+                    "neither in late_actions/ nor in rejected/, and no sample can hold it",
+                )
+            else:
+                self.went["pending"] += 1
+            return
+        cells = [self._cell(request, event) for request in matching]
+        self.cells[cells[0]].append(action)
+        possible = cells[:1]
+        # what the watermark had reached at most when the later ones of the requests arrived
+        reached = math.inf
+        for later, request, cell in zip(matching, matching[1:], cells[1:], strict=False):
+            reached = min(reached, later.reached)
+            if reached >= self._progress.deadline(request.event_time):
+                possible.append(cell)
+            if reached >= event.event_time + self._skew:
+                self.once[cell].append(action)
+        if len(possible) > 1:
+            self.choices.append((action, tuple(possible)))
+
+    def _was_held(self, duplicate: Action) -> None:
+        """Rule 6: a held action gives way to a lesser one with its identity that comes later."""
+        event = duplicate.event
+        for request in self._requests.that_match(event):
+            cell = self._cell(request, event)
+            if not any(_same_but_origin(event, a.event) for a in self.cells.get(cell, ())):
+                self.once[cell].append(duplicate)
 
     def _cell(self, request: Request, event: ActionEvent) -> Cell:
         return self._kinds[event.action], request.first + request.items.index(event.item_id)
@@ -223,25 +254,36 @@ class Assignment:
                     why = "rejected as duplicate_action, but it is not counted anywhere else"
                     report.find("action", name_of(action.event), place(action.event.origin), why)
                 continue
-            counted: list[tuple[int, Action]] = []
+            counted: list[Action] = []
             for action in sorted(twins, key=_first_counts):
                 if not action.open and action.late_of is None:
                     continue
-                at = self._counted_at(action)
-                twin = next((c for t, c in counted if abs(t - at) <= self._remembered), None)
+                twin = next((c for c in counted if not self._may_both_count(c, action)), None)
                 if twin is None:
-                    counted.append((at, action))
+                    counted.append(action)
                     continue
                 out.add(id(action))
                 self._name_copy(action, twin, report)
         return out
 
-    def _counted_at(self, action: Action) -> int:
-        """The time of the request that counts it."""
+    def _counted_at(self, action: Action) -> list[int]:
+        """The times of the requests that may count it."""
         if action.late_of is not None:
-            return action.late_of
+            return [action.late_of]
         matching = self._requests.that_match(action.event)
-        return matching[0].event_time if matching else action.event.event_time
+        return [request.event_time for request in matching] or [action.event.event_time]
+
+    def _may_both_count(self, one: Action, other: Action) -> bool:
+        """Whether one may have come when the tombstone of the other's request had gone. A request
+        that takes it then is later than that one by H + S; a tombstone that names it late, since it
+        is still there, is just later.
+        """
+
+        def follows(first: Action, second: Action) -> bool:
+            apart = 0 if second.late_of is not None else self._remembered
+            return max(self._counted_at(second)) - min(self._counted_at(first)) > apart
+
+        return follows(one, other) or follows(other, one)
 
     def _name_copy(self, action: Action, twin: Action, report: Report) -> None:
         event = action.event
@@ -254,6 +296,14 @@ class Assignment:
             return
         why = f"a copy of {place(twin.event.origin)}, and not in rejected/"
         report.find("action", name_of(event), place(event.origin), why)
+
+
+def _same_but_origin(one: ActionEvent, other: ActionEvent) -> bool:
+    return (
+        one.event_time == other.event_time
+        and one.value == other.value
+        and _identity(one) == _identity(other)
+    )
 
 
 def _first_counts(action: Action) -> tuple[object, ...]:

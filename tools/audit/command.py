@@ -22,9 +22,12 @@ from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from tools.audit import report as audit_report
 from tools.audit.actions import Assignment, Requests, take_late
+from tools.audit.expected import Expected
 from tools.audit.labels import LabelCheck
+from tools.audit.observed import check_observed
 from tools.audit.output import Output
 from tools.audit.progress import Progress, progress_of
+from tools.audit.reassign import reassign
 from tools.audit.records import Rejected, Source, read_source, request_twins
 from tools.audit.report import Report
 from tools.audit.samples import Mask, SampleReader
@@ -64,9 +67,17 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
     settled: Mask = by_request[source.impressions.request]
     assignment = Assignment(pipeline, source, requests, progress)
     assignment.assign(report)
-    labels = LabelCheck(pipeline, source, rows, assignment, progress, settled)
+    expected = Expected(pipeline, source, rows, assignment, progress, settled)
+    untold = reassign(assignment, expected)
+    if untold:
+        report.notes.append(
+            f"{len(untold)} impressions: cannot tell which of several requests must hold their"
+            " actions, since requests came beyond the bounds. They count as right."
+        )
+    labels = LabelCheck(pipeline, source, rows, assignment, expected, settled, untold)
     labels.check(report)
-    versions = VersionCheck(pipeline, source, rows, assignment, progress, settled)
+    check_observed(pipeline, source, rows, progress, report)
+    versions = VersionCheck(pipeline, source, rows, expected, settled, untold)
     versions.check(impressions_account, report)
 
     _count_requests(requests_account, source, unseen, by_request)

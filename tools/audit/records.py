@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from schemas.events import STREAMS, ActionEvent, Origin, RequestEvent, Stream
 from tools.audit.impressions import Impressions
 from tools.audit.output import Output, hour_of
 from tools.audit.report import Report, place
-from tools.audit.source import Decoder, Reached, Record, records
+from tools.audit.source import Decoder, Reached, Record, is_one_log, records
 
 #: What the join rejects; all other reasons are the decoder's.
 JOIN_REASONS: dict[str, Stream] = {
@@ -30,7 +31,9 @@ JOIN_REASONS: dict[str, Stream] = {
 class Request:
     """A good request. `reason`: the join's, if it was rejected; then nothing else is kept of it.
 
-    `first`: the number of its first impression. `missing`: it is unaccounted for.
+    `first`: the number of its first impression. `reached`: what the watermark had reached at most
+    when the request arrived (epoch ms; infinite if that cannot be told). `missing`: it is
+    unaccounted for.
     """
 
     request_id: str
@@ -40,6 +43,7 @@ class Request:
     reason: str | None
     items: list[str]
     first: int
+    reached: float = math.inf
     missing: bool = False
 
 
@@ -142,7 +146,9 @@ def read_source(
     source = Source(Impressions(pipeline.schema))
     for stream in STREAMS:
         settings = getattr(pipeline.sources, stream)
-        reached = source.reached[stream] = Reached(int(settings.out_of_orderness))
+        reached = source.reached[stream] = Reached(
+            int(settings.out_of_orderness), is_one_log=is_one_log(stream, settings)
+        )
         bad = source.bad[stream] = Counter()
         for record in _told(records(stream, settings, report.notes), stream, progress):
             source.read[stream] += 1
@@ -156,12 +162,14 @@ def read_source(
                 continue
             ignored = isinstance(event, IgnoredAction)
             reason = rejected.take(stream, record, None, ignored=ignored)
+            # before the record itself moves time
+            watermark = reached.watermark_at_most()
             # an ignored action moves time as well (rule 12)
             reached.good(event.event_time, record)
             if isinstance(event, IgnoredAction):
                 bad["ignored"] += 1
             elif isinstance(event, RequestEvent):
-                _add_request(source, event, reason)
+                _add_request(source, event, reason, watermark)
             else:
                 # its bytes are no longer needed
                 source.actions.append(Action(msgspec.structs.replace(event, raw=b""), reason))
@@ -179,7 +187,7 @@ def _told(
         yield record
 
 
-def _add_request(source: Source, event: RequestEvent, reason: str | None) -> None:
+def _add_request(source: Source, event: RequestEvent, reason: str | None, reached: float) -> None:
     if reason is not None:
         user = msgspec.msgpack.decode(event.body)[0]
         source.rejected.append(
@@ -190,7 +198,14 @@ def _add_request(source: Source, event: RequestEvent, reason: str | None) -> Non
     body = source.impressions.add(event.request_id, event.body)
     source.accepted.append(
         Request(
-            event.request_id, body.user_id, event.event_time, event.origin, None, body.items, first
+            event.request_id,
+            body.user_id,
+            event.event_time,
+            event.origin,
+            None,
+            body.items,
+            first,
+            reached,
         )
     )
 

@@ -186,6 +186,10 @@ class SampleReader:
         for feature in self._pipeline.schema.features:
             values = impression_of.feature(feature, impressions)
             self._differ(table, file, feature.name, values, wrong)
+        observed = pc.fill_null(table["observed_ms"], -1).combine_chunks()
+        for kind in self._pipeline.kinds:
+            mature = pc.greater_equal(observed, kind.window_ms)
+            self._differ(table, file, f"mature_{kind.name}", mature, wrong)
         kinds = pc.is_in(table["kind"], value_set=pa.array(KINDS)).combine_chunks()
         unknown = ~wrong & ~_mask(kinds)
         for row in np.flatnonzero(unknown)[:_NAMED_PER_FILE].tolist():
@@ -206,7 +210,7 @@ class SampleReader:
         other = differs(found, expected) & ~wrong
         for row in np.flatnonzero(other)[:_NAMED_PER_FILE].tolist():
             values = found[row].as_py(), expected[row].as_py()
-            self._name(table, row, file, f"{name} is {values[0]!r}; the source has {values[1]!r}")
+            self._name(table, row, file, f"{name} is {values[0]!r}; it must be {values[1]!r}")
         wrong |= other
 
     def _name(self, table: pa.Table, row: int, file: File, why: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -64,11 +65,13 @@ class Reached:
     """How far a stream has come, as rule 11 counts it, and what must have been read at what time.
 
     `latest`: the greatest time of a good record, in the steps in which the job announces it.
-    `_rises`: by Kafka partition, each (offset, timestamp) that was greater than all before it.
+    `is_one_log`: what `is_one_log` says. `_rises`: by Kafka partition, each (offset, timestamp)
+    that was greater than all before it.
     """
 
     out_of_orderness: int
     latest: int | None = None
+    is_one_log: bool = False
     _rises: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def good(self, event_time: int, record: Record) -> None:
@@ -87,6 +90,12 @@ class Reached:
         if not rises or record.time > rises[-1][1]:
             rises.append((record.origin.offset, record.time))
 
+    def watermark_at_most(self) -> float:
+        """What a watermark can have reached before the next record (epoch ms, or infinite)."""
+        if not self.is_one_log:
+            return math.inf
+        return -math.inf if self.latest is None else self.latest - self.out_of_orderness
+
     def read_up_to(self, watermark: int) -> dict[int, int]:
         """By partition, the last offset that a job had read for certain when its watermark was
         there. Partitions that hold nothing up (they were idle) are not in it.
@@ -98,6 +107,15 @@ class Reached:
             if last is not None:
                 found[partition] = last
         return found
+
+
+def is_one_log(stream: Stream, source: Source) -> bool:
+    """Whether the job reads the records of a stream in the order in which `records` gives them: of
+    files, when they lie in one folder. Then the watermark follows the records before each.
+    """
+    if not isinstance(source, FilesSource):
+        return False
+    return len({path.parent for path in find(stream, source.path)}) == 1
 
 
 def records(stream: Stream, source: Source, notes: list[str]) -> Iterator[Record]:

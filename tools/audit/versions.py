@@ -8,18 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs.pipeline.config import Pipeline
-from tools.audit.actions import WITHOUT, Assignment, label_of, name_of
+from tools.audit.actions import name_of
+from tools.audit.expected import Expected
 from tools.audit.impressions import Ints
-from tools.audit.progress import Progress
 from tools.audit.records import Source
 from tools.audit.report import Account, Report, place
 from tools.audit.samples import Mask, Rows, row_name
+
+#: Of an impression without a row.
+CANNOT_TELL = "cannot tell"
 
 
 class VersionCheck:
     """Counts impressions by what became of them, and names those that have lost a row.
 
-    `settled`: by impression, whether its request is.
+    `settled`: by impression, whether its request is. `untold`: impressions that are passed over.
     """
 
     def __init__(
@@ -27,38 +30,19 @@ class VersionCheck:
         pipeline: Pipeline,
         source: Source,
         rows: Rows,
-        assignment: Assignment,
-        progress: Progress,
+        expected: Expected,
         settled: Mask,
+        untold: set[int],
     ) -> None:
         self._pipeline = pipeline
         self._source = source
         self._rows = rows
-        self._progress = progress
+        self._expected = expected
         self._settled = settled
-        self._sampling = pipeline.negative_sampling
-        self._drop = pipeline.exposure is not None and pipeline.exposure.unexposed == "drop"
-        count = source.impressions.count
-        self._acted = np.zeros(count, dtype=bool)
-        self._positive = np.zeros(count, dtype=bool)
-        # its labels are not those of an impression without actions
-        self._changed = np.zeros(count, dtype=bool)
-        self._emission = pipeline.resolved_emission
-        exposure = None if pipeline.exposure is None else pipeline.exposure.action
-        telling = [kind.name != exposure for kind in pipeline.kinds]
-        self._cells = assignment.cells
-        for (k, impression), actions in assignment.cells.items():
-            if actions:
-                self._acted[impression] = True
-                self._positive[impression] |= telling[k]
-                label = pipeline.kinds[k].label
-                value = label_of(label, [a.event for a in actions])
-                self._changed[impression] |= value != WITHOUT[label]
-        self._telling = [k for k, tells in enumerate(telling) if tells]
+        self._untold = untold
         self._negative_row = np.ones(len(rows), dtype=bool)
-        for k in self._telling:
+        for k in expected.telling:
             self._negative_row &= np.isnan(rows.delays[k])
-        self._values: dict[str, list[object]] = {}
 
     def check(self, account: Account, report: Report) -> None:
         """Fills the account: by reason, how many impressions went there."""
@@ -84,41 +68,8 @@ class VersionCheck:
     # -- no row at all -----------------------------------------------------------------------------
 
     def _why_none(self, impression: int) -> str | None:
-        if not self._settled[impression]:
-            return "pending"
-        acted, positive = self._acted[impression], self._positive[impression]
-        if self._drop and not acted:
-            return "unexposed"
-        if self._final_is_dropped(impression):
-            return self._why_none_early(impression)
-        if not positive and self._sampled_out(impression, exposed=self._exposed(bool(acted))):
-            return "sampled out"
-        return None
-
-    def _why_none_early(self, impression: int) -> str | None:
-        """Of one whose final row is dropped as immature: was there to be a row before it?"""
-        first = self._emission.first_emit_after
-        on_arrival = self._emission.emit_positives == "on_arrival"
-        if first is None:
-            due = on_arrival and bool(self._changed[impression])
-        else:
-            # a row of before its exposure is put off, and may never have come
-            due = (on_arrival or not self._drop) and not self._dropped(impression, int(first))
-        if not due:
-            return "immature"
-        if on_arrival and self._positive[impression] and self._changed[impression]:
-            return None
-        return "sampled out" if self._may_be_sampled_out(impression) else None
-
-    def _final_is_dropped(self, impression: int) -> bool:
-        return self._dropped(impression, max(kind.window_ms for kind in self._pipeline.kinds))
-
-    def _dropped(self, impression: int, observed_for: int) -> bool:
-        request = self._source.accepted[int(self._source.impressions.request[impression])]
-        return self._progress.dropped_at_end(request.event_time, observed_for)
-
-    def _exposed(self, acted: bool) -> bool | None:
-        return None if self._pipeline.exposure is None else acted
+        why = self._expected.why_no_row(impression, self._expected.given(impression))
+        return CANNOT_TELL if why is None and impression in self._untold else why
 
     def _name_missing(
         self, none: Ints, reasons: Sequence[str | None], has_rows: Mask, report: Report
@@ -146,8 +97,8 @@ class VersionCheck:
     def _actions_of(self, impression: int) -> str:
         given = [
             f"{name_of(a.event)} ({place(a.event.origin)})"
-            for k in range(len(self._pipeline.kinds))
-            for a in self._cells.get((k, impression), ())
+            for actions in self._expected.given(impression).values()
+            for a in actions
         ]
         return f"; its actions: {', '.join(given)}" if given else ""
 
@@ -164,7 +115,14 @@ class VersionCheck:
             impression = int(rows.impression[row])
             # versions of before this row, after one that was not a negative, are no negatives
             may_be_negative = bool(first[row]) or bool(self._negative_row[row - 1])
-            if may_be_negative and self._may_be_sampled_out(impression):
+            may_be_negative |= self._expected.may_have_become_negative(impression)
+            if (
+                may_be_negative
+                and self._expected.may_be_sampled_out(impression)
+                and rows.revision[row] <= self._expected.last_revision_at_most(impression)
+            ):
+                continue
+            if impression in self._untold:
                 continue
             lost[impression] = True
             gone = range(int(before[row]) + 1, int(rows.revision[row]))
@@ -174,19 +132,16 @@ class VersionCheck:
 
     def _lost_last(self, report: Report) -> Mask:
         """With `final_emit = "always"` the last row is the final one."""
-        rows = self._rows
+        rows, expected = self._rows, self._expected
         lost = np.zeros(self._source.impressions.count, dtype=bool)
-        if self._emission.final_emit != "always":
+        if self._pipeline.resolved_emission.final_emit != "always":
             return lost
-        for row in np.flatnonzero(
-            rows.last & ~rows.final & self._settled[rows.impression]
-        ).tolist():
+        without = rows.last & ~rows.final & self._settled[rows.impression]
+        for row in np.flatnonzero(without).tolist():
             impression = int(rows.impression[row])
-            negative = not self._positive[impression]
-            exposed = self._exposed(bool(self._acted[impression]))
-            if self._final_is_dropped(impression):
+            if impression in self._untold:
                 continue
-            if negative and self._sampled_out(impression, exposed=exposed):
+            if expected.may_lack_final(impression, expected.given(impression)):
                 continue
             lost[impression] = True
             self._name(
@@ -202,38 +157,12 @@ class VersionCheck:
 
     # -- sampling ----------------------------------------------------------------------------------
 
-    def _sampled_out(self, impression: int, *, exposed: bool | None) -> bool:
-        if self._sampling.off:
-            return False
-        rate = self._sampling.rate_of(self._features(impression), exposed=exposed)
-        sample = int(self._source.impressions.sample_id[impression])
-        return not self._sampling.keeps(sample, rate)
-
-    def _may_be_sampled_out(self, impression: int) -> bool:
-        """At some time: a negative may have been unexposed first, and exposed then."""
-        if self._pipeline.exposure is None:
-            return self._sampled_out(impression, exposed=None)
-        states = (True,) if self._drop else (False, True)
-        return any(self._sampled_out(impression, exposed=state) for state in states)
-
-    def _features(self, impression: int) -> dict[str, object]:
-        """Those that the rules of sampling ask for."""
-        return {name: self._column(name)[impression] for name in self._sampling.features}
-
-    def _column(self, name: str) -> list[object]:
-        if name not in self._values:
-            [feature] = [f for f in self._pipeline.schema.features if f.name == name]
-            everything: Ints = np.arange(self._source.impressions.count)
-            column = self._source.impressions.feature(feature, everything)
-            self._values[name] = column.to_pylist()
-        return self._values[name]
-
     def _check_rates(self, report: Report) -> None:
         """Rule 9: every row carries the rate of its kind, and belongs to what is kept at it."""
-        rows = self._rows
+        rows, sampling = self._rows, self._pipeline.negative_sampling
         suspects = (
             np.flatnonzero(rows.rate != 1.0)
-            if self._sampling.off
+            if sampling.off
             else np.flatnonzero(self._negative_row | (rows.rate != 1.0))
         )
         for row in suspects.tolist():
@@ -243,12 +172,12 @@ class VersionCheck:
             exposed = None if np.isnan(rows.exposed[row]) else bool(rows.exposed[row])
             rate = 1.0
             if self._negative_row[row]:
-                rate = self._sampling.rate_of(self._features(impression), exposed=exposed)
+                rate = self._expected.sampling_rate(impression, exposed=exposed)
             sample = int(self._source.impressions.sample_id[impression])
             why = None
             if rows.rate[row] != rate:
                 why = f"sampling_rate is {rows.rate[row]:g}; it must be {rate:g}"
-            elif not self._sampling.keeps(sample, rate):
+            elif not sampling.keeps(sample, rate):
                 why = f"a negative that is not sampled at rate {rate:g}"
             if why is not None:
                 rows.wrong[row] = True
