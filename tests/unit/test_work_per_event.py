@@ -142,7 +142,8 @@ def test_a_hot_user_costs_about_what_the_same_requests_of_many_users_cost() -> N
     hot = work(hot_user(MANY), USER)
     spread = work(hot_user(MANY, users=MANY), USER)
     assert hot["bytes"] < 3 * spread["bytes"], (hot, spread)
-    assert hot["lines"] < 3 * spread["lines"], (hot, spread)
+    # A request of a user of its own settles by the short way (`udfs/core/alone.py`).
+    assert hot["lines"] < 4 * spread["lines"], (hot, spread)
 
 
 def test_the_counter_sees_work_that_grows() -> None:
