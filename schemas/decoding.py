@@ -505,12 +505,14 @@ def _explain(error: Exception, raw: bytes) -> BadRecord:
     if too_deep(raw):
         return _too_deep()
     try:
-        _, twice = parse(raw)
+        record, twice = parse(raw)
     except NotJSON as not_json:
         return BadRecord(not_json.reason, not_json.message)
     if twice is not None:
         return _duplicate(twice, raw)
     message = str(error)
+    if record is None:
+        return BadRecord("wrong_type", message)  # not a field of it that is null
     time = _stated_time(raw)
     if time is not None and message.endswith("`$.event_time`"):
         return _wrong_time(time)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from schemas.events import RequestBody
 from schemas.features import Feature, FeatureSchema
 from schemas.sample_id import sample_ids
+from tools.audit.decoding import DecodedRequest
 
 Ints = npt.NDArray[np.int64]
-
-_unpack = msgspec.msgpack.Decoder(RequestBody).decode
 
 #: Impressions whose features are Python objects at a time.
 _BATCH = 20_000
@@ -39,20 +36,18 @@ class Impressions:
         self._item_chunks: list[pa.Array] = []
         self.count = 0
 
-    def add(self, request_id: str, packed: bytes) -> RequestBody:
-        """A request more; what its packed `RequestBody` holds."""
-        body = _unpack(packed)
-        for feature, value in zip(self._context, body.context, strict=True):
+    def add(self, request: DecodedRequest) -> None:
+        """A request more."""
+        for feature, value in zip(self._context, request.context, strict=True):
             self._values[feature.name].append(value)
-        for feature, column in zip(self._items, body.columns, strict=bool(body.columns)):
+        for feature, column in zip(self._items, request.columns, strict=True):
             self._values[feature.name] += column
-        self._lengths.append(len(body.items))
-        self._item_ids += body.items
-        self._ids += sample_ids(request_id, body.items)
-        self.count += len(body.items)
+        self._lengths.append(len(request.items))
+        self._item_ids += request.items
+        self._ids += sample_ids(request.request_id, request.items)
+        self.count += len(request.items)
         if len(self._ids) >= _BATCH:
             self._pack()
-        return body
 
     def _pack(self) -> None:
         for feature in (*self._context, *self._items):

@@ -7,16 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-
 from jobs.pipeline.config import Pipeline
 from schemas import samples
-from schemas.decoding import IgnoredAction
-from schemas.events import STREAMS, ActionEvent, Origin, RequestEvent, Stream
+from schemas.events import STREAMS, ActionEvent, Origin, Stream
+from tools.audit.decoding import DecodedAction, DecodedRequest, Decoder
 from tools.audit.impressions import Impressions
 from tools.audit.output import Output, hour_of
 from tools.audit.report import Report, place
-from tools.audit.source import Decoder, Reached, Record, is_one_log, records
+from tools.audit.source import Reached, Record, is_one_log, records
 
 #: What the join rejects; all other reasons are the decoder's.
 JOIN_REASONS: dict[str, Stream] = {
@@ -153,26 +151,25 @@ def read_source(
         for record in _told(records(stream, settings, report.notes), stream, progress):
             source.read[stream] += 1
             reached.read(record)
-            event = decoder.decode(stream, record)
+            event = decoder.decode(stream, record.raw, record.time)
             if isinstance(event, str):
                 if rejected.take(stream, record, event, ignored=False) is None:
                     source.unseen.append((stream, record.origin, event))
                 else:
                     bad[f"rejected: {event}"] += 1
                 continue
-            ignored = isinstance(event, IgnoredAction)
+            ignored = isinstance(event, DecodedAction) and event.ignored
             reason = rejected.take(stream, record, None, ignored=ignored)
             # before the record itself moves time
             watermark = reached.watermark_at_most()
             # an ignored action moves time as well (rule 12)
             reached.good(event.event_time, record)
-            if isinstance(event, IgnoredAction):
+            if ignored:
                 bad["ignored"] += 1
-            elif isinstance(event, RequestEvent):
-                _add_request(source, event, reason, watermark)
+            elif isinstance(event, DecodedRequest):
+                _add_request(source, event, record.origin, reason, watermark)
             else:
-                # its bytes are no longer needed
-                source.actions.append(Action(msgspec.structs.replace(event, raw=b""), reason))
+                source.actions.append(Action(_action(event, record.origin), reason))
     source.impressions.seal()
     rejected.finish()
     return source
@@ -187,27 +184,23 @@ def _told(
         yield record
 
 
-def _add_request(source: Source, event: RequestEvent, reason: str | None, reached: float) -> None:
+def _action(action: DecodedAction, origin: Origin) -> ActionEvent:
+    """Without its bytes, which are no longer needed."""
+    a = action
+    what = (a.event_id, a.user_id, a.item_id, a.request_id, a.action, a.value, a.event_time)
+    return ActionEvent(*what, origin, b"")
+
+
+def _add_request(
+    source: Source, request: DecodedRequest, origin: Origin, reason: str | None, reached: float
+) -> None:
+    who = (request.request_id, request.user_id, request.event_time, origin, reason)
     if reason is not None:
-        user = msgspec.msgpack.decode(event.body)[0]
-        source.rejected.append(
-            Request(event.request_id, user, event.event_time, event.origin, reason, [], -1)
-        )
+        source.rejected.append(Request(*who, [], -1))
         return
     first = source.impressions.count
-    body = source.impressions.add(event.request_id, event.body)
-    source.accepted.append(
-        Request(
-            event.request_id,
-            body.user_id,
-            event.event_time,
-            event.origin,
-            None,
-            body.items,
-            first,
-            reached,
-        )
-    )
+    source.impressions.add(request)
+    source.accepted.append(Request(*who, request.items, first, reached))
 
 
 def request_twins(source: Source, pipeline: Pipeline, report: Report) -> None:

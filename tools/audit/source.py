@@ -1,7 +1,4 @@
-"""The sources, read again for an audit: every record with its origin, decoded as the job does.
-
-`schemas.decoding` is what the audit shares with the job; the reading is its own.
-"""
+"""The sources, read again for an audit: every record with its origin, and how far time has come."""
 
 from __future__ import annotations
 
@@ -10,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect
 from schemas import event_files
-from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
-from schemas.events import ActionEvent, Origin, RequestEvent, Stream
+from schemas.events import Origin, Stream
 
 _TIMEOUT_MS = 10_000
 #: Without a record for so long a topic is taken to be unreachable (there are still some to come).
@@ -28,36 +24,6 @@ class Record(NamedTuple):
     raw: bytes
     origin: Origin
     time: int | None
-
-
-class Decoder:
-    """Decodes the records of both streams under a pipeline's configuration."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        def bounds(source: Source) -> dict[str, Any]:
-            if isinstance(source, FilesSource):
-                own: dict[str, Any] = {"not_after": source.not_after}
-            else:
-                own = {"max_future_ms": int(source.max_future)}
-            return {"max_record_bytes": source.max_record_bytes, **own}
-
-        self._requests = RequestDecoder(pipeline.schema, **bounds(pipeline.sources.features))
-        self._actions = ActionDecoder(
-            pipeline.kinds,
-            key_is_request_id=pipeline.join.key == "request_id",
-            reject_unknown=pipeline.join.unknown_actions == "reject",
-            **bounds(pipeline.sources.actions),
-        )
-
-    def decode(
-        self, stream: Stream, record: Record
-    ) -> RequestEvent | ActionEvent | IgnoredAction | str:
-        """The event; or an action that is ignored; or the reason why the record is bad."""
-        decoder = self._requests if stream == "features" else self._actions
-        try:
-            return decoder.decode(record.raw, record.origin, record.time)
-        except BadRecord as bad:
-            return bad.reason
 
 
 @dataclass
