@@ -116,7 +116,7 @@ def train(config: TrainerConfig) -> int:
             session.run()
             stats = session.runner.stats()
         except (LostShardError, ServerGoneError) as error:
-            # a session in training goes back by itself; before and after that it cannot
+            # a session goes back by itself from its start to its end; before and after it cannot
             failed = (
                 f"train: a server ended before or after training ({error}); its log says why."
                 " Start the same command again"

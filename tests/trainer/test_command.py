@@ -225,21 +225,42 @@ def test_a_configuration_that_is_wrong(
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("error", [LostShardError("shards [0]"), ServerGoneError("server 0")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (LostShardError("shards [0]"), "no replica of shards [0] is left"),
+        (ServerGoneError("server 0"), "server 0 ended while it was waited for"),
+    ],
+)
+@pytest.mark.parametrize("often", [1, 5, 100])
 def test_a_server_that_ends_while_servers_start(
     error: Exception,
+    told: str,
+    often: int,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    original, starts = LocalRunner.start, []
+
     def start(self: LocalRunner, shards: Sequence[ShardSnapshot]) -> None:
-        raise error
+        starts.append(len(shards))
+        if len(starts) <= often:
+            raise error
+        original(self, shards)
 
     monkeypatch.setattr(LocalRunner, "start", start)
-    assert main(arguments(folder, tmp_path / "out")) == 1
+    code = main(arguments(folder, tmp_path / "out"))
     said = capsys.readouterr().err
-    assert f"a server ended before or after training ({error})" in said
+    assert f"{told}; there is no checkpoint; starting over" in " ".join(said.split())
+    if often < 6:
+        assert code == 0, said
+        assert len(starts) == often + 1
+    else:
+        assert code == 1
+        assert len(starts) == 6
+        assert f"{told}, for the 6th time since the last checkpoint" in said
     assert "Traceback" not in said
 
 

@@ -112,22 +112,23 @@ class Session:
         Raises ReadError, CheckpointError, RunError, OSError.
         """
         output = self.config.output
+        self._vain, self._back_at = 0, -1
         found = self._checkpoints.find()
-        if found and output.resume:
-            self._resume(found[-1])
-        else:
-            if found:
-                self._say(
-                    f"beginning anew (output.resume = false): the {len(found)} checkpoints of an"
-                    f" earlier run, up to {found[-1].name}, go when this run has saved its first"
-                )
+        if found and not output.resume:
+            self._say(
+                f"beginning anew (output.resume = false): the {len(found)} checkpoints of an"
+                f" earlier run, up to {found[-1].name}, go when this run has saved its first"
+            )
             self._checkpoints.replace(found)
-            self.runner.start([])
+            found = []
+        try:
+            self._start(found)
+        except (LostShardError, ServerGoneError) as error:
+            # a server that ends while it gets its shards is like one that ends later
+            self._go_back(error)
         now = self._clock()
         self._checkpoint_at = now + output.checkpoint_every / 1e3
         self._export_at = now + output.export_every / 1e3
-        self._checkpoints.step = self.step
-        self._vain, self._back_at = 0, -1
         self.ledger.discover(self.root)
         self._discover_at = now + self.config.samples.poll / 1e3
         while True:
@@ -331,7 +332,10 @@ class Session:
         self._say(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
 
     def _go_back(self, error: Exception) -> None:
-        """Set all shards and the cursor to the last checkpoint, so that each sample counts once."""
+        """Set all shards and the cursor to the last checkpoint, so that each sample counts once.
+
+        Raises RunError when that was in vain too often.
+        """
         while True:
             self.progress.rollbacks += 1
             self._checkpoints.discard()
@@ -340,7 +344,9 @@ class Session:
             self._vain = self._vain + 1 if saved == self._back_at else 1
             self._back_at = saved
             if self._vain > _MOST_IN_VAIN:
-                raise RunError(f"{error}, for the {self._vain}th time since the last checkpoint")
+                raise RunError(
+                    f"{_told(error)}, for the {self._vain}th time since the last checkpoint"
+                )
             rows = self.rows
             try:
                 self._begin_from_the_last(error)
@@ -353,11 +359,22 @@ class Session:
 
     def _begin_from_the_last(self, error: Exception) -> None:
         found = self._checkpoints.find()
+        to = f"going back to {found[-1].name}" if found else "there is no checkpoint; starting over"
+        self._say(f"{_told(error)}; {to}")
+        self._start(found)
+
+    def _start(self, found: list[Path]) -> None:
+        """As in the newest of these checkpoints, or anew if there is none."""
         if found:
-            self._say(f"{error}: no replica is left; going back to {found[-1].name}")
             self._resume(found[-1])
         else:
-            self._say(f"{error}: no replica is left, and no checkpoint; beginning anew")
             self._begin_anew()
             self.runner.start([])
         self._checkpoints.step = self.step
+
+
+def _told(error: Exception) -> str:
+    """What has happened, for a person."""
+    if isinstance(error, LostShardError):
+        return f"no replica of {error} is left"
+    return f"{error} ended while it was waited for"
