@@ -169,7 +169,8 @@ def _start_job(pipeline: Pipeline, asked: Asked, signals: Signals, log_folder: P
             explained.print_explained(pipeline, plan)
             return DONE
         start, restored = _begin(pipeline, asked, env)
-        joining = graph.build(pipeline, env, tables, lasting=True)
+        files = runs.new_name()
+        joining = graph.build(pipeline, env, tables, run=files, lasting=True)
     if start == "overwrite":
         output_guard.clear(output)
         if environment.checkpoint_folder(env) == pipeline.default_checkpoints:
@@ -178,7 +179,7 @@ def _start_job(pipeline: Pipeline, asked: Asked, signals: Signals, log_folder: P
                     places.delete(entry.place)
     warnings = LogWarnings(log_folder)
     job = joining.start()
-    started = runs.started(str(job.get_job_id()), start, restored)
+    started = runs.started(str(job.get_job_id()), start, restored, files)
     try:
         runs.note(output, started, document(asked.config, asked.overrides))
     except places.PlaceError as error:
@@ -210,10 +211,12 @@ def _begin(pipeline: Pipeline, asked: Asked, env: Any) -> tuple[runs.Start, str 
     restored = environment.option(env, environment.RESTORE_PATH)
     if restored is not None:
         # `flink run --fromSavepoint`, or the option in [flink]
+        _refuse_newer_rows(output, places.from_uri(restored), "flink run --fromSavepoint")
         return "restore", restored
     if asked.restore is not None:
         jobs = {run.job for run in runs.known(output)}
         restored = restore.find(asked.restore, environment.checkpoint_folder(env), jobs)
+        _refuse_newer_rows(output, restored, f"--restore {asked.restore}")
         environment.restore_from(env, restored)
         _say(f"going on from {restored}")
         return "restore", restored
@@ -228,6 +231,29 @@ def _begin(pipeline: Pipeline, asked: Asked, env: Any) -> tuple[runs.Start, str 
                 f"({error}); if it has, they are written a second time"
             )
     return asked.start, None
+
+
+def _refuse_newer_rows(output: str, snapshot: str, asked: str) -> None:
+    """Raises ConfigError when rows of the output would be written twice after a restore."""
+    from jobs.pipeline import newer_rows, restore
+
+    try:
+        newer = newer_rows.newer_file(
+            output, snapshot, runs.known(output), restore.checkpoint_number
+        )
+    except places.PlaceError as error:
+        _say(
+            "warning: whether the output has rows that are newer than the snapshot could not be "
+            f"found out from here ({error}); if it has, they are written a second time"
+        )
+        return
+    if newer is not None:
+        raise ConfigError(
+            f"{asked}: the output has rows that became visible after this snapshot ({snapshot}), "
+            f"and they would be written a second time, such as those of {newer}. Use --restore "
+            "latest if there is a newer snapshot, or set another output.path to go back, or "
+            "--overwrite to read all input again"
+        )
 
 
 def _say(text: str) -> None:

@@ -38,13 +38,16 @@ class Job:
         return "\n".join(lines)
 
 
-def build(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) -> Job:
+def build(
+    pipeline: Pipeline, env: Any, tables: Any, *, run: str | None = None, lasting: bool = False
+) -> Job:
     """Sources, join and sinks. Raises ConfigError.
 
+    `run`: a name for this start of the job (`runs.new_name`), which is in the names of its files.
     `lasting`: what a restored job has to find again is put beside its checkpoints.
     """
     events = read(pipeline, env, tables, lasting=lasting)
-    write(pipeline, join(pipeline, events), events.rejected)
+    write(pipeline, join(pipeline, events), events.rejected, run)
     return Job(pipeline.pipeline.name, env)
 
 

@@ -133,8 +133,8 @@ class LocalRun:
             self._say(f"{what} has no checkpoint of its own; restore the same one again")
         else:
             self._say(
-                f"{what} has no checkpoint, so none of its rows are visible; run it again from the "
-                "beginning"
+                f"{what} has no checkpoint to go on from; run it again from the beginning, with "
+                "--overwrite if it is refused because of rows"
             )
 
     def _report(self, result: Any, *, judged: bool = True) -> int:

@@ -107,14 +107,29 @@ def find(
     return found.place
 
 
+def checkpoint_number(place: str) -> int | None:
+    """The number of a snapshot among those of its job and of the jobs that it went on from.
+
+    None when its `_metadata` cannot be read. Of a savepoint it needs a running JVM. Raises
+    PlaceError.
+    """
+    metadata = places.below(place, _METADATA)
+    return _number(place) or _flink_number(places.read(metadata) or b"", metadata)
+
+
 def _number(place: str) -> int:
-    """Of a checkpoint; for those made in the same millisecond."""
-    name = place.rsplit("/", 1)[-1]
+    """Of a checkpoint, by its path; 0 of a savepoint."""
+    name = place.rstrip("/").rsplit("/", 1)[-1]
     return int(name[4:]) if name.startswith("chk-") and name[4:].isdigit() else 0
 
 
 def _flink_reads(data: bytes, metadata: str) -> bool:
     """Whether Flink can read a `_metadata`."""
+    return _flink_number(data, metadata) is not None
+
+
+def _flink_number(data: bytes, metadata: str) -> int | None:
+    """The number in a `_metadata`; None if Flink cannot read it."""
     from pyflink.java_gateway import get_gateway
 
     jvm = get_gateway().jvm
@@ -122,7 +137,6 @@ def _flink_reads(data: bytes, metadata: str) -> bool:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     try:
         checkpoints = jvm.org.apache.flink.runtime.checkpoint.Checkpoints
-        checkpoints.loadCheckpointMetadata(stream, loader, metadata)
+        return int(checkpoints.loadCheckpointMetadata(stream, loader, metadata).getCheckpointId())
     except Exception:
-        return False
-    return True
+        return None

@@ -9,6 +9,7 @@ take it as they take the file it was made from.
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -32,18 +33,28 @@ _HEAD = """\
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of a job. `started`: ISO 8601, UTC; `restored`: from which snapshot."""
+    """One start of a job.
+
+    `started`: ISO 8601, UTC; `restored`: from which snapshot; `files`: what the names of its files
+    have in them (`new_name`; earlier releases did not write it down).
+    """
 
     job: str
     started: str
     start: Start
     restored: str | None = None
+    files: str | None = None
 
 
-def started(job: str, start: Start, restored: str | None) -> Run:
+def new_name() -> str:
+    """A name for a start of a job, for the names of its files: 12 hex digits."""
+    return uuid.uuid4().hex[-12:]
+
+
+def started(job: str, start: Start, restored: str | None, files: str | None = None) -> Run:
     """A start that happens now."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Run(job=job, started=now, start=start, restored=restored)
+    return Run(job=job, started=now, start=start, restored=restored, files=files)
 
 
 def known(output: str) -> list[Run]:

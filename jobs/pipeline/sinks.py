@@ -1,22 +1,23 @@
 """Where the rows go: Parquet files by hour of the event, compaction, `_SUCCESS`.
 
-The operators are those of Flink's file sink for tables, put together here. Through a table the
-watermark would be lost, without which no hour is ever complete; files would have no suffix; and
-`output.compact` could not change over a savepoint.
+Flink's file sink for tables is not used: it makes the last files visible at the end of the input,
+before a checkpoint has their rows behind it, and a failure in between would write them twice.
+Through a table the watermark would be lost, without which no hour is ever complete; files would
+have no suffix; and `output.compact` could not change over a savepoint.
 """
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pyflink.common import Configuration, Types
+from pyflink.common import Types
 from pyflink.datastream import DataStream
 from pyflink.java_gateway import get_gateway
 from pyflink.util.exceptions import JavaException
 
+from jobs.pipeline import runs
 from jobs.pipeline.config import ConfigError, OutputSection, Pipeline
 from schemas import samples
 from udfs.core import wire
@@ -26,8 +27,12 @@ from udfs.operators import side_outputs
 _HOUR_MS = 3_600_000
 
 
-def write(pipeline: Pipeline, joined: Any, rejected: Any) -> None:
-    """Add to the job what writes the join's rows and the decoders' rejects. Raises ConfigError."""
+def write(pipeline: Pipeline, joined: Any, rejected: Any, run: str | None = None) -> None:
+    """Add to the job what writes the join's rows and the decoders' rejects. Raises ConfigError.
+
+    `run` names this start of the job in the names of its files (`runs.new_name`, the default).
+    """
+    run = run or runs.new_name()
     rules = pipeline.rules
     # a row leaves its hour behind by what it waited for
     settled = rules.deadline(0)
@@ -39,7 +44,7 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any) -> None:
     )
     of_late = Table("late_actions", samples.LATE_ACTIONS, _HOUR_MS + forgotten)
     of_rejected = Table("rejected", samples.REJECTED, _HOUR_MS + forgotten)
-    of_samples.write(exploded(pipeline, joined), pipeline.output, compact=pipeline.compact)
+    of_samples.write(exploded(pipeline, joined), pipeline.output, run, compact=pipeline.compact)
     for table, stream in ((of_late, late), (of_rejected, rejects)):
         rows = jvm_operators.transform(
             stream,
@@ -48,7 +53,7 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any) -> None:
             " ".join(_sql_types(table.schema)),
             uid=f"{_words(table.name)}-to-rows",
         )
-        table.write(rows, pipeline.output, compact=pipeline.compact)
+        table.write(rows, pipeline.output, run, compact=pipeline.compact)
 
 
 def exploded(pipeline: Pipeline, joined: Any) -> DataStream:
@@ -78,13 +83,12 @@ class Table:
         """Flink's type of a row, with the columns in the order of the schema."""
         return _row_type(self.schema)
 
-    def write(self, rows: DataStream, output: OutputSection, *, compact: bool) -> None:
+    def write(self, rows: DataStream, output: OutputSection, run: str, *, compact: bool) -> None:
         """Add the operators that write `rows` (internal rows with `dt` and `hr` at their end)."""
-        folder = f"{output.path}/{self.name}"
         size = str(_bytes(output.target_file_size))
         files = (
-            folder,
-            str(uuid.uuid4()),
+            f"{output.path}/{self.name}",
+            run,
             str(compact).lower(),
             size,
             output.compression,
@@ -92,55 +96,34 @@ class Table:
             str(len(samples.PARTITIONS)),
         )
         name = _words(self.name)
-        messages = "org.apache.flink.connector.file.table.stream."
+        messages = _message_type()
+        needs = ["ParquetFiles"]
+        # The uids are not those of the operators before 2026-11: their state would be passed over,
+        # and with it the files that were not visible yet.
         parts = jvm_operators.transform(
-            rows,
-            "WriteFiles",
-            _message_type(messages + "compact.CompactMessages$CoordinatorInput"),
-            *files,
-            uid=f"{name}-write",
-            needs=["ParquetFiles"],
+            rows, "WriteFiles", messages, *files, uid=f"{name}-write-files", needs=needs
         )
         units = jvm_operators.transform(
-            parts,
-            "PlanFiles",
-            _message_type(messages + "compact.CompactMessages$CoordinatorOutput"),
-            size,
-            uid=f"{name}-plan",
-            parallelism=1,
-            needs=["ParquetFiles"],
+            parts, "PlanFiles", messages, size, uid=f"{name}-plan-files", parallelism=1, needs=needs
         )
-        finished = jvm_operators.transform(
-            units.broadcast(),
+        made = jvm_operators.transform(
+            units.rebalance(),
             "CompactFiles",
-            _message_type(messages + "PartitionCommitInfo"),
+            messages,
             *files,
-            uid=f"{name}-compact",
-            needs=["ParquetFiles"],
+            uid=f"{name}-compact-files",
+            needs=needs,
         )
         jvm_operators.transform(
-            finished,
-            "CommitPartitions",
+            made,
+            "CommitFiles",
             Types.PICKLED_BYTE_ARRAY().get_java_type_info(),  # nothing comes out
-            folder,
-            self.name,
-            " ".join(samples.PARTITIONS),
-            self._commit_options(),
-            uid=f"{name}-commit",
+            *files,
+            str(self.commit_delay_ms),
+            uid=f"{name}-commit-files",
             parallelism=1,
+            needs=needs,
         )
-
-    def _commit_options(self) -> Any:
-        options = Configuration()
-        for key, value in {
-            "sink.partition-commit.trigger": "partition-time",
-            "sink.partition-commit.delay": f"{self.commit_delay_ms} ms",
-            "sink.partition-commit.policy.kind": "success-file",
-            "sink.partition-commit.watermark-time-zone": "UTC",
-            "partition.time-extractor.timestamp-pattern": "$dt $hr:00:00",
-        }.items():
-            options.set_string(key, value)
-        return options._j_configuration
 
 
 def _words(name: str) -> str:
@@ -169,12 +152,11 @@ def _type_info(row_type: Any) -> Any:
     return get_gateway().jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type)
 
 
-def _message_type(name: str) -> Any:
-    """The type of what Flink's file operators tell each other."""
-    jvm = get_gateway().jvm
-    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    message = jvm.java.lang.Class.forName(name, True, loader)
-    return jvm.org.apache.flink.api.common.typeinfo.TypeInformation.of(message)
+def _message_type() -> Any:
+    """The type of what the operators tell each other of files: see `ParquetFiles.java`."""
+    text, number = Types.STRING(), Types.LONG()
+    data, texts = Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.BASIC_ARRAY(Types.STRING())
+    return Types.ROW([text, text, number, data, texts]).get_java_type_info()
 
 
 def _bytes(size: str) -> int:

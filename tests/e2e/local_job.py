@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.flink import running
@@ -27,6 +27,7 @@ def started(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[by
         try:
             yield process
         finally:
-            # the JVM is in its session, and goes with it
-            os.killpg(process.pid, signal.SIGKILL)
+            # the JVM is in its session, and goes with it; both may have ended by themselves
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=60)

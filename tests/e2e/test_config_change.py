@@ -1,7 +1,8 @@
 """A configuration changes over a savepoint (docs/configuration.md).
 
 Windows, lateness, policy, sampling and the feature schema are others afterwards. What was accepted
-before keeps its own deadline, and gets what it did not have as null.
+before keeps its own deadline, and gets what it did not have as null. Files are compacted, those of
+the old schema and those of the new one apart.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def test_old_requests_keep_their_deadline_under_a_new_configuration(
     story = KafkaStory(kafka_broker, tmp_path, "changed", RULES)
     story.create_topics()
     program = running.ROOT / "jobs" / "join_samples.py"
-    config = ["--config", str(story.config)]
+    config = ["--config", str(story.config), "--set=output.compact=true"]
 
     # each even request has a click after 5 s
     story.clicks(dict.fromkeys(range(0, 30, 2), 5))
     story.requests(range(30), {"price": 1.0})
-    job = Job(flink_cluster, flink_cluster.run(program, config, parallelism=1).job_id)
+    job = Job(flink_cluster, flink_cluster.run(program, config, parallelism=2).job_id)
     # D_r = t_r + 10 s, and the time is 29 s less 1.001 s
     wait_until(lambda: job.goes_on() and len(story.rows()) >= 18, 90, "18 rows", every_s=0.25)
     assert sorted(story.rows()) == list(range(18))
@@ -58,7 +59,7 @@ def test_old_requests_keep_their_deadline_under_a_new_configuration(
     story.requests(range(30, 80), {"price": 2.0, "color": "red"})
     story.requests([200], {"price": 2.0, "color": "red"})
     changes = [f"--set={change}" for change in CHANGED]
-    submission = flink_cluster.run(program, config + changes, parallelism=1, savepoint=savepoint)
+    submission = flink_cluster.run(program, config + changes, parallelism=2, savepoint=savepoint)
     job = Job(flink_cluster, submission.job_id)
     positives = {*range(18, 80, 2), *range(33, 80, 4)}
     expected = {*range(18), *positives}

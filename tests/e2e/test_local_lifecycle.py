@@ -80,6 +80,9 @@ def test_an_unbounded_run_is_stopped_gone_on_with_and_never_doubled(
     assert {i: row["label_click"] for i, row in found.items()} == {
         i: int(i % 2 == 0) for i in range(60)
     }
+    # going back to where the second run began would write its rows once more
+    assert "became visible after this snapshot" in refused(*again)
+    assert story.rows() == found
 
 
 @pytest.mark.thorough

@@ -48,6 +48,8 @@ public final class AwaitPartitions extends AbstractStreamOperator
 
     public void initializeState(StateInitializationContext context) throws Exception {
         super.initializeState(context);
+        // True whenever the job goes on from a snapshot, also here, where there is no state: Flink
+        // tells it by the number of the restored checkpoint.
         if (context.isRestored()) {
             closedUntil = now() + settling;
         }

@@ -1,17 +1,22 @@
-// How the files of a table are named, written and read. No imports: this is put behind the operator
-// that uses it, in one compilation unit.
+// How the files of a table are named, written, read, and spoken of between the operators of the sink.
+// No imports: this is put behind the operator that uses it, in one compilation unit.
 //
-//   part-<run>-<subtask>-<number>.parquet               what a writer has finished
-//   .uncompacted-part-<run>-<subtask>-<number>          the same, to be compacted: hidden
-//   compacted-part-<run>-<subtask>-<number>.parquet     made of one or several of those
+//   part-<run>-<after>-<subtask>-<attempt>-<number>.parquet     what a writer has finished
+//   .uncompacted-part-…                                         the same, to be compacted: hidden
+//   compacted-part-….parquet                                    made of one or several of those
+//
+// <run> is of one start of a job (_runs.jsonl); <after> is the number of the checkpoint that the file
+// was begun after: by these two jobs/pipeline/newer_rows.py tells whether a snapshot has its rows.
+//
+// A message is a Row: the partition, the path of the file when it is visible, its size, what is needed
+// to make it visible (null: renaming its one input does it), and the files that it was compacted from
+// (null: none).
 
 final class ParquetFiles {
     static final String SUFFIX = ".parquet";
     private static final String UNCOMPACTED = ".uncompacted-", COMPACTED = "compacted-";
     private static final String NO_PARTITION = "__DEFAULT_PARTITION__";
     private static final int BATCH = 2048;
-    /** A file of a job without checkpoints is finished after this. */
-    private static final long ROLL_AFTER_MS = 1800000L;
 
     private final org.apache.flink.core.fs.Path folder;
     private final String run;
@@ -21,10 +26,14 @@ final class ParquetFiles {
     private final org.apache.flink.table.types.logical.RowType rows;
     private final int partitionColumns;
 
+    /** The partition columns of the last row, and its partition. */
+    private org.apache.flink.table.data.StringData[] last;
+    private String lastPartition;
+
     /**
-     * references: the folder; what the names of this run's files begin with; whether to compact;
-     * the size (bytes) at which a file is finished; the compression; the RowType of the rows, whose
-     * last columns are the partition; how many those are.
+     * references: the folder; what names this run; whether to compact; the size (bytes) at which a
+     * file is finished; the compression; the RowType of the rows, whose last columns are the
+     * partition; how many those are.
      */
     ParquetFiles(Object[] references) {
         folder = new org.apache.flink.core.fs.Path((String) references[0]);
@@ -36,19 +45,163 @@ final class ParquetFiles {
         partitionColumns = Integer.parseInt((String) references[6]);
     }
 
-    static boolean uncompacted(org.apache.flink.core.fs.Path file) {
-        return file.getName().startsWith(UNCOMPACTED);
+    boolean compact() {
+        return compact;
+    }
+
+    long fileSize() {
+        return fileSize;
+    }
+
+    // -- names -------------------------------------------------------------------------------------
+
+    /** Of a row: dt=…/hr=…/, escaped where a path needs it. */
+    String partition(org.apache.flink.table.data.RowData row) {
+        int first = rows.getFieldCount() - partitionColumns;
+        boolean same = last != null;
+        for (int i = 0; same && i < partitionColumns; i++) {
+            same = java.util.Objects.equals(text(row, first + i), last[i]);
+        }
+        if (same) {
+            return lastPartition;
+        }
+        // texts of a row may be overwritten by the next one, so they are copied
+        last = new org.apache.flink.table.data.StringData[partitionColumns];
+        java.util.LinkedHashMap values = new java.util.LinkedHashMap();
+        for (int i = 0; i < partitionColumns; i++) {
+            org.apache.flink.table.data.StringData value = text(row, first + i);
+            String name = value == null ? "" : value.toString();
+            last[i] =
+                    value == null
+                            ? null
+                            : org.apache.flink.table.data.binary.BinaryStringData.fromString(
+                                    name);
+            values.put(
+                    rows.getFieldNames().get(first + i), name.isEmpty() ? NO_PARTITION : name);
+        }
+        lastPartition = org.apache.flink.table.utils.PartitionPathUtils.generatePartitionPath(values);
+        return lastPartition;
+    }
+
+    private static org.apache.flink.table.data.StringData text(
+            org.apache.flink.table.data.RowData row, int column) {
+        return row.isNullAt(column) ? null : row.getString(column);
+    }
+
+    org.apache.flink.core.fs.Path part(
+            String partition, long after, int subtask, String attempt, int number) {
+        String name = "part-" + run + "-" + after + "-" + subtask + "-" + attempt + "-" + number;
+        return new org.apache.flink.core.fs.Path(
+                new org.apache.flink.core.fs.Path(folder, partition),
+                compact ? UNCOMPACTED + name : name + SUFFIX);
     }
 
     static org.apache.flink.core.fs.Path compacted(org.apache.flink.core.fs.Path first) {
         String name = first.getName().substring(UNCOMPACTED.length());
-        String ending = name.endsWith(SUFFIX) ? "" : SUFFIX;
-        return new org.apache.flink.core.fs.Path(first.getParent(), COMPACTED + name + ending);
+        return new org.apache.flink.core.fs.Path(first.getParent(), COMPACTED + name + SUFFIX);
     }
 
-    /** What makes the writer's files; raw, for Janino knows no generics. */
-    org.apache.flink.streaming.api.functions.sink.filesystem.legacy.StreamingFileSink.BucketsBuilder
-            parts() {
+    // -- messages ----------------------------------------------------------------------------------
+
+    static org.apache.flink.types.Row message(
+            String partition,
+            org.apache.flink.core.fs.Path file,
+            long size,
+            byte[] token,
+            String[] inputs) {
+        org.apache.flink.types.Row message = new org.apache.flink.types.Row(5);
+        message.setField(0, partition);
+        message.setField(1, file.toString());
+        message.setField(2, Long.valueOf(size));
+        message.setField(3, token);
+        message.setField(4, inputs);
+        return message;
+    }
+
+    static String partition(org.apache.flink.types.Row message) {
+        return (String) message.getField(0);
+    }
+
+    static org.apache.flink.core.fs.Path file(org.apache.flink.types.Row message) {
+        return new org.apache.flink.core.fs.Path((String) message.getField(1));
+    }
+
+    static long size(org.apache.flink.types.Row message) {
+        return ((Long) message.getField(2)).longValue();
+    }
+
+    static byte[] token(org.apache.flink.types.Row message) {
+        return (byte[]) message.getField(3);
+    }
+
+    static String[] inputs(org.apache.flink.types.Row message) {
+        return (String[]) message.getField(4);
+    }
+
+    /** As sinks.py declares it for the streams of messages. */
+    static org.apache.flink.api.common.typeutils.TypeSerializer messageSerializer() {
+        return new org.apache.flink.api.java.typeutils.runtime.RowSerializer(
+                new org.apache.flink.api.common.typeutils.TypeSerializer[] {
+                    org.apache.flink.api.common.typeutils.base.StringSerializer.INSTANCE,
+                    org.apache.flink.api.common.typeutils.base.StringSerializer.INSTANCE,
+                    org.apache.flink.api.common.typeutils.base.LongSerializer.INSTANCE,
+                    org.apache.flink.api.common.typeutils.base.array.BytePrimitiveArraySerializer
+                            .INSTANCE,
+                    org.apache.flink.api.common.typeutils.base.array.StringArraySerializer.INSTANCE
+                });
+    }
+
+    /** What it takes to make a finished file visible later, from any process. */
+    static byte[] token(
+            org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
+            Object pending)
+            throws java.io.IOException {
+        return org.apache.flink.core.io.SimpleVersionedSerialization.writeVersionAndSerialize(
+                writers.getProperties().getPendingFileRecoverableSerializer(), pending);
+    }
+
+    static org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter.PendingFile pending(
+            org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
+            byte[] token)
+            throws java.io.IOException {
+        return pendingFile(
+                writers,
+                org.apache.flink.core.io.SimpleVersionedSerialization.readVersionAndDeSerialize(
+                        writers.getProperties().getPendingFileRecoverableSerializer(), token));
+    }
+
+    static org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter.PendingFile
+            pendingFile(
+                    org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
+                    Object pending)
+                    throws java.io.IOException {
+        return writers.recoverPendingFile(
+                (org.apache.flink.streaming.api.functions.sink.filesystem.InProgressFileWriter
+                                .PendingFileRecoverable)
+                        pending);
+    }
+
+    // -- Parquet -----------------------------------------------------------------------------------
+
+    /** What writes files of this table; raw, for Janino knows no generics. `whole`: of whole rows,
+     * whose partition columns are left out; otherwise of rows without them. */
+    org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers(boolean whole)
+            throws java.io.IOException {
+        org.apache.flink.api.common.serialization.BulkWriter.Factory parquet = parquet();
+        if (whole) {
+            parquet =
+                    new org.apache.flink.connector.file.table.FileSystemTableSink
+                            .ProjectionBulkFactory(parquet, computer());
+        }
+        org.apache.flink.streaming.api.functions.sink.filesystem.legacy.StreamingFileSink
+                        .BucketsBuilder
+                bulk =
+                        org.apache.flink.streaming.api.functions.sink.filesystem.legacy
+                                .StreamingFileSink.forBulkFormat(folder, parquet);
+        return bulk.createBucketWriter();
+    }
+
+    private org.apache.flink.connector.file.table.RowDataPartitionComputer computer() {
         int count = rows.getFieldCount();
         String[] names = new String[count], partition = new String[partitionColumns];
         org.apache.flink.table.types.DataType[] types =
@@ -60,43 +213,8 @@ final class ParquetFiles {
                             rows.getTypeAt(i));
         }
         System.arraycopy(names, count - partitionColumns, partition, 0, partitionColumns);
-        org.apache.flink.connector.file.table.RowDataPartitionComputer computer =
-                new org.apache.flink.connector.file.table.RowDataPartitionComputer(
-                        NO_PARTITION, names, types, partition);
-        // an open Parquet file cannot be continued after a restart, so each checkpoint finishes it
-        org.apache.flink.connector.file.table.FileSystemTableSink.TableRollingPolicy rolling =
-                new org.apache.flink.connector.file.table.FileSystemTableSink.TableRollingPolicy(
-                        true, fileSize, ROLL_AFTER_MS, ROLL_AFTER_MS);
-        org.apache.flink.streaming.api.functions.sink.filesystem.OutputFileConfig naming =
-                org.apache.flink.streaming.api.functions.sink.filesystem.OutputFileConfig.builder()
-                        .withPartPrefix((compact ? UNCOMPACTED : "") + "part-" + run)
-                        .withPartSuffix(compact ? "" : SUFFIX)
-                        .build();
-        return org.apache.flink.streaming.api.functions.sink.filesystem.legacy.StreamingFileSink
-                .forBulkFormat(
-                        folder,
-                        new org.apache.flink.connector.file.table.FileSystemTableSink
-                                .ProjectionBulkFactory(parquet(), computer))
-                .withBucketAssigner(
-                        new org.apache.flink.connector.file.table.FileSystemTableSink
-                                .TableBucketAssigner(computer))
-                .withOutputFileConfig(naming)
-                .withRollingPolicy(rolling);
-    }
-
-    /** For compaction: the columns without those of the partition, which is known there. */
-    org.apache.flink.connector.file.table.stream.compact.CompactWriter.Factory writers() {
-        final org.apache.flink.streaming.api.functions.sink.filesystem.legacy.StreamingFileSink
-                        .BucketsBuilder
-                bulk =
-                        org.apache.flink.streaming.api.functions.sink.filesystem.legacy
-                                .StreamingFileSink.forBulkFormat(folder, parquet());
-        return org.apache.flink.connector.file.table.stream.compact.CompactBucketWriter.factory(
-                new org.apache.flink.util.function.SupplierWithException() {
-                    public Object get() throws java.io.IOException {
-                        return bulk.createBucketWriter();
-                    }
-                });
+        return new org.apache.flink.connector.file.table.RowDataPartitionComputer(
+                NO_PARTITION, names, types, partition);
     }
 
     org.apache.flink.connector.file.table.stream.compact.CompactReader.Factory readers() {
