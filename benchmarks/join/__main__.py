@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from benchmarks.join import delay, measure, report
+from benchmarks.join import delay, kept, measure, report
 from benchmarks.join.data import input_folder
 from benchmarks.join.spec import PLANS, Backend, Part, Spec
 from benchmarks.reporting import rich_table
@@ -73,7 +73,7 @@ def main() -> int:
     if arguments.repeat:
         settings = [replace(s, repeats=arguments.repeat) for s in settings]
     if "speed" in what:
-        for spec in _in_turns(settings, cache):
+        for spec in _in_turns(settings, cache, list(raw["speed"])):
             result = measure.speed(spec)
             raw["speed"].append(_kept(result))
             console.print(
@@ -81,6 +81,8 @@ def main() -> int:
                 f"{result.rate:9,.0f} impressions/s  {result.rows:,} rows {result.clicks:,} clicks"
             )
             _save(raw_path, raw)
+            if (told := kept.disagreement(raw["speed"])) is not None:
+                raise measure.RunError(told)
     if "state" in what:
         raw["state"] = []
         for part, features in _state_settings(settings):
@@ -119,7 +121,11 @@ def _arguments() -> argparse.Namespace:
         choices=("speed", "state", "delay"),
         help="what to measure (all; with --quick not the delay)",
     )
-    parser.add_argument("--keep", action="store_true", help="add to what results.json holds")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="go on from results.json: only the runs that it lacks (after an interruption, say)",
+    )
     parser.add_argument(
         "--cache",
         type=Path,
@@ -130,8 +136,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _in_turns(settings: list[Setting], cache: Path) -> Iterator[Spec]:
-    """All runs; one repeat of everything before the next."""
+def _in_turns(settings: list[Setting], cache: Path, done: list[dict[str, Any]]) -> Iterator[Spec]:
+    """All runs that are not `done`; one repeat of everything before the next."""
     for repeat in range(max(s.repeats for s in settings)):
         for s in settings:
             if repeat >= s.repeats:
@@ -141,7 +147,8 @@ def _in_turns(settings: list[Setting], cache: Path) -> Iterator[Spec]:
                 plan = PLANS[(i + repeat) % len(PLANS)]
                 step = SPAN_MS // s.requests
                 spec = Spec(s.part, plan, s.backend, s.requests, s.features, step, WINDOW_MS)
-                yield _with_input(spec, cache)
+                if repeat >= kept.runs_done(done, spec):
+                    yield _with_input(spec, cache)
 
 
 def _state_settings(settings: list[Setting]) -> list[tuple[Part, int]]:

@@ -65,6 +65,8 @@ def speed(spec: Spec) -> Result:
         watched = _watch(child, lambda: False)
         if child.returncode != 0:
             raise RunError(f"{spec.part} {spec.plan} {spec.backend} failed: {process.tail(log)}")
+        if not watched.cpu.get("join and sink"):
+            raise RunError(f"{spec.part} {spec.plan}: no thread has the name of a join: see _kind")
         answer = json.loads(log.read_text().strip().splitlines()[-1])
         result = Result(spec, answer["seconds"], watched)
         if spec.part == "whole":
@@ -205,8 +207,11 @@ def _kind(thread: str) -> str:
         return "JIT"
     if thread.startswith(("GC ", "G1 ")):
         return "GC"
-    if thread.startswith(("join", "IntervalJoin", "OverAggregate")):
+    # ours begins with the operator in front of the join, in the same chain
+    if thread.startswith(("keep time", "join", "IntervalJoin", "OverAggregate")):
         return "join and sink"
+    if thread.startswith(("samples ", "late actions ", "rejected ")):
+        return "sink"
     if thread.startswith(("Source", "Legacy Source")):
         return "source"
     if thread.startswith("rocksdb"):

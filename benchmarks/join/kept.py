@@ -1,0 +1,40 @@
+"""What `results.json` holds of finished runs: which are done, and whether their rows agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.join.spec import Spec
+
+#: What tells one case from another. Where a run's files lay does not.
+_CASE = ("part", "plan", "backend", "requests", "features", "step_ms", "window_ms")
+#: All plans read the same input if these are equal.
+_INPUT = ("requests", "features", "step_ms", "window_ms")
+
+
+def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
+    """How many of the kept `runs` measured this case."""
+    case = [getattr(spec, name) for name in _CASE]
+    return sum([run[name] for name in _CASE] == case for run in runs)
+
+
+def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:
+    """Runs of the whole job that read one input and wrote other numbers of rows or clicks.
+
+    Returns:
+        Who wrote what, for the first such input; None when all agree.
+    """
+    by_input: dict[tuple[Any, ...], dict[tuple[int, int], set[str]]] = {}
+    for run in runs:
+        if run["part"] == "whole":
+            wrote = by_input.setdefault(tuple(run[name] for name in _INPUT), {})
+            wrote.setdefault((run["rows"], run["clicks"]), set()).add(run["plan"])
+    for key, wrote in by_input.items():
+        if len(wrote) > 1:
+            told = "; ".join(
+                f"{', '.join(sorted(plans))}: {rows:,} rows, {clicks:,} clicks"
+                for (rows, clicks), plans in wrote.items()
+            )
+            return f"the plans disagree on {key[0]:,} requests, {key[1]} features: {told}"
+    return None

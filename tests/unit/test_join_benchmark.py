@@ -1,0 +1,89 @@
+"""What the join's benchmark keeps: a run that is done is not repeated, other rows are noticed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.join import measure, report
+from benchmarks.join.__main__ import DEFAULT, SPAN_MS, WINDOW_MS, _in_turns
+from benchmarks.join.kept import disagreement, runs_done
+from benchmarks.join.spec import PLANS, Spec
+
+ALONE = [replace(s, repeats=3) for s in DEFAULT if s.part == "alone"]
+
+
+def _run(spec: Spec, **measured: Any) -> dict[str, Any]:
+    cpu = {"source": 1.0, "join and sink": 2.0, "JIT": 50.0}
+    return asdict(spec) | {"rows": 0, "clicks": 0, "cpu": cpu} | measured
+
+
+def _whole(plan: Any, rows: int = 40, clicks: int = 2, **changed: Any) -> dict[str, Any]:
+    spec = Spec("whole", plan, "hashmap", 2, 8, SPAN_MS // 2, WINDOW_MS)
+    return _run(replace(spec, **changed), rows=rows, clicks=clicks)
+
+
+@pytest.mark.parametrize("stopped_after", range(3 * len(PLANS) * len(ALONE) + 1))
+def test_an_interrupted_benchmark_goes_on_where_it_stopped(
+    tmp_path: Path, stopped_after: int
+) -> None:
+    everything = list(_in_turns(ALONE, tmp_path, []))
+    assert len(everything) == 3 * len(PLANS) * len(ALONE)
+    done = [_run(spec) for spec in everything[:stopped_after]]
+    assert list(_in_turns(ALONE, tmp_path, done)) == everything[stopped_after:]
+
+
+def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
+    spec = Spec("alone", "ours", "hashmap", 100, 1, 10, WINDOW_MS)
+    others = [
+        replace(spec, plan="over"),
+        replace(spec, requests=101),
+        replace(spec, backend="rocksdb"),
+        replace(spec, part="whole"),
+    ]
+    assert runs_done([_run(other) for other in others], spec) == 0
+    assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec) == 1
+
+
+@pytest.mark.parametrize("other", [{"rows": 39}, {"clicks": 3}])
+@pytest.mark.parametrize("backend", ["hashmap", "rocksdb"])
+def test_a_plan_that_writes_other_rows_is_named(other: dict[str, int], backend: str) -> None:
+    told = disagreement([_whole("ours"), _whole("over", backend=backend, **other)])
+    assert told is not None
+    assert "ours: 40 rows, 2 clicks" in told
+    assert "over:" in told
+
+
+def test_plans_agree_and_other_inputs_may_differ() -> None:
+    assert disagreement([_whole(plan) for plan in PLANS]) is None
+    assert disagreement([_whole("ours"), _whole("ours", rows=60, requests=3)]) is None
+    alone = Spec("alone", "ours", "hashmap", 2, 8, 1, 1)
+    assert disagreement([_run(alone), _run(alone, rows=7)]) is None
+
+
+def test_the_headline_is_the_work_a_request_without_compilation() -> None:
+    runs = [
+        _whole(plan) | {"rate": 1.0, "seconds": 1.0, "jvm_bytes": 1, "all_bytes": 1}
+        for plan in PLANS
+    ]
+    headline = report.tables({"speed": runs, "state": [], "delay": {}})[0]
+    assert headline.rows[0][2:] == (*["1,500,000 (1,500,000-1,500,000; 1)"] * 3, "1.00")
+
+
+@pytest.mark.parametrize(
+    ("thread", "kind"),
+    [
+        ("keep time -> jo", "join and sink"),
+        ("OverAggregate[7", "join and sink"),
+        ("IntervalJoin[8]", "join and sink"),
+        ("samples compact", "sink"),
+        ("Source: chunks[", "source"),
+        ("C2 CompilerThre", "JIT"),
+        ("flink-pekko.act", "other"),
+    ],
+)
+def test_threads_are_counted_where_they_work(thread: str, kind: str) -> None:
+    assert measure._kind(thread) == kind
