@@ -77,6 +77,16 @@ def read(path: Path, into: type[_File], overrides: Sequence[str] = ()) -> _File:
         raise ConfigError(_readable(error, document, into, layout, origin)) from None
 
 
+def convert(document: object, into: type[_File]) -> _File | None:
+    """What `read` gives for a document that was written down before. None if it does not fit, since
+    another release wrote it.
+    """
+    try:
+        return msgspec.convert(document, into, dec_hook=_decode)
+    except msgspec.ValidationError:
+        return None
+
+
 def wrong_in(path: Path, overrides: Sequence[str] = ()) -> Wrong:
     """For what the types of a file's keys cannot say. The error names the file or the override."""
     origin = _Origin(path, overrides, _Layout())

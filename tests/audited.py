@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.pipeline.config import Pipeline, load
+from jobs.pipeline import runs
+from jobs.pipeline.config import Pipeline, document, load
 from schemas import samples
 from schemas.events import ActionEvent
 from tests import configured, core_runner, oracle
@@ -63,6 +64,34 @@ def outcome(timeline: Timeline, rules: Rules) -> Outcome:
     return _Runner(rules).run(timeline)
 
 
+class _Changing(_Runner):
+    """Goes on with another configuration at the event with this number, as after a savepoint."""
+
+    def __init__(self, rules: Rules, changes: Mapping[int, Rules]) -> None:
+        super().__init__(rules)
+        self._changes = changes
+        self._events = 0
+
+    def _request(self, request: Request) -> None:
+        self._change()
+        super()._request(request)
+
+    def _action(self, action: Action) -> None:
+        self._change()
+        super()._action(action)
+
+    def _change(self) -> None:
+        rules = self._changes.get(self._events)
+        self._events += 1
+        if rules is not None:
+            self.go_on_with(rules)
+
+
+def outcome_of_changes(timeline: Timeline, rules: Rules, changes: Mapping[int, Rules]) -> Outcome:
+    """What the core makes of it, when the rules change with the events of these numbers."""
+    return _Changing(rules, changes).run(timeline)
+
+
 class Story:
     """A timeline in a folder. `write` puts an outcome beside it, and may be called again."""
 
@@ -91,11 +120,21 @@ class Story:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         progress = -BASE // 2 if timeline.progress is None else timeline.progress
-        until = f"complete_until = {BASE + progress}\n"
-        text = configured.toml(rules, bound)
-        text = text.replace("[end_of_input]\n", f"[end_of_input]\n{until}")
+        self._until = f"[end_of_input]\ncomplete_until = {BASE + progress}\n"
+        text = self._with_end(configured.toml(rules, bound))
         (folder / "pipeline.toml").write_text(text)
         self.pipeline: Pipeline = load(folder / "pipeline.toml")
+
+    def _with_end(self, text: str) -> str:
+        return text.replace("[end_of_input]\n", self._until)
+
+    def note_starts(self, rules: Sequence[Rules]) -> None:
+        """Writes down that the job was started with each of these, in this order."""
+        for n, of_start in enumerate(rules):
+            path = self._folder / f"start-{n}.toml"
+            path.write_text(self._with_end(configured.toml(of_start)))
+            run = runs.started(f"{n:032x}", "restore" if n else "fresh", None)
+            runs.note(str(self._folder / "out"), run, document(path))
 
     def write(self, outcome: Outcome) -> None:
         """Raises ValueError for an outcome that names a record that the timeline has not."""

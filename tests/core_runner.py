@@ -194,15 +194,10 @@ class CoreRunner:
     """
 
     def __init__(self, rules: Rules, *, small: int = SMALL, memory: int = MEMORY) -> None:
-        self.rules = rules
-        self.core_rules = core_rules(rules)
-        self.writer = SampleWriter(
-            SCHEMA, self.core_rules.kinds, rules.exposure, core_sampling(rules)
-        )
         self.storage = DictStorage()
         self.state = self.storage.keys
         self._small, self._memory = small, memory
-        self.restart()
+        self.go_on_with(rules)
         self.timers: list[tuple[int, int, str]] = []
         self._registered: set[tuple[int, str]] = set()
         self.silence = None if rules.silence is None else _Silence(rules.silence)
@@ -214,6 +209,15 @@ class CoreRunner:
         self.counted = dict.fromkeys(
             ("settled", "impressions", "sampled_out", "unexposed", "immature_dropped", "joined"), 0
         )
+
+    def go_on_with(self, rules: Rules) -> None:
+        """Restarts with these rules: a change over a savepoint."""
+        self.rules = rules
+        self.core_rules = core_rules(rules)
+        self.writer = SampleWriter(
+            SCHEMA, self.core_rules.kinds, rules.exposure, core_sampling(rules)
+        )
+        self.restart()
 
     def restart(self) -> None:
         self.join = KeyedJoin(self.core_rules, self.storage, small=self._small, memory=self._memory)

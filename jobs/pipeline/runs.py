@@ -2,7 +2,8 @@
 tables, which readers pass over.
 
 `_runs.jsonl` has a line for each start of a job. By it `--restore latest` knows which snapshots are
-of this output, where several pipelines share a folder for checkpoints. `_pipeline.toml` is the
+of this output, where several pipelines share a folder for checkpoints, and the audit knows by which
+configurations the rows were made. `_pipeline.toml` is the
 configuration of the latest start, overrides included and secrets left out; tools and the trainer
 take it as they take the file it was made from.
 """
@@ -37,6 +38,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     `started`: ISO 8601, UTC; `restored`: from which snapshot; `files`: what the names of its files
     have in them (`new_name`; earlier releases did not write it down).
+    `pipeline`: the configuration, as `_pipeline.toml` has it (earlier releases did not keep it).
     """
 
     job: str
@@ -44,6 +46,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     start: Start
     restored: str | None = None
     files: str | None = None
+    pipeline: dict[str, Any] | None = None
 
 
 def new_name() -> str:
@@ -73,6 +76,7 @@ def known(output: str) -> list[Run]:
 def note(output: str, run: Run, document: dict[str, Any]) -> None:
     """Write down a start, and the configuration (see `config.document`). Raises PlaceError."""
     before = places.read(places.below(output, RUNS)) or b""
-    places.write(places.below(output, RUNS), before + msgspec.json.encode(run) + b"\n")
+    line = msgspec.json.encode(msgspec.structs.replace(run, pipeline=document))
+    places.write(places.below(output, RUNS), before + line + b"\n")
     text = _HEAD + tomli_w.dumps(document)
     places.write(places.below(output, PIPELINE), text.encode())

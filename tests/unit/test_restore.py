@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,5 +100,7 @@ def test_starts_are_noted_and_known_again(tmp_path: Path) -> None:
         runs.note(output, run, {"output": {"path": "."}})
     with (tmp_path / "out" / runs.RUNS).open("a") as file:
         file.write('{"job": "cut off')
-    assert runs.known(output) == [first, second]
+    written = {"output": {"path": "."}}
+    noted = [msgspec.structs.replace(run, pipeline=written) for run in (first, second)]
+    assert runs.known(output) == noted
     assert 'path = "."' in (tmp_path / "out" / runs.PIPELINE).read_text()

@@ -12,14 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from jobs.pipeline.config import Pipeline
 from schemas import samples
 from schemas.actions import Label
 from schemas.events import ActionEvent
 from schemas.sample_id import sample_id
+from tools.audit.eras import Eras
 from tools.audit.output import Output, hour_of
 from tools.audit.progress import Progress
-from tools.audit.records import Action, Request, Source, remembered_ms
+from tools.audit.records import Action, Request, Source
 from tools.audit.report import Report, place
 
 Value = float | None
@@ -56,10 +56,10 @@ def _sum(values: Iterable[float]) -> float:
 class Requests:
     """The accepted requests by join key."""
 
-    def __init__(self, pipeline: Pipeline, source: Source) -> None:
-        self._by_user = pipeline.join.key == "user_id"
-        self._skew = int(pipeline.join.clock_skew)
-        self._windows = {kind.name: kind.window_ms for kind in pipeline.kinds}
+    def __init__(self, eras: Eras, source: Source) -> None:
+        self._by_user = eras.present.join.key == "user_id"
+        self._skew = eras.skew
+        self._windows = eras.windows
         by_key: dict[str, list[Request]] = defaultdict(list)
         for request in source.accepted:
             if not request.missing:
@@ -92,11 +92,11 @@ def _time_of(request: Request) -> int:
 
 
 def take_late(
-    pipeline: Pipeline, source: Source, requests: Requests, output: Output, report: Report
+    eras: Eras, source: Source, requests: Requests, output: Output, report: Report
 ) -> None:
     """Finds the action of every row of `late_actions/`; a row takes one that is still open."""
-    by_user = pipeline.join.key == "user_id"
-    windows = {kind.name: kind.window_ms for kind in pipeline.kinds}
+    by_user = eras.present.join.key == "user_id"
+    windows = [{kind.name: kind.window_ms for kind in p.kinds} for p in eras.pipelines]
     waiting: dict[tuple[object, ...], list[Action]] = defaultdict(list)
     for action in source.actions:
         if action.open:
@@ -121,11 +121,10 @@ def take_late(
             why = f"its request is of user {request.user_id!r}"
         elif row["delay_ms"] != row["event_time"] - row["request_time"]:
             why = "its delay_ms is not the time from the request to the action"
-        elif row["reason"] != (
-            "after_settle"
-            if row["delay_ms"] <= windows.get(row["action"], -1)
-            else "outside_window"
-        ):
+        elif row["reason"] not in {
+            "after_settle" if row["delay_ms"] <= of.get(row["action"], -1) else "outside_window"
+            for of in windows
+        }:
             why = f"its reason is {row['reason']!r}, its delay says otherwise"
         elif file.hour != hour_of(row["request_time"]):
             why = "lies in the partition of another hour"
@@ -165,19 +164,17 @@ class Assignment:
     `choices`: the actions that an earlier request may hold instead, since the later one may have
     come when that one had settled: each with its possible cells, the latest first.
     `once`: by cell, actions that its earlier rows may hold though it does not hold them at the end:
-    a later request from beyond the bounds has taken them, or they turned out to be duplicates.
+    a later request from beyond the bounds has taken them, or they turned out to be duplicates, or
+    late under another configuration.
     `went` counts where actions are.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, source: Source, requests: Requests, progress: Progress
-    ) -> None:
-        self._kinds = {kind.name: k for k, kind in enumerate(pipeline.kinds)}
-        self._skew = int(pipeline.join.clock_skew)
+    def __init__(self, eras: Eras, source: Source, requests: Requests, progress: Progress) -> None:
+        self._eras = eras
+        self._kinds = {kind.name: k for k, kind in enumerate(eras.present.kinds)}
         self._source = source
         self._requests = requests
         self._progress = progress
-        self._remembered = remembered_ms(pipeline)
         self.cells: dict[Cell, list[Action]] = defaultdict(list)
         self.choices: list[tuple[Action, tuple[Cell, ...]]] = []
         self.once: dict[Cell, list[Action]] = defaultdict(list)
@@ -186,16 +183,16 @@ class Assignment:
     def assign(self, report: Report) -> None:
         """Gives every open action to a cell, or names it."""
         copies = self._copies(report)
-        duplicates = []
+        not_held = []
         for action in self._source.actions:
             if action.reason is not None:
                 late = action.late_of is not None
                 self.went[action.reason if late else f"rejected: {action.reason}"] += 1
-                if action.reason == "duplicate_action":
-                    duplicates.append(action)
+                if action.reason == "duplicate_action" or self._eras.several:
+                    not_held.append(action)
             elif id(action) not in copies:
                 self._give(action, report)
-        for action in duplicates:
+        for action in not_held:
             self._was_held(action)
 
     def _give(self, action: Action, report: Report) -> None:
@@ -219,20 +216,23 @@ class Assignment:
         reached = math.inf
         for later, request, cell in zip(matching, matching[1:], cells[1:], strict=False):
             reached = min(reached, later.reached)
-            if reached >= self._progress.deadline(request.event_time):
+            # under another skew the later one may not have matched
+            if self._eras.several or reached >= request.event_time + self._eras.least_wait:
                 possible.append(cell)
-            if reached >= event.event_time + self._skew:
+            if self._eras.several or reached >= event.event_time + self._eras.least_skew:
                 self.once[cell].append(action)
         if len(possible) > 1:
             self.choices.append((action, tuple(possible)))
 
-    def _was_held(self, duplicate: Action) -> None:
-        """Rule 6: a held action gives way to a lesser one with its identity that comes later."""
-        event = duplicate.event
+    def _was_held(self, action: Action) -> None:
+        """Rule 6: a held action gives way to a lesser one with its identity that comes later. And
+        what was in a row may be late or an orphan in the end, if windows have become shorter.
+        """
+        event = action.event
         for request in self._requests.that_match(event):
             cell = self._cell(request, event)
             if not any(_same_but_origin(event, a.event) for a in self.cells.get(cell, ())):
-                self.once[cell].append(duplicate)
+                self.once[cell].append(action)
 
     def _cell(self, request: Request, event: ActionEvent) -> Cell:
         return self._kinds[event.action], request.first + request.items.index(event.item_id)
@@ -280,7 +280,7 @@ class Assignment:
         """
 
         def follows(first: Action, second: Action) -> bool:
-            apart = 0 if second.late_of is not None else self._remembered
+            apart = 0 if second.late_of is not None else self._eras.remembered
             return max(self._counted_at(second)) - min(self._counted_at(first)) > apart
 
         return follows(one, other) or follows(other, one)

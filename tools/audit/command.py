@@ -22,7 +22,9 @@ from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from tools.audit import report as audit_report
 from tools.audit.actions import Assignment, Requests, take_late
+from tools.audit.eras import eras_of
 from tools.audit.expected import Expected
+from tools.audit.judges import AnyOf, Judge
 from tools.audit.labels import LabelCheck
 from tools.audit.observed import check_observed
 from tools.audit.output import Output
@@ -45,6 +47,7 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
     accounts = [report.account(title) for title in ("requests", "impressions", "actions")]
     requests_account, impressions_account, actions_account = accounts
     output = Output(pipeline.output.path)
+    eras = eras_of(pipeline, report.notes)
     read: Counter[str] = Counter()
 
     def more(stream: str, records: int) -> None:
@@ -53,31 +56,32 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
 
     rejected = Rejected(output, report)
     source = read_source(pipeline, rejected, report, more)
-    request_twins(source, pipeline, report)
-    requests = Requests(pipeline, source)
-    take_late(pipeline, source, requests, output, report)
-    reader = SampleReader(pipeline, source, report)
+    request_twins(source, eras, report)
+    requests = Requests(eras, source)
+    take_late(eras, source, requests, output, report)
+    reader = SampleReader(eras, source, report)
     rows_account = report.account("rows in samples/")
     rows = reader.read(output, rows_account, lambda done, of: told("comparing samples", done, of))
     late_of = [a.late_of for a in source.actions if a.late_of is not None]
-    progress = progress_of(pipeline, source, rows, late_of)
+    progress = progress_of(eras, source, rows, late_of)
 
     unseen = _unseen(source, progress, report)
     by_request = np.array([progress.settled(r) for r in source.accepted], dtype=bool)
     settled: Mask = by_request[source.impressions.request]
-    assignment = Assignment(pipeline, source, requests, progress)
+    assignment = Assignment(eras, source, requests, progress)
     assignment.assign(report)
-    expected = Expected(pipeline, source, rows, assignment, progress, settled)
+    judges = [Expected(p, source, rows, assignment, progress, settled) for p in eras.pipelines]
+    expected: Judge = AnyOf(judges) if eras.several else judges[0]
     untold = reassign(assignment, expected)
     if untold:
         report.notes.append(
             f"{len(untold)} impressions: cannot tell which of several requests must hold their"
             " actions, since requests came beyond the bounds. They count as right."
         )
-    labels = LabelCheck(pipeline, source, rows, assignment, expected, settled, untold)
+    labels = LabelCheck(eras, source, rows, assignment, expected, settled, untold)
     labels.check(report)
-    check_observed(pipeline, source, rows, progress, report)
-    versions = VersionCheck(pipeline, source, rows, expected, settled, untold)
+    check_observed(eras, source, rows, progress, report)
+    versions = VersionCheck(eras, source, rows, expected, settled, untold)
     versions.check(impressions_account, report)
 
     _count_requests(requests_account, source, unseen, by_request)

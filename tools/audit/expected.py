@@ -59,6 +59,7 @@ class Expected:
         settled: Mask,
     ) -> None:
         self._pipeline = pipeline
+        self._has_changed = progress.eras.several
         self._source = source
         self._rows = rows
         self._assignment = assignment
@@ -171,6 +172,14 @@ class Expected:
         went = sum(len(self._assignment.once.get(cell, ())) for cell in cells)
         return came + 2 * went + 1
 
+    def negative_rows(self) -> Mask:
+        """The rows that are negatives (rule 9)."""
+        rows = self._rows
+        negative = np.ones(len(rows), dtype=bool)
+        for k in self.telling:
+            negative &= np.isnan(rows.delays[k])
+        return negative
+
     # -- a row -------------------------------------------------------------------------------------
 
     def how(self, row: int, given: Given) -> Agrees:
@@ -189,8 +198,14 @@ class Expected:
         ):
             return Agrees.PARTLY
         if self._emission.final_emit == "never":
-            return Agrees.OR_AS_BEFORE if self._on_arrival else Agrees.PARTLY
+            # what only a longer window lets match becomes known at no moment
+            is_all = self._on_arrival and not self._has_changed
+            return Agrees.OR_AS_BEFORE if is_all else Agrees.PARTLY
         return Agrees.IN_VALUE
+
+    def is_partial(self, row: int, given: Given) -> bool:
+        """Whether the row need not know of every action."""
+        return self.how(row, given) is Agrees.PARTLY
 
     def row_fits(self, k: int, row: int, actions: Sequence[Action], how: Agrees) -> bool:
         """Whether a row's label of kind `k` agrees with these actions."""
@@ -212,6 +227,10 @@ class Expected:
                 return how is Agrees.OR_AS_BEFORE and any(
                     found.value == self._value(k, [*actions, *taken]) for taken in _subsets(once)
                 )
+
+    def agrees(self, k: int, row: int, given: Given, actions: Sequence[Action]) -> bool:
+        """The same for these actions of kind `k`, as closely as for those that are given."""
+        return self.row_fits(k, row, actions, self.how(row, given))
 
     def label(self, k: int, row: int) -> Label:
         """What a row says of kind `k`."""
@@ -259,10 +278,23 @@ class Expected:
         """Rule 9."""
         return not any(given[k] for k in self.telling)
 
-    def sampling_rate(self, impression: int, *, exposed: bool | None) -> float:
+    def _rate(self, impression: int, *, exposed: bool | None) -> float:
         """The rate of a negative row of the impression (rule 9)."""
         features = {name: self._column(name)[impression] for name in self._sampling.features}
         return self._sampling.rate_of(features, exposed=exposed)
+
+    def wrong_rate(self, row: int) -> str | None:
+        """Rule 9: every row carries the rate of its kind, and belongs to what is kept at it."""
+        rows, rate = self._rows, 1.0
+        impression = int(rows.impression[row])
+        if all(math.isnan(rows.delays[k][row]) for k in self.telling):
+            exposed = None if np.isnan(rows.exposed[row]) else bool(rows.exposed[row])
+            rate = self._rate(impression, exposed=exposed)
+        if rows.rate[row] != rate:
+            return f"sampling_rate is {rows.rate[row]:g}; it must be {rate:g}"
+        if not self._sampling.keeps(int(self._source.impressions.sample_id[impression]), rate):
+            return f"a negative that is not sampled at rate {rate:g}"
+        return None
 
     def may_be_sampled_out(self, impression: int) -> bool:
         """At some time: a negative may have been unexposed first, and exposed then."""
@@ -282,7 +314,7 @@ class Expected:
     def _is_left_out(self, impression: int, *, exposed: bool | None) -> bool:
         if self._sampling.off:
             return False
-        rate = self.sampling_rate(impression, exposed=exposed)
+        rate = self._rate(impression, exposed=exposed)
         sample = int(self._source.impressions.sample_id[impression])
         return not self._sampling.keeps(sample, rate)
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jobs.pipeline.config import Pipeline
 from schemas.actions import ActionKind
 from tools.audit.actions import WITHOUT, Assignment, label_of, name_of
-from tools.audit.expected import Agrees, Expected, Label
+from tools.audit.eras import Eras
+from tools.audit.expected import Label
 from tools.audit.impressions import Ints
+from tools.audit.judges import Judge
 from tools.audit.records import Action, Source
 from tools.audit.report import Report, place
 from tools.audit.samples import Floats, Mask, Rows, row_name
@@ -31,15 +32,15 @@ class LabelCheck:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        eras: Eras,
         source: Source,
         rows: Rows,
         assignment: Assignment,
-        expected: Expected,
+        expected: Judge,
         settled: Mask,
         untold: set[int],
     ) -> None:
-        self._pipeline = pipeline
+        self._eras = eras
         self._source = source
         self._rows = rows
         self._assignment = assignment
@@ -53,7 +54,7 @@ class LabelCheck:
 
     def check(self, report: Report) -> None:
         """Compare labels, delays and exposure of all rows; `report` gets the findings."""
-        for k, kind in enumerate(self._pipeline.kinds):
+        for k, kind in enumerate(self._eras.present.kinds):
             for row in self._that_differ(k, kind).tolist():
                 if int(self._rows.impression[row]) not in self._untold:
                     self._judge(k, kind, row, report)
@@ -91,21 +92,21 @@ class LabelCheck:
         rows, expected = self._rows, self._expected
         cell = k, int(rows.impression[row])
         given = expected.given(cell[1])
-        actions, how = given[k], expected.how(row, given)
-        if expected.row_fits(k, row, actions, how):
+        actions = given[k]
+        if expected.agrees(k, row, given, actions):
             return
-        if how is Agrees.PARTLY:
+        if expected.is_partial(row, given):
             self._name_row(kind, row, expected.label(k, row), actions, report)
             return
         read = expected.read(actions)
-        if len(read) < len(actions) and expected.row_fits(k, row, read, how):
+        if len(read) < len(actions) and expected.agrees(k, row, given, read):
             self.pending |= {id(a) for a in actions} - {id(a) for a in read}
             return
         one_less = [[b for b in actions if b is not a] for a in actions]
         fitting = [
             a
             for a, others in zip(actions, one_less, strict=True)
-            if expected.row_fits(k, row, others, how)
+            if expected.agrees(k, row, given, others)
         ]
         if not fitting:
             self._name_row(kind, row, expected.label(k, row), actions, report)
@@ -151,20 +152,22 @@ class LabelCheck:
 
     def _check_exposed(self, report: Report) -> None:
         """Rule 8: the row says what its own delays say, and is there if that is to be written."""
-        rows, exposure = self._rows, self._pipeline.exposure
+        rows = self._rows
         known = np.zeros(len(rows), dtype=bool)
         for delays in rows.delays:
             known |= ~np.isnan(delays)
-        if exposure is None:
-            other = ~np.isnan(rows.exposed)
-        else:
-            other = ~_same(rows.exposed, known.astype(np.float64))
-        for row in np.flatnonzero(other).tolist():
-            said = _text(rows.exposed[row])
-            self._name(row, f"exposed is {said}, its actions say otherwise", report)
-        if exposure is not None and exposure.unexposed == "drop":
-            for row in np.flatnonzero(~known).tolist():
-                self._name(row, "it is not exposed, and must not be written", report)
+        right = {
+            None: np.isnan(rows.exposed),
+            "drop": (rows.exposed == 1.0) & known,
+            "mark": _same(rows.exposed, known.astype(np.float64)),
+        }
+        exposures = [pipeline.exposure for pipeline in self._eras.pipelines]
+        kinds = {None if e is None else e.unexposed for e in exposures}
+        for row in np.flatnonzero(~np.logical_or.reduce([right[k] for k in kinds])).tolist():
+            why = f"exposed is {_text(rows.exposed[row])}, its actions say otherwise"
+            if kinds == {"drop"} and rows.exposed[row] == 0.0 and not known[row]:
+                why = "it is not exposed, and must not be written"
+            self._name(row, why, report)
 
 
 def _same(found: Floats, expected: Floats | np.float64) -> Mask:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from jobs.pipeline.config import FilesSource, Pipeline
+from tools.audit.eras import Eras
 from tools.audit.progress import Progress
 from tools.audit.records import Source
 from tools.audit.report import Report
@@ -14,7 +15,7 @@ from tools.audit.samples import Floats, Mask, Rows, row_name
 
 
 def check_observed(
-    pipeline: Pipeline, source: Source, rows: Rows, progress: Progress, report: Report
+    eras: Eras, source: Source, rows: Rows, progress: Progress, report: Report
 ) -> None:
     """Names the rows whose `observed_ms` cannot be right.
 
@@ -22,6 +23,24 @@ def check_observed(
     is not in it, so rows of before the deadline, of runs that did not end, and under label silence
     are held against bounds only.
     """
+    fits = np.logical_or.reduce([_fits(p, source, rows, progress) for p in eras.pipelines])
+    if eras.several:
+        # a request keeps its deadline, whatever the windows are when it settles
+        longest = max(eras.windows.values())
+        fits |= np.isnan(rows.observed) | ((rows.observed >= 0) & (rows.observed <= longest))
+    for row in np.flatnonzero(~fits & ~rows.wrong).tolist():
+        rows.wrong[row] = True
+        said = "null" if np.isnan(rows.observed[row]) else f"{rows.observed[row]:.0f}"
+        report.find(
+            "row",
+            row_name(source, int(rows.impression[row]), int(rows.revision[row])),
+            rows.files[int(rows.file[row])],
+            f"observed_ms is {said}, which cannot be for a row of this kind (rule 14)",
+        )
+
+
+def _fits(pipeline: Pipeline, source: Source, rows: Rows, progress: Progress) -> Mask:
+    """The rows whose `observed_ms` can be right under a configuration."""
     longest = max(kind.window_ms for kind in pipeline.kinds)
     times: Floats = np.array([r.event_time for r in source.accepted], dtype=np.float64)
     times = times[source.impressions.request[rows.impression]]
@@ -42,15 +61,7 @@ def check_observed(
         may_be_cut &= np.where(at_end < 0, nothing, observed == at_end)
         if _ends_with_the_records(pipeline):
             fits &= ~(rows.final & cut)
-    for row in np.flatnonzero(~fits & ~may_be_cut & ~rows.wrong).tolist():
-        rows.wrong[row] = True
-        said = "null" if nothing[row] else f"{observed[row]:.0f}"
-        report.find(
-            "row",
-            row_name(source, int(rows.impression[row]), int(rows.revision[row])),
-            rows.files[int(rows.file[row])],
-            f"observed_ms is {said}, which cannot be for a row of this kind (rule 14)",
-        )
+    return fits | may_be_cut
 
 
 def _ends_with_the_records(pipeline: Pipeline) -> bool:

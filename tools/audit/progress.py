@@ -12,6 +12,7 @@ import numpy as np
 
 from jobs.pipeline.config import Pipeline
 from schemas.events import Origin, Stream
+from tools.audit.eras import Eras
 from tools.audit.records import Request, Source
 from tools.audit.samples import Rows
 
@@ -25,18 +26,18 @@ class Progress:
     minus infinity.
     """
 
-    pipeline: Pipeline
+    eras: Eras
     watermark: int | None
     read: dict[Stream, dict[int, int]]
     complete_until: int | None
 
     def deadline(self, request_time: int) -> int:
-        """D_r of join-semantics."""
-        return request_time + _wait(self.pipeline)
+        """D_r of join-semantics, at the latest."""
+        return request_time + self.eras.wait
 
     def claim_deadline(self, action_time: int) -> int:
-        """C_a of join-semantics."""
-        return action_time + _wait(self.pipeline) + int(self.pipeline.join.clock_skew)
+        """C_a of join-semantics, at the latest."""
+        return action_time + self.eras.wait + self.eras.skew
 
     def was_read(self, stream: Stream, origin: Origin) -> bool:
         """Whether the job had certainly read this record when it had its watermark."""
@@ -59,17 +60,18 @@ class Progress:
         """Rule 11: rows that had to be observed for so long (ms) are not written, if it was the end
         of the input that made them due.
         """
-        if self.pipeline.end_of_input.immature != "drop":
+        if self.eras.present.end_of_input.immature != "drop":
             return False
         return self.complete_until is None or self.complete_until - request_time < observed_for
 
 
-def progress_of(pipeline: Pipeline, source: Source, rows: Rows, late_of: list[int]) -> Progress:
+def progress_of(eras: Eras, source: Source, rows: Rows, late_of: list[int]) -> Progress:
     """`late_of`: the times of the requests that named late actions."""
+    pipeline = eras.present
     complete_until = _complete_until(pipeline, source)
     if pipeline.bounded:
-        return Progress(pipeline, None, {}, complete_until)
-    wait, skew = _wait(pipeline), int(pipeline.join.clock_skew)
+        return Progress(eras, None, {}, complete_until)
+    wait, skew = eras.least_wait, eras.least_skew
     times = np.array([r.event_time for r in source.accepted], dtype=np.int64)
     of_rows = times[source.impressions.request[rows.impression]]
     early = ~rows.final & ~np.isnan(rows.observed)
@@ -83,13 +85,7 @@ def progress_of(pipeline: Pipeline, source: Source, rows: Rows, late_of: list[in
     reached.append(int(moments.max(initial=0)))
     watermark = max(reached)
     read = {stream: of.read_up_to(watermark) for stream, of in source.reached.items()}
-    return Progress(pipeline, watermark, read, complete_until)
-
-
-def _wait(pipeline: Pipeline) -> int:
-    """W + S + L."""
-    longest = max(kind.window_ms for kind in pipeline.kinds)
-    return longest + int(pipeline.join.clock_skew) + int(pipeline.join.allowed_lateness)
+    return Progress(eras, watermark, read, complete_until)
 
 
 def _complete_until(pipeline: Pipeline, source: Source) -> int | None:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from tools.audit.actions import Assignment, Cell
-from tools.audit.expected import Expected
+from tools.audit.judges import Judge
 from tools.audit.records import Action
 
 Choice = tuple[Action, tuple[Cell, ...]]
@@ -19,7 +19,7 @@ Choice = tuple[Action, tuple[Cell, ...]]
 _LOOKS = 2_000
 
 
-def reassign(assignment: Assignment, expected: Expected) -> set[int]:
+def reassign(assignment: Assignment, expected: Judge) -> set[int]:
     """Moves actions to earlier requests where fewer impressions disagree with their rows then.
 
     Actions that may belong to the same impressions are moved together. Returns the impressions of
@@ -58,9 +58,7 @@ def _groups(choices: Sequence[Choice]) -> Iterator[list[Choice]]:
 class _Search:
     """Depth first over the choices of a group, latest request first; keeps the best division."""
 
-    def __init__(
-        self, assignment: Assignment, expected: Expected, choices: Sequence[Choice]
-    ) -> None:
+    def __init__(self, assignment: Assignment, expected: Judge, choices: Sequence[Choice]) -> None:
         self._cells = assignment.cells
         self._expected = expected
         self._choices = choices

@@ -11,6 +11,7 @@ from jobs.pipeline.config import Pipeline
 from schemas import samples
 from schemas.events import STREAMS, ActionEvent, Origin, Stream
 from tools.audit.decoding import DecodedAction, DecodedRequest, Decoder
+from tools.audit.eras import Eras
 from tools.audit.impressions import Impressions
 from tools.audit.output import Output, hour_of
 from tools.audit.report import Report, place
@@ -203,10 +204,10 @@ def _add_request(
     source.accepted.append(Request(*who, request.items, first, reached))
 
 
-def request_twins(source: Source, pipeline: Pipeline, report: Report) -> None:
+def request_twins(source: Source, eras: Eras, report: Report) -> None:
     """Rule 6: a second request with an id that is remembered is a duplicate, and no other is."""
-    by_user = pipeline.join.key == "user_id"
-    remembered = remembered_ms(pipeline)
+    by_user = eras.present.join.key == "user_id"
+    remembered = eras.remembered
     by_name: dict[tuple[str, str], list[Request]] = defaultdict(list)
     for request in source.accepted:
         by_name[_name(request, by_user=by_user)].append(request)
@@ -239,12 +240,3 @@ def request_twins(source: Source, pipeline: Pipeline, report: Report) -> None:
 def _name(request: Request, *, by_user: bool) -> tuple[str, str]:
     """A request id belongs to its join key."""
     return (request.user_id if by_user else "", request.request_id)
-
-
-def remembered_ms(pipeline: Pipeline) -> int:
-    """By how much (ms) a request must be later to be accepted under the id of another one, whose
-    tombstone goes at t + W + 2 S + L + H: H + S, for it settles at t + W + S + L itself.
-    """
-    horizon = pipeline.join.late_horizon
-    longest = max(kind.window_ms for kind in pipeline.kinds)
-    return (2 * longest if horizon is None else int(horizon)) + int(pipeline.join.clock_skew)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.pipeline.config import Pipeline
 from schemas import samples
+from tools.audit.eras import Eras
 from tools.audit.impressions import Ints
 from tools.audit.output import File, Output
 from tools.audit.records import Request, Source
@@ -63,7 +63,9 @@ class Rows:
 class SampleReader:
     """Reads `samples/` file by file, and holds each against the source."""
 
-    def __init__(self, pipeline: Pipeline, source: Source, report: Report) -> None:
+    def __init__(self, eras: Eras, source: Source, report: Report) -> None:
+        pipeline = eras.present
+        self._eras = eras
         self._pipeline = pipeline
         self._source = source
         self._report = report
@@ -187,9 +189,14 @@ class SampleReader:
             values = impression_of.feature(feature, impressions)
             self._differ(table, file, feature.name, values, wrong)
         observed = pc.fill_null(table["observed_ms"], -1).combine_chunks()
-        for kind in self._pipeline.kinds:
-            mature = pc.greater_equal(observed, kind.window_ms)
-            self._differ(table, file, f"mature_{kind.name}", mature, wrong)
+        for k, kind in enumerate(self._pipeline.kinds):
+            name = f"mature_{kind.name}"
+            windows = {pipeline.kinds[k].window_ms for pipeline in self._eras.pipelines}
+            # under several windows either is right between them
+            least = pc.greater_equal(observed, max(windows))
+            most = pc.greater_equal(observed, min(windows))
+            said = pc.fill_null(table[name], False).combine_chunks()
+            self._differ(table, file, name, pc.and_(pc.or_(said, least), most), wrong)
         kinds = pc.is_in(table["kind"], value_set=pa.array(KINDS)).combine_chunks()
         unknown = ~wrong & ~_mask(kinds)
         for row in np.flatnonzero(unknown)[:_NAMED_PER_FILE].tolist():

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jobs.pipeline.config import Pipeline
 from tools.audit.actions import name_of
-from tools.audit.expected import Expected
+from tools.audit.eras import Eras
 from tools.audit.impressions import Ints
+from tools.audit.judges import Judge
 from tools.audit.records import Source
 from tools.audit.report import Account, Report, place
 from tools.audit.samples import Mask, Rows, row_name
@@ -27,22 +27,20 @@ class VersionCheck:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        eras: Eras,
         source: Source,
         rows: Rows,
-        expected: Expected,
+        expected: Judge,
         settled: Mask,
         untold: set[int],
     ) -> None:
-        self._pipeline = pipeline
+        self._eras = eras
         self._source = source
         self._rows = rows
         self._expected = expected
         self._settled = settled
         self._untold = untold
-        self._negative_row = np.ones(len(rows), dtype=bool)
-        for k in expected.telling:
-            self._negative_row &= np.isnan(rows.delays[k])
+        self._negative_row = expected.negative_rows()
 
     def check(self, account: Account, report: Report) -> None:
         """Fills the account: by reason, how many impressions went there."""
@@ -134,7 +132,8 @@ class VersionCheck:
         """With `final_emit = "always"` the last row is the final one."""
         rows, expected = self._rows, self._expected
         lost = np.zeros(self._source.impressions.count, dtype=bool)
-        if self._pipeline.resolved_emission.final_emit != "always":
+        emissions = [pipeline.resolved_emission for pipeline in self._eras.pipelines]
+        if any(emission.final_emit != "always" for emission in emissions):
             return lost
         without = rows.last & ~rows.final & self._settled[rows.impression]
         for row in np.flatnonzero(without).tolist():
@@ -158,28 +157,12 @@ class VersionCheck:
     # -- sampling ----------------------------------------------------------------------------------
 
     def _check_rates(self, report: Report) -> None:
-        """Rule 9: every row carries the rate of its kind, and belongs to what is kept at it."""
-        rows, sampling = self._rows, self._pipeline.negative_sampling
-        suspects = (
-            np.flatnonzero(rows.rate != 1.0)
-            if sampling.off
-            else np.flatnonzero(self._negative_row | (rows.rate != 1.0))
-        )
-        for row in suspects.tolist():
-            if rows.wrong[row]:
-                continue
-            impression = int(rows.impression[row])
-            exposed = None if np.isnan(rows.exposed[row]) else bool(rows.exposed[row])
-            rate = 1.0
-            if self._negative_row[row]:
-                rate = self._expected.sampling_rate(impression, exposed=exposed)
-            sample = int(self._source.impressions.sample_id[impression])
-            why = None
-            if rows.rate[row] != rate:
-                why = f"sampling_rate is {rows.rate[row]:g}; it must be {rate:g}"
-            elif not sampling.keeps(sample, rate):
-                why = f"a negative that is not sampled at rate {rate:g}"
+        rows = self._rows
+        off = all(pipeline.negative_sampling.off for pipeline in self._eras.pipelines)
+        suspects = (rows.rate != 1.0) if off else self._negative_row | (rows.rate != 1.0)
+        for row in np.flatnonzero(suspects & ~rows.wrong).tolist():
+            why = self._expected.wrong_rate(row)
             if why is not None:
                 rows.wrong[row] = True
-                name = row_name(self._source, impression, int(rows.revision[row]))
+                name = row_name(self._source, int(rows.impression[row]), int(rows.revision[row]))
                 report.find("row", name, rows.files[int(rows.file[row])], why)

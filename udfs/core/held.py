@@ -163,6 +163,14 @@ class HeldActions:
         self._index()
         return self._take(self._unclaimed, until)
 
+    def first_unclaimed(self) -> int | None:
+        """The least event time of what `take_unclaimed` has still to return; None without any."""
+        self._index()
+        heap = self._unclaimed
+        while heap and (heap[0][2].gone or not self.stands(heap[0][2])):
+            heappop(heap)
+        return heap[0][0] if heap else None
+
     def take_unwatched(self, until: int | None) -> list[Held]:
         """As `take_known`, for actions that may have no timer of their own; None means all."""
         self._index()

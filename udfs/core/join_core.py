@@ -239,6 +239,11 @@ def _look_at_the_held(key: KeyState, settled: bool, now: int, decisions: Decisio
             claim_deadline = rules.claim_deadline(held.action.event_time)
             if claim_deadline > now:
                 decisions.wake_at.add(claim_deadline)
+    # Whoever comes next has a timer already, unless the windows have become longer since it was
+    # set: then it may have been this one, and came too early.
+    first, pending = key.held.first_unclaimed(), key.pending.earliest()
+    if first is not None and (pending is None or first < pending - rules.skew):
+        decisions.wake_at.add(rules.claim_deadline(first))
 
 
 def _with_news(key: KeyState, known: Iterable[Held], now: int) -> list[StoredRequest]:

@@ -24,9 +24,10 @@ class Trust:
     def observed_ms(self, start: int, end: int) -> int | None:
         """How much of the time from `start` to `end` (epoch ms) can be trusted, in ms.
 
-        None if not even the start can be trusted.
+        None if not even the start can be trusted, or if the end is before it: the skew may have
+        become longer since the moment of a row was set.
         """
-        if self._time < start:
+        if self._time < start or end < start:
             return None
         return end - start if self._time >= end else int(self._time) - start
 
