@@ -1,6 +1,7 @@
 """Runs timelines through the join without Flink: keyed state, timers and watermarks as Flink's.
 
-It drives `udfs.core.keyed_join` as the Flink function does, with stored bytes in dicts. Rows go
+It drives `udfs.core.keyed_join` event by event, with stored bytes in dicts; `tests.batch_runner`
+drives what Flink calls, in batches. Rows go
 through `udfs.core.sample_rows`, as those that are written do, and are read back from what it packs.
 Timers fire when the watermark reaches them, in the order of their times, then of registration,
 since Flink promises no order among keys. State and timers must be empty at the end.
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -164,7 +165,7 @@ class DictStorage:
 
 
 @dataclass
-class _Silence:
+class Silence:
     """Rule 10, event by event: how far the watermark may go."""
 
     rules: LabelSilence
@@ -200,7 +201,7 @@ class CoreRunner:
         self.go_on_with(rules)
         self.timers: list[tuple[int, int, str]] = []
         self._registered: set[tuple[int, str]] = set()
-        self.silence = None if rules.silence is None else _Silence(rules.silence)
+        self.silence = None if rules.silence is None else Silence(rules.silence)
         self.watermark = -(2**63)
         self.progress: int | None = None
         self.rows: list[Row] = []
@@ -256,7 +257,7 @@ class CoreRunner:
             self._advance(watermark)
 
     def _trust(self) -> Trust:
-        """Rules 10 and 11, as `udfs.operators.join` has them."""
+        """Rules 10 and 11, as `udfs.core.join_batches` has them."""
         trust = ALWAYS
         if self.watermark == FOREVER:
             if self.progress is None:
@@ -310,7 +311,8 @@ class CoreRunner:
             packed, sampled_out = self.writer.rows(emitted)
             self.counted["sampled_out"] += sampled_out
             for rows in packed:
-                self._rows(_unpack_rows(self.writer.pack(rows)))
+                made_at = END if self.watermark == FOREVER else self.watermark
+                self.rows += sample_rows(self.core_rules, self.writer.pack(rows), made_at)
         for settled in decisions.settled:
             self.counted["settled"] += 1
             self.counted["impressions"] += len(settled.request.items)
@@ -333,31 +335,6 @@ class CoreRunner:
         ):
             self.rejected += [Rejection("actions", reason, self._identity(a)) for a in actions]
 
-    def _rows(self, rows: wire.SampleRows) -> None:
-        front, n = unpack_front(rows.body), len(rows.sample_ids)
-        kinds = list(zip(self.core_rules.kinds, rows.kinds, strict=True))
-        values = {k.name: c.values or [without_action(k)] * n for k, c in kinds}
-        delays = {k.name: c.delays_ms or [None] * n for k, c in kinds}
-        for position in range(n) if rows.positions is None else rows.positions:
-            self.rows.append(
-                Row(
-                    rows.request_id,
-                    front.user_id,
-                    front.items[position],
-                    position,
-                    rows.event_time,
-                    {k: v[position] for k, v in values.items()},
-                    {k: d[position] for k, d in delays.items()},
-                    {k.name: c.mature for k, c in kinds},
-                    END if self.watermark == FOREVER else self.watermark,
-                    rows.observed_ms,
-                    0 if rows.versions is None else rows.versions[position],
-                    rows.kind,
-                    None if rows.exposed is None else rows.exposed[position],
-                    1.0 if rows.rates is None else rows.rates[position],
-                )
-            )
-
     def _identity(self, action: ActionEvent) -> ActionIdentity:
         key = action.request_id if self.rules.key == "request_id" else action.user_id
         return ActionIdentity(
@@ -367,6 +344,32 @@ class CoreRunner:
             action.item_id,
             action.value,
             action.event_time,
+        )
+
+
+def sample_rows(rules: JoinRules, packed: bytes, made_at: int | Literal["end"]) -> Iterator[Row]:
+    """The rows of packed `wire.SampleRows`."""
+    rows = _unpack_rows(packed)
+    front, n = unpack_front(rows.body), len(rows.sample_ids)
+    kinds = list(zip(rules.kinds, rows.kinds, strict=True))
+    values = {k.name: c.values or [without_action(k)] * n for k, c in kinds}
+    delays = {k.name: c.delays_ms or [None] * n for k, c in kinds}
+    for position in range(n) if rows.positions is None else rows.positions:
+        yield Row(
+            rows.request_id,
+            front.user_id,
+            front.items[position],
+            position,
+            rows.event_time,
+            {k: v[position] for k, v in values.items()},
+            {k: d[position] for k, d in delays.items()},
+            {k.name: c.mature for k, c in kinds},
+            made_at,
+            rows.observed_ms,
+            0 if rows.versions is None else rows.versions[position],
+            rows.kind,
+            None if rows.exposed is None else rows.exposed[position],
+            1.0 if rows.rates is None else rows.rates[position],
         )
 
 

@@ -95,8 +95,8 @@ def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any
 
 def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
     """The files' events, from a list of chunks that Flink goes on watching: no end of input."""
+
     from jobs.pipeline import sources
-    from udfs.operators.decode import ReadFiles
 
     features, actions = pipeline.sources.features, pipeline.sources.actions
     assert isinstance(features, FilesSource)
@@ -117,71 +117,82 @@ def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
         )
         + ")"
     )
-    decoded = tables.to_data_stream(tables.sql_query("SELECT v FROM chunks")).process(
-        ReadFiles(sources.decode_settings(pipeline, sources.beacon_keys(env))),
-        sources.clocked_type(),
-    )
-    return sources.Events(sources.keyed_in_order(decoded), None)
+    settings = sources.decode_settings(pipeline, sources.beacon_keys(env))
+    return sources.Events(sources.keyed(sources.chunks_read(tables, "chunks", settings)), None)
 
 
 def _made(spec: Spec, tables: Any) -> Any:
     """Packed events of the join alone; without an end unless it is for speed, as in SQL."""
     from jobs.pipeline import sources
+    from udfs.operators import batches, side_outputs
 
-    batches = -(-(spec.requests + CLICK_AFTER_MS // spec.step_ms + 1) // BATCH)
+    count = -(-(spec.requests + CLICK_AFTER_MS // spec.step_ms + 1) // BATCH)
     if spec.goal == "speed":
         columns = "i BIGINT"
         source = f"""'connector' = 'datagen', 'rows-per-second' = '1000000',
             'fields.i.kind' = 'sequence', 'fields.i.start' = '0',
-            'fields.i.end' = '{batches - 1}'"""
+            'fields.i.end' = '{count - 1}'"""
     else:
         columns = "v STRING, i AS CAST(v AS BIGINT)"
-        folder = number_folder(spec, "batches", batches)
+        folder = number_folder(spec, "batches", count)
         source = f"""'connector' = 'filesystem', 'path' = {sql.literal(str(folder))},
             'format' = 'raw', 'source.monitor-interval' = '1s'"""
     tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
-    decoded = tables.to_data_stream(tables.sql_query("SELECT i FROM batches")).process(
-        _made_function(spec), sources.clocked_type()
+    made = batches.records(
+        batches.rows_of(tables, "SELECT i FROM batches"),
+        MakeEvents(spec.requests, spec.step_ms),
+        uid="make-events",
+        columns="l",
+        by_clock=True,
+        counters=["made"],
+        side=[side_outputs.REJECTED],
+        limits=batches.Limits(steps=1),
     )
-    return sources.Events(sources.keyed_in_order(decoded), None)
+    return sources.Events(sources.keyed(made), None)
 
 
-def _made_function(spec: Spec) -> Any:
-    from pyflink.common import Row
-    from pyflink.datastream import ProcessFunction
+class MakeEvents:
+    """Makes events in the order of time, for the number of each batch of them; it is a host of
+    `udfs/jvm/RecordBatches.java`.
+    """
 
-    requests, step = spec.requests, spec.step_ms
+    def __init__(self, requests: int, step_ms: int) -> None:
+        self._requests, self._step_ms = requests, step_ms
 
-    class MakeEvents(ProcessFunction):  # type: ignore[misc]
-        """Batch number in; (key, packed event, watermark time) in the order of time out."""
+    def open(self) -> None:
+        """Packs what all requests have."""
+        pack = msgspec.msgpack.Encoder().encode
+        items = [f"i{p}" for p in range(ITEMS)]
+        names = [msgspec.Raw(pack(names)) for names in ([], ["f"])]
+        body = RequestBody("u", items, names[0], [], names[1], [["x" * PAYLOAD_BYTES] * ITEMS])
+        self._pack, self._body = pack, pack(body)
+        self._numbers = msgspec.msgpack.Decoder(list[tuple[int]]).decode
 
-        def open(self, runtime_context: Any) -> None:
-            pack = msgspec.msgpack.Encoder().encode
-            items = [f"i{p}" for p in range(ITEMS)]
-            names = [msgspec.Raw(pack(names)) for names in ([], ["f"])]
-            body = RequestBody("u", items, names[0], [], names[1], [["x" * PAYLOAD_BYTES] * ITEMS])
-            self._pack, self._body = pack, pack(body)
+    def run(self, batch: bytes) -> bytes:
+        """The events of the batches with these numbers."""
+        events = [event for (number,) in self._numbers(batch) for event in self._made(number)]
+        return self._pack((False, events, ((), (), ())))
 
-        def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
-            origin, item = Origin("made", None, 0), f"i{CLICK_POSITION}"
-            behind = CLICK_AFTER_MS // step
-            first = int(value[0]) * BATCH
-            for n in range(first, first + BATCH):
-                time = START_MS + n * step
-                # no time moves once the requests are all made
-                clock = min(time, START_MS + (requests - 1) * step) - DISORDER_MS
-                clock = max(clock, 0) if n >= behind else 0
-                if n < requests:
-                    event = RequestEvent(f"r{n}", time, self._body, origin, b"")
-                    yield Row(event.request_id, self._pack(event), clock)
-                if 0 <= n - behind < requests:
-                    request_id = f"r{n - behind}"
-                    action = ActionEvent(
-                        None, "u", item, request_id, "click", None, time, origin, b""
-                    )
-                    yield Row(request_id, self._pack(action), clock)
-
-    return MakeEvents()
+    def _made(self, number: int) -> Iterator[tuple[str, RequestEvent | ActionEvent, int]]:
+        requests, step = self._requests, self._step_ms
+        origin, item = Origin("made", None, 0), f"i{CLICK_POSITION}"
+        behind = CLICK_AFTER_MS // step
+        first = number * BATCH
+        for n in range(first, first + BATCH):
+            time = START_MS + n * step
+            # no time moves once the requests are all made
+            clock = min(time, START_MS + (requests - 1) * step) - DISORDER_MS
+            clock = max(clock, 0) if n >= behind else 0
+            if n < requests:
+                event = RequestEvent(f"r{n}", time, self._body, origin, b"")
+                yield event.request_id, event, clock
+            if 0 <= n - behind < requests:
+                id_ = f"r{n - behind}"
+                yield (
+                    id_,
+                    ActionEvent(None, "u", item, id_, "click", None, time, origin, b""),
+                    clock,
+                )
 
 
 def main() -> int:

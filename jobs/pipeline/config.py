@@ -126,8 +126,9 @@ class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unk
 
 
 class RuntimeSection(Section, frozen=True, kw_only=True):
-    """`[runtime]`: how it runs. `python` "thread" is ten times as fast as "process".
+    """`[runtime]`: how it runs.
 
+    `batch_delay`: for how long a record waits at most for others, to go through Python with them.
     `checkpoint_interval`: a minute for unbounded runs when absent; bounded runs have checkpoints
     only where it is set. `checkpoint_path`: `_checkpoints` in the output when absent.
     `max_late_requests` (share of the requests that were read) and `max_rejected` (share of the
@@ -135,8 +136,8 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     """
 
     parallelism: _Positive | None = None
-    python: Literal["thread", "process"] = "thread"
     state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
+    batch_delay: Duration = Duration(50)
     checkpoint_interval: Duration | None = None
     checkpoint_path: str | None = None
     max_late_requests: _Share = 0.1

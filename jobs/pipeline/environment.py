@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.pipeline import places
-from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
+from jobs.pipeline.config import ConfigError, Pipeline
 
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
 
@@ -118,7 +118,7 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
     options = {
         "pipeline.name": pipeline.pipeline.name,
         "pipeline.object-reuse": "true",
-        "python.execution-mode": runtime.python,
+        "python.execution-mode": "thread",
         "state.backend.type": runtime.state_backend,
         # fixed, for keys go to key groups by it, and a savepoint keeps it
         "pipeline.max-parallelism": "128",
@@ -134,10 +134,6 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         # the mini-cluster is for this process alone; by default it listens on all interfaces
         for key in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"):
             options[key] = "127.0.0.1"
-    if pipeline.bounded and isinstance(pipeline.sources.features, FilesSource):
-        # in process mode a watermark waits for the end of a bundle of records, so that records
-        # after it would not see it
-        options["python.fn-execution.bundle.size"] = "1"
     if pipeline.checkpoint_interval is not None:
         options["execution.checkpointing.interval"] = f"{pipeline.checkpoint_interval} ms"
     # a job that failed or was cancelled can then be gone on with; Flink's default deletes them

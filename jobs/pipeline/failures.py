@@ -25,7 +25,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         "the user of sources.*.properties lacks a right in Kafka: {found}",
     ),
     (
-        r"(?<=EventFileError: )[^\n]+",
+        r"EventFileError(?:'>)?: ([^\n]+)",
         "an event file could not be read: {found}",
     ),
     (
@@ -45,7 +45,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
         "the Kafka brokers do not answer: {found}. Check that they are up, and that "
         "bootstrap_servers and security.protocol are those of their listener",
     ),
-    (r"StateVersionError: ([^\n]*)", "the savepoint is of a newer release: {found}"),
+    (r"StateVersionError(?:'>)?: ([^\n]+)", "the savepoint is of a newer release: {found}"),
     (r"No space left on device", "the disk is full"),
     (
         r"Cannot map checkpoint/savepoint state",

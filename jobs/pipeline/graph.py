@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pyflink.common import Types
-
 from jobs.pipeline.config import Pipeline
 from jobs.pipeline.sinks import write
 from jobs.pipeline.sources import Events, read, with_time_kept
-from udfs.operators.join import JoinSamples
+from udfs.core import join_batches
+from udfs.core.join_batches import JoinBatches
+from udfs.operators import batches
+from udfs.operators.batches import Limits
+from udfs.operators.side_outputs import SideOutput
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def join(pipeline: Pipeline, events: Events) -> Any:
     `side_outputs.LATE_ACTIONS` and `side_outputs.REJECTED`.
     """
     silence = pipeline.label_silence
-    function = JoinSamples(
+    host = JoinBatches(
         pipeline.rules,
         pipeline.schema,
         pipeline.negative_sampling,
@@ -64,5 +66,16 @@ def join(pipeline: Pipeline, events: Events) -> Any:
         silence_after=None if silence is None else int(silence.after),
         max_late_requests=pipeline.runtime.max_late_requests,
     )
-    stream = with_time_kept(events.keyed, silence, pipeline.sources.actions)
-    return stream.process(function, Types.PICKLED_BYTE_ARRAY()).name("join").uid("join")
+    return batches.keyed(
+        with_time_kept(events.keyed, silence, pipeline.sources.actions),
+        host,
+        uid="join",
+        # The names carry a version: another layout would get another name, and read these. The log
+        # keeps its first name, since it is still read in the same way.
+        entries="requests-v1",
+        log="held-actions-v1",
+        only_own_entry=pipeline.join.key == "request_id",
+        counters=join_batches.COUNTERS,
+        side=[SideOutput(table) for table in join_batches.SIDE_OUTPUTS],
+        limits=Limits(int(pipeline.runtime.batch_delay)),
+    )

@@ -141,9 +141,6 @@ class LocalRun:
         """Print the counts and what is wrong with them; the exit code that follows."""
         accumulators = dict(result.get_all_accumulator_results())
         counts = run_report.Counts.of(accumulators, restored=self._restored)
-        if counts is None:
-            self._say('counts are not available with runtime.python = "process"')
-            return DONE
         self._console.print(run_report.table(counts))
         if self._restored:
             self._say("these counts begin at the restore")

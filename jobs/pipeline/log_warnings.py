@@ -1,6 +1,6 @@
 """What a local job warns of while it runs, out of Flink's log and onto the terminal.
 
-Warnings of ours are logged by `sample_stitch.*` (in `udfs/jvm` and `udfs.operators.warn`). On a
+Warnings of ours are logged by `sample_stitch.*` (in `udfs/jvm`). On a
 cluster they are in the logs of the task managers; a local run has one log, and somebody watching.
 """
 

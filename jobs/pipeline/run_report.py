@@ -54,10 +54,8 @@ class Counts:
     restored: bool = False
 
     @staticmethod
-    def of(accumulators: Mapping[str, int], *, restored: bool = False) -> Counts | None:
-        """From a job's result; None when Python could not count (runtime.python = "process")."""
-        if not accumulators:
-            return None
+    def of(accumulators: Mapping[str, int], *, restored: bool = False) -> Counts:
+        """From a job's result."""
         rejected: dict[Stream, dict[str, int]] = {stream: {} for stream in STREAMS}
         rows, single = {}, {}
         for name, count in accumulators.items():

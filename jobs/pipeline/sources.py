@@ -26,10 +26,13 @@ from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, water
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
 from schemas import sql
 from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
+from udfs.core import decode_batches
+from udfs.core.decode_batches import DecodeRecords, ReadFiles
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
+from udfs.operators import batches, side_outputs
 from udfs.operators import jvm as jvm_operators
-from udfs.operators import side_outputs
-from udfs.operators.decode import DecodeRecords, ReadFiles
+from udfs.operators.batches import Limits
+from udfs.operators.side_outputs import SideOutput
 
 #: Longer than any stream, and small enough to be taken from a time without an overflow.
 _WITHOUT_END_MS = 2**62
@@ -61,7 +64,8 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
         ("features", sources.features),
         ("actions", sources.actions),
     )
-    return _union([_kafka(name, source, settings, tables) for name, source in streams])
+    limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
+    return _union([_kafka(name, source, settings, tables, limits) for name, source in streams])
 
 
 def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
@@ -104,11 +108,6 @@ def beacon_keys(env: Any) -> tuple[str, ...]:
     return tuple(found[subtask] for subtask in sorted(found))
 
 
-def keyed_type() -> Any:
-    """Key, packed event."""
-    return Types.ROW_NAMED(["key", "event"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY()])
-
-
 def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
     """By the first field, on the JVM: `DataStream.key_by` would call Python for every record.
 
@@ -122,26 +121,22 @@ def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
     else:
         utils = jvm.org.apache.flink.streaming.api.datastream.DataStreamUtils
         by_key = utils.reinterpretAsKeyedStream(stream._j_data_stream, selector, key_type)
-    return KeyedStream(by_key, Types.PICKLED_BYTE_ARRAY(), stream)
+    return KeyedStream(by_key, batches.keyed_type(), stream)
 
 
-def clocked_type() -> Any:
-    """Key, packed event, and the time (epoch ms) that a watermark may follow."""
-    return Types.ROW_NAMED(
-        ["key", "event", "clock"], [Types.STRING(), Types.PICKLED_BYTE_ARRAY(), Types.LONG()]
-    )
-
-
-def keyed_in_order(clocked: DataStream) -> KeyedStream:
-    """The rows of one ordered reader, keyed, with a watermark after each that moves the clock."""
-    events = jvm_operators.transform(
-        clocked,
-        "FollowTime",
-        keyed_type().get_java_type_info(),
-        uid="follow-time",
+def chunks_read(tables: Any, chunks: str, settings: DecodeSettings) -> DataStream:
+    """The one ordered reader of the files that a table names, a chunk a row (`v STRING`)."""
+    return batches.records(
+        batches.rows_of(tables, f"SELECT v FROM {chunks}"),
+        ReadFiles(settings),
+        uid="read-files",
+        columns="s",
+        by_clock=True,
+        counters=decode_batches.COUNTERS,
+        side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
+        limits=Limits(steps=1),
         parallelism=1,
     )
-    return keyed(events)
 
 
 def with_time_kept(
@@ -160,7 +155,7 @@ def with_time_kept(
     kept = jvm_operators.transform(
         events,
         "KeepTime",
-        keyed_type().get_java_type_info(),
+        batches.keyed_type().get_java_type_info(),
         BEACON_KEY,
         *(beacon_head(stream).decode("latin-1") for stream in STREAMS),
         *of_silence,
@@ -193,18 +188,12 @@ def _files(
         + sql.options({"connector": "filesystem", "path": manifest, "format": "raw"})
         + ")"
     )
-    decoded = (
-        tables.to_data_stream(tables.sql_query("SELECT v FROM chunks"))
-        .process(ReadFiles(settings), clocked_type())
-        .name("read files")
-        .uid("read-files")
-        .set_parallelism(1)
-    )
-    return Events(keyed_in_order(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
+    decoded = chunks_read(tables, "chunks", settings)
+    return Events(keyed(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
 
 
 def _kafka(
-    stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any
+    stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any, limits: Limits
 ) -> tuple[Any, Any]:
     name = f"{stream}_records"
     options = table_options(source, _kafka_package())
@@ -218,25 +207,25 @@ def _kafka(
             WATERMARK FOR ts AS ts - {_interval(int(source.out_of_orderness) + 1)}
         ) WITH ({sql.options(options)})"""
     )
-    records = tables.to_data_stream(
-        tables.sql_query(
-            f"""SELECT DECODE(v, 'ISO-8859-1'), topic, part, off,
-                CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', t) AS BIGINT) * 60000
-                + EXTRACT(SECOND FROM t) * 1000 + EXTRACT(MILLISECOND FROM t)
-            FROM (SELECT *, CAST(ts AS TIMESTAMP(3)) AS t FROM {name})"""
-        )
-    )
-    decoded = (
-        records.process(DecodeRecords(settings, stream), keyed_type())
-        .name(f"decode {stream}")
-        .uid(f"decode-{stream}")
+    decoded = batches.records(
+        # the time attribute as a plain column
+        batches.rows_of(
+            tables, f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts FROM {name}"
+        ),
+        DecodeRecords(settings, stream),
+        uid=f"decode-{stream}",
+        columns="bsilt",
+        by_clock=False,
+        counters=decode_batches.COUNTERS,
+        side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
+        limits=limits,
     )
     events = decoded
     if source.end == "never":
         events = jvm_operators.transform(
             decoded,
             "AwaitPartitions",
-            keyed_type().get_java_type_info(),
+            batches.keyed_type().get_java_type_info(),
             str(watermark_lag(source)),
             str(DISCOVERY_TAKES_MS),
             uid=f"await-partitions-{stream}",

@@ -18,9 +18,7 @@ from tests.flink import running
 def joined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     fixture = by_hand.load(request.param)
     output = tmp_path_factory.mktemp("out")
-    # both ways of running Python give the same; the slower one is tried on the smaller set
-    mode = "process" if request.param == "user_id" else "thread"
-    running.join(fixture.folder / "pipeline.toml", output, f"runtime.python={mode}")
+    running.join(fixture.folder / "pipeline.toml", output)
     return fixture, output
 
 

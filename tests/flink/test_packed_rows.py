@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import re
 import struct
@@ -13,15 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyflink.java_gateway import get_gateway
 
 from schemas.samples import PARTITIONS
 from schemas.samples import samples as sample_layout
 from tests.accepted_records import Driver, a_pipeline, records
 from tests.effort import examples
+from tests.flink import compiled
 from udfs.core import wire
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Pipelines of some 60 records.
 PIPELINES = 40
 #: Texts are long, and go through the gateway as base64.
@@ -33,28 +31,10 @@ OF_A_TASK = r"setProcessingTimeService\(processingTime\);\s*setup\(task, config,
 @cache
 def read_samples() -> Callable[[str, bytes], str]:
     """`ReadSamples.rows`, compiled as the job compiles its operators."""
-    jvm: Any = get_gateway().jvm
-    operator = (ROOT / "udfs/jvm/ExplodeSamples.java").read_text()
-    operator, times = re.subn(OF_A_TASK, "this.output = output;", operator)
+    operator, times = re.subn(OF_A_TASK, "this.output = output;", compiled.source("ExplodeSamples"))
     assert times == 1
-    sources = [(ROOT / "tests/jvm/ReadSamples.java").read_text(), operator]
-    sources.append((ROOT / "udfs/jvm/Packed.java").read_text())
-    # Java wants all imports of a unit at its head.
-    imports = sorted({line for s in sources for line in re.findall(r"^import .*;$", s, re.M)})
-    classes = [re.sub(r"^import .*;$", "", source, flags=re.M) for source in sources]
-    compiled = jvm.org.apache.flink.table.runtime.generated.CompileUtils.compile(
-        jvm.Thread.currentThread().getContextClassLoader(),
-        "ReadSamples",
-        "\n".join([*imports, *classes]),
-    )
-    (rows,) = [m for m in compiled.getMethods() if m.getName() == "rows"]
-
-    def read(layout: str, packed: bytes) -> str:
-        arguments = get_gateway().new_array(jvm.Object, 2)
-        arguments[0], arguments[1] = layout, packed
-        return str(rows.invoke(None, arguments))
-
-    return read
+    rows = compiled.static("ReadSamples", "rows", [operator, compiled.source("Packed")])
+    return lambda layout, packed: str(rows(layout, packed))
 
 
 def said(value: Any, type_: pa.DataType) -> str:
@@ -101,9 +81,7 @@ def test_java_reads_what_python_packs(seed: int, tmp_path: Path) -> None:
                 [said(row[column.name], column.type) for column in columns]
                 for row in driver.read(packed)
             ]
-            # Flink's Python pickles bytes with the protocol of its choice; all are read.
-            protocol = choose(range(3, pickle.HIGHEST_PROTOCOL + 1))
-            text = read(layout, pickle.dumps(packed, protocol))
+            text = read(layout, packed)
             assert [line.split("\t") for line in text.splitlines()] == expected, (seed, number)
             rows += len(expected)
             requests += 1

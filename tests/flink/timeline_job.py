@@ -10,15 +10,29 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
 from schemas import sql
+
+
+class Say:
+    """Says what the lines of a script say; a host of `udfs/jvm/RecordBatches.java`."""
+
+    def open(self) -> None:
+        self._lines = msgspec.msgpack.Decoder(list[tuple[str]]).decode
+
+    def run(self, batch: bytes) -> bytes:
+        said = []
+        for (text,) in self._lines(batch):
+            line = msgspec.json.decode(text)
+            event = msgspec.Raw(base64.b64decode(line["event"]))
+            said.append((line["key"], event, line["clock"]))
+        return msgspec.msgpack.encode((False, said, ((), (), ())))
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -29,16 +43,8 @@ def main(folders: Sequence[Path]) -> None:
 
 def run(folder: Path) -> None:
     pipeline = load(folder / "pipeline.toml", [f"output.path={folder / 'out'}"])
-    from pyflink.common import Row
-    from pyflink.datastream import ProcessFunction
-
     from jobs.pipeline import graph, sinks, sources
-    from udfs.operators import side_outputs
-
-    class Say(ProcessFunction):
-        def process_element(self, value: Any, ctx: Any) -> Iterator[Any]:
-            line = msgspec.json.decode(value[0])
-            yield Row(line["key"], base64.b64decode(line["event"]), line["clock"])
+    from udfs.operators import batches, side_outputs
 
     env, tables = environment.stream_environment(pipeline)
     tables.execute_sql(
@@ -48,11 +54,19 @@ def run(folder: Path) -> None:
         )
         + ")"
     )
-    said = tables.to_data_stream(tables.sql_query("SELECT v FROM script")).process(
-        Say(), sources.clocked_type()
+    said = batches.records(
+        batches.rows_of(tables, "SELECT v FROM script"),
+        Say(),
+        uid="say",
+        columns="s",
+        by_clock=True,
+        counters=["said"],
+        side=[side_outputs.REJECTED],
+        limits=batches.Limits(),
+        parallelism=1,
     )
     rejected = said.get_side_output(side_outputs.REJECTED.tag())
-    stream = sources.Events(sources.keyed_in_order(said), rejected)
+    stream = sources.Events(sources.keyed(said), rejected)
     sinks.write(pipeline, graph.join(pipeline, stream), rejected)
     graph.Job("timeline", env).start().get_job_execution_result().result()
 

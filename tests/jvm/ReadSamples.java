@@ -14,14 +14,14 @@ public final class ReadSamples implements InvocationHandler {
     private final StringBuilder said = new StringBuilder();
 
     /** A line for each row; its fields, with tabs between them, as `said` of the test has them. */
-    public static String rows(String layout, byte[] pickled) throws Exception {
+    public static String rows(String layout, byte[] packed) throws Exception {
         ReadSamples reader = new ReadSamples();
         Object output =
                 Proxy.newProxyInstance(
                         Output.class.getClassLoader(), new Class[] {Output.class}, reader);
         ExplodeSamples operator =
                 new ExplodeSamples(new Object[] {layout}, null, null, (Output) output, null);
-        operator.processElement(new StreamRecord(pickled));
+        operator.processElement(new StreamRecord(packed));
         return reader.said.toString();
     }
 

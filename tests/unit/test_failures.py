@@ -51,6 +51,17 @@ SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
             " configuration fetch.min.bytes",
         ),
         ("java.io.IOException: No space left on device", "the disk is full"),
+        # an exception of Python's, as the embedded interpreter throws it
+        (
+            "pemja.core.PythonException: <class 'schemas.event_files.EventFileError'>: /a/b.jsonl:"
+            " cannot be read: Permission denied",
+            "an event file could not be read: /a/b.jsonl: cannot be read: Permission denied",
+        ),
+        (
+            "pemja.core.PythonException: <class 'udfs.core.state_codec.StateVersionError'>: state"
+            " of version 99; this release reads up to 3",
+            "the savepoint is of a newer release: state of version 99; this release reads up to 3",
+        ),
         (
             "java.io.FileNotFoundException: File file:/a/_metadata does not exist or the user",
             "a file that the job or its snapshot needs is not there: File file:/a/_metadata does "

@@ -82,6 +82,10 @@ class KeyedJoin:
         """
         return bool(self._kept)
 
+    def in_memory(self, key: str) -> bool:
+        """Whether this key is kept, so that its next event reads nothing of its log."""
+        return key in self._kept
+
     def request(self, key: str, event: RequestEvent, watermark: int) -> Accepted | Refused:
         """Handle a request. It is stored if it is accepted."""
         state = self._take(key) if self._kept else None

@@ -1,4 +1,4 @@
-// One packed request in (udfs/core/wire.py: SampleRows, pickled msgpack), a row for each impression out.
+// One packed request in (udfs/core/wire.py: SampleRows, msgpack), a row for each impression out.
 //
 // Strings are not decoded: the rows hold slices of the packed bytes, so an impression costs references
 // and no copies.

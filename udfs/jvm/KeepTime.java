@@ -183,15 +183,9 @@ public final class KeepTime extends AbstractStreamOperator
         }
     }
 
-    /** Pickled bytes (PEP 3154), as they come from the decoders. */
     private byte[] beaconOf(int stream) {
         byte[] head = beaconHead[stream];
-        ByteBuffer packed = ByteBuffer.allocate(4 + head.length + 8 + 1);
-        packed.put((byte) 0x80).put((byte) 3); // PROTO 3
-        packed.put((byte) 'C').put((byte) (head.length + 8)); // SHORT_BINBYTES and the size
-        packed.put(head).putLong(progress[stream]);
-        packed.put((byte) '.'); // STOP
-        return packed.array();
+        return ByteBuffer.allocate(head.length + 8).put(head).putLong(progress[stream]).array();
     }
 
     long heldMs() {

@@ -1,5 +1,5 @@
-// Pickled msgpack, read from the front; as far as msgspec writes it. No imports: this is put behind
-// the operator that uses it, in one compilation unit.
+// Msgpack, read from the front; as far as it is written here and by msgspec. No imports: this is put
+// behind the operator that uses it, in one compilation unit.
 
 final class Packed {
     final byte[] bytes;
@@ -7,27 +7,78 @@ final class Packed {
     /** Over `bytes`: numbers are big-endian in msgpack, and a buffer reads them at once. */
     private final java.nio.ByteBuffer buffer;
 
-    /** Flink's Python pickles bytes (PEP 307, PEP 3154); this begins behind the head of that. */
-    Packed(byte[] pickled) {
-        bytes = pickled;
-        buffer = java.nio.ByteBuffer.wrap(pickled);
-        if (bytes[0] != (byte) 0x80) {
-            throw new IllegalStateException("not a pickle: " + bytes[0]);
+    Packed(byte[] packed) {
+        bytes = packed;
+        buffer = java.nio.ByteBuffer.wrap(packed);
+    }
+
+    String string() {
+        int size = text();
+        at += size;
+        return new String(bytes, at - size, size, java.nio.charset.StandardCharsets.UTF_8);
+    }
+
+    boolean isText() {
+        int head = bytes[at] & 0xff;
+        return (head & 0xe0) == 0xa0 || head >= 0xd9 && head <= 0xdb;
+    }
+
+    /** A copy of the binary that begins here. */
+    byte[] content() {
+        int size = binary();
+        byte[] copy = new byte[size];
+        System.arraycopy(bytes, at, copy, 0, size);
+        at += size;
+        return copy;
+    }
+
+    /** A copy of whatever begins here, as it is packed. */
+    byte[] packed() {
+        int from = at;
+        skip();
+        byte[] copy = new byte[at - from];
+        System.arraycopy(bytes, from, copy, 0, copy.length);
+        return copy;
+    }
+
+    /** Past whatever begins here. */
+    void skip() {
+        int head = bytes[at] & 0xff;
+        if (head >= 0xa0 && head < 0xc0 || head >= 0xd9 && head <= 0xdb) {
+            int size = text();
+            at += size;
+        } else if (head >= 0xc4 && head <= 0xc6) {
+            int size = binary();
+            at += size;
+        } else if (head >= 0x90 && head < 0xa0 || head == 0xdc || head == 0xdd) {
+            skip(array());
+        } else if (head >= 0x80 && head < 0x90 || head == 0xde || head == 0xdf) {
+            skip(2 * map());
+        } else if (head == 0xcb) {
+            real();
+        } else if (head == 0xc0 || head == 0xc2 || head == 0xc3) {
+            at++;
+        } else {
+            integer();
         }
-        at = bytes[2] == (byte) 0x95 ? 11 : 2; // FRAME and its size
-        switch (bytes[at++]) {
-            case 'C': // SHORT_BINBYTES
-                at += 1;
-                break;
-            case 'B': // BINBYTES
-                at += 4;
-                break;
-            case (byte) 0x8e: // BINBYTES8
-                at += 8;
-                break;
-            default:
-                throw new IllegalStateException("not pickled bytes: " + bytes[at - 1]);
+    }
+
+    private void skip(int n) {
+        for (int i = 0; i < n; i++) {
+            skip();
         }
+    }
+
+    /** The number of pairs of the map that begins here. */
+    int map() {
+        int head = bytes[at++] & 0xff;
+        if ((head & 0xf0) == 0x80) {
+            return head & 0x0f;
+        }
+        if (head == 0xde || head == 0xdf) {
+            return (int) unsigned(head == 0xde ? 2 : 4);
+        }
+        throw new IllegalStateException("not a map: " + head + " at " + (at - 1));
     }
 
     /** The length of the array that begins here, or -1 for nil. */
@@ -82,13 +133,13 @@ final class Packed {
         }
     }
 
-    /** Past the head of binary, whose content is then read. */
-    void binary() {
+    /** The size of the binary that begins here, which is then behind `at`. */
+    int binary() {
         int head = bytes[at++] & 0xff;
         if (head < 0xc4 || head > 0xc6) {
             throw new IllegalStateException("not binary: " + head + " at " + (at - 1));
         }
-        unsigned(1 << (head - 0xc4));
+        return (int) unsigned(1 << (head - 0xc4));
     }
 
     double real() {

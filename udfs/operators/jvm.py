@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyflink.common import Configuration
-from pyflink.datastream import DataStream
+from pyflink.datastream import DataStream, OutputTag
 from pyflink.java_gateway import get_gateway
 
 _SOURCES = Path(__file__).resolve().parents[1] / "jvm"
@@ -33,25 +33,66 @@ def transform(
     `output_type` is a Java TypeInformation. `references` go to the operator's constructor: texts,
     or Java objects that can be serialized. `needs`: further classes of `udfs/jvm/` that it uses.
     """
-    gateway = get_gateway()
-    flink = gateway.jvm.org.apache.flink
-    array = gateway.new_array(gateway.jvm.Object, len(references))
-    for i, reference in enumerate(references):
-        array[i] = reference
-    generated = flink.table.runtime.generated.GeneratedOperator(
+    return TransformedStream(
+        stream._j_data_stream,
         operator,
-        "".join((_SOURCES / f"{name}.java").read_text() for name in (operator, *needs)),
-        array,
-        Configuration()._j_configuration,
-    )
-    env = stream._j_data_stream.getExecutionEnvironment()
-    transformation = flink.streaming.api.transformations.OneInputTransformation(
-        stream._j_data_stream.getTransformation(),
-        uid.replace("-", " "),
-        flink.table.runtime.operators.CodeGenOperatorFactory(generated),
         output_type,
-        parallelism or env.getParallelism(),
+        references,
+        uid=uid,
+        parallelism=parallelism,
+        needs=needs,
     )
-    transformation.setUid(uid)
-    env.addOperator(transformation)
-    return DataStream(flink.streaming.api.datastream.DataStream(env, transformation))
+
+
+class TransformedStream(DataStream):
+    """What comes out of an operator of ours; see `transform` for the arguments.
+
+    `keyed`: the operator has a state for each key of the stream, which is then a keyed one.
+    """
+
+    def __init__(
+        self,
+        j_stream: Any,
+        operator: str,
+        output_type: Any,
+        references: Sequence[Any],
+        *,
+        uid: str,
+        parallelism: int | None = None,
+        needs: Sequence[str] = (),
+        keyed: bool = False,
+    ) -> None:
+        gateway = get_gateway()
+        flink = gateway.jvm.org.apache.flink
+        array = gateway.new_array(gateway.jvm.Object, len(references))
+        for i, reference in enumerate(references):
+            array[i] = reference
+        generated = flink.table.runtime.generated.GeneratedOperator(
+            operator,
+            "".join((_SOURCES / f"{name}.java").read_text() for name in (operator, *needs)),
+            array,
+            Configuration()._j_configuration,
+        )
+        env = j_stream.getExecutionEnvironment()
+        transformation = flink.streaming.api.transformations.OneInputTransformation(
+            j_stream.getTransformation(),
+            uid.replace("-", " "),
+            flink.table.runtime.operators.CodeGenOperatorFactory(generated),
+            output_type,
+            parallelism or env.getParallelism(),
+        )
+        transformation.setUid(uid)
+        if keyed:
+            transformation.setStateKeySelector(j_stream.getKeySelector())
+            transformation.setStateKeyType(j_stream.getKeyType())
+        env.addOperator(transformation)
+        self._env, self._transformation = env, transformation
+        super().__init__(flink.streaming.api.datastream.DataStream(env, transformation))
+
+    def get_side_output(self, output_tag: OutputTag) -> DataStream:
+        """PyFlink's own would send each of its rows through Python."""
+        flink = get_gateway().jvm.org.apache.flink.streaming.api
+        side = flink.transformations.SideOutputTransformation(
+            self._transformation, output_tag.get_java_output_tag()
+        )
+        return DataStream(flink.datastream.DataStream(self._env, side))

@@ -1,13 +1,13 @@
-"""The operators that read and decode, without Flink: what moves time, and what leaves by the side.
+"""Reading and decoding as Flink calls it, without Flink: what moves time, what leaves by the side.
 
-From files the third field of a row is the time whose watermark follows it. From Kafka the source
+From files each event has the time whose watermark follows it. From Kafka the source
 makes the watermark from record timestamps, and the beacons say how far a stream has come.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,49 +16,19 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyflink.common import Row
 
 from schemas.actions import ActionKind
 from schemas.events import ActionEvent, Progress, RequestEvent, Stream
 from schemas.features import FeatureSchema
 from tests.effort import examples
+from udfs.core import decode_batches
+from udfs.core.decode_batches import DecodeRecords, ReadFiles
 from udfs.core.decode_settings import Chunk, DecodeSettings, StreamSettings
-from udfs.operators import decode as operators
-from udfs.operators.side_outputs import REJECTED, SideOutput
 
 T = 1_700_000_000_000
 BEACON = "beacon"
-unpack = msgspec.msgpack.Decoder(RequestEvent | ActionEvent | Progress).decode
-
-
-class _Counter:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def inc(self, by: int = 1) -> None:
-        self.count += by
-
-    def get_count(self) -> int:
-        return self.count
-
-
-class _Context:
-    """The part of Flink's runtime context that the operators use."""
-
-    def get_metrics_group(self) -> _Context:
-        return self
-
-    def add_group(self, name: str) -> _Context:
-        return self
-
-    def counter(self, name: str) -> _Counter:
-        return _Counter()
-
-
-@pytest.fixture(autouse=True)
-def _no_jvm(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a real tag holds a type of the JVM
-    monkeypatch.setattr(SideOutput, "tag", lambda side: side.name)
+Event = RequestEvent | ActionEvent | Progress
+pack = msgspec.msgpack.encode
 
 
 def decode_settings(
@@ -88,39 +58,72 @@ def action(kind: str, at: int) -> bytes:
 Read = list[tuple[Stream, list[bytes]]]
 
 
-def from_files(chunks: Read, how: DecodeSettings) -> Iterator[tuple[Any, int]]:
-    """Each event (or rejected row) and the watermark time after it."""
-    reader = operators.ReadFiles(how)
-    reader.open(_Context())
-    clock = 0
+class Replies:
+    """What a host says: events with their clocks, in order; counts; rejected rows by column."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, int]] = []
+        self.counts: Counter[str] = Counter()
+        self.rejected: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
+
+    def add(self, packed: bytes) -> bool:
+        """Whether there is more of the batch."""
+        more, events, (counts, warnings, side) = msgspec.msgpack.decode(packed)
+        assert not warnings
+        self.sizes.append(len(events))
+        for key, event, clock in events:
+            self.events.append((msgspec.convert(event, Event), clock))
+            assert key in ("u", BEACON)
+        self.counts.update(dict(counts))
+        for which, values in side:
+            columns = decode_batches.SIDE_OUTPUTS[which].columns
+            self.rejected.append(dict(zip(columns, values, strict=True)))
+        return bool(more)
+
+
+def read_files(chunks: Read, how: DecodeSettings) -> Replies:
+    """Each chunk a batch of its own, as in a job."""
+    reader, replies = ReadFiles(how), Replies()
+    reader.open()
     with TemporaryDirectory() as folder:
         for i, (stream, lines) in enumerate(chunks):
             path = Path(folder) / f"{i}.jsonl"
             path.write_bytes(b"".join(line + b"\n" for line in lines))
             chunk = Chunk(stream, str(path), 0, path.stat().st_size)
-            for out in reader.process_element([msgspec.json.encode(chunk)], None):
-                if isinstance(out, Row):
-                    clock = max(clock, out[2])
-                    yield unpack(out[1]), clock
-                else:
-                    yield out[1], clock
+            more = replies.add(reader.run(pack([[msgspec.json.encode(chunk).decode()]])))
+            while more:
+                more = replies.add(reader.more())
+    return replies
 
 
-def from_kafka(stream: Stream, records: list[bytes], how: DecodeSettings) -> Iterator[Any]:
-    """Each event or rejected row. The timestamps are the event times."""
-    decoding = operators.DecodeRecords(how, stream)
-    decoding.open(_Context())
-    for offset, raw in enumerate(records):
-        time = json.loads(raw)["event_time"]
-        value = [raw.decode("latin-1"), "topic", 0, offset, time]
-        for out in decoding.process_element(value, None):
-            yield unpack(out[1]) if isinstance(out, Row) else out[1]
+def from_files(chunks: Read, how: DecodeSettings) -> list[tuple[Event, int]]:
+    """Each event and the watermark time after it."""
+    return read_files(chunks, how).events
+
+
+def from_kafka(
+    stream: Stream, records: list[bytes], how: DecodeSettings, cut: int = 1_000
+) -> Replies:
+    """The timestamps are the event times. A batch takes `cut` records."""
+    decoding, replies = DecodeRecords(how, stream), Replies()
+    decoding.open()
+    times = [json.loads(raw)["event_time"] for raw in records]
+    all_of_them = [
+        (raw, "topic", 0, offset, time)
+        for offset, (raw, time) in enumerate(zip(records, times, strict=True))
+    ]
+    for begin in range(0, len(all_of_them), cut):
+        assert not replies.add(decoding.run(pack(all_of_them[begin : begin + cut])))
+    return replies
 
 
 def seen(chunks: Read, how: DecodeSettings) -> list[tuple[str, int, int]]:
     """Of every request and click its time, and the watermark time that was announced before it."""
     found, clock = [], 0
     for event, after in from_files(chunks, how):
+        # events before both streams have shown something have no clock
+        after = max(clock, after)
         if isinstance(event, RequestEvent):
             found.append((event.request_id, event.event_time, clock))
         elif isinstance(event, ActionEvent) and event.action == "click":
@@ -143,7 +146,8 @@ def test_ignored_actions_move_time_from_files_as_they_do_from_kafka() -> None:
     assert seen(read, reject)[-1] == ("r20001", T + 20_001, T + 1_000)
     # from Kafka the beacons say the same of both
     for how, latest in ((ignore, 100_000), (reject, 1_000)):
-        told = [e.time for e in from_kafka("actions", actions, how) if isinstance(e, Progress)]
+        kafka = from_kafka("actions", actions, how)
+        told = [e.time for e, _ in kafka.events if isinstance(e, Progress)]
         files = [
             e.time for e, _ in from_files([("actions", actions)], how) if isinstance(e, Progress)
         ]
@@ -175,14 +179,45 @@ def test_time_is_the_same_whether_a_kind_is_ignored_or_configured(read: Any, bou
     assert progress(ignore) == progress(configured)
 
 
+@given(records=lines["actions"], bound=st.sampled_from([0, 700, 2_000]), cut=st.integers(1, 4))
+@settings(max_examples=examples(100))
+def test_any_cut_gives_the_same_from_kafka(records: list[bytes], bound: int, cut: int) -> None:
+    how = decode_settings(("click",), reject_unknown=True, bound=bound)
+    whole, parts = from_kafka("actions", records, how), from_kafka("actions", records, how, cut)
+    assert parts.events == whole.events
+    assert parts.rejected == whole.rejected
+    assert parts.counts == whole.counts
+
+
+def test_a_large_chunk_comes_in_parts() -> None:
+    how = decode_settings(("click",), reject_unknown=True)
+    records = [action("click" if i % 7 else "clik", i) for i in range(1_000)]
+    replies = read_files([("actions", records)], how)
+    assert max(replies.sizes) == decode_batches.AT_ONCE
+    assert replies.counts["actions_read"] == 1_000
+    bad = replies.counts["rejected/actions/unknown_action"]
+    assert bad == len(replies.rejected) == 143
+    events = [e for e, _ in replies.events if isinstance(e, ActionEvent)]
+    assert [e.event_time - T for e in events] == [i for i in range(1_000) if i % 7]
+
+
 @pytest.mark.parametrize("timestamp", [-1, 0, 2**62, 2**63 - 1])
 def test_a_timestamp_that_is_no_time_costs_no_more_than_its_record(timestamp: int) -> None:
-    decoding = operators.DecodeRecords(decode_settings(("click",), reject_unknown=True), "actions")
-    decoding.open(_Context())
-    value = [action("clik", 0).decode(), "topic", 0, 7, timestamp]
-    ((name, row),) = decoding.process_element(value, None)
-    columns = SideOutput("", REJECTED.schema).columns
-    rejected = dict(zip(columns, row, strict=True))
-    assert name == REJECTED.name
+    decoding, replies = (
+        DecodeRecords(decode_settings(("click",), reject_unknown=True), "actions"),
+        Replies(),
+    )
+    decoding.open()
+    replies.add(decoding.run(pack([(action("clik", 0), "topic", 0, 7, timestamp)])))
+    (rejected,) = replies.rejected
+    assert rejected["raw"] == action("clik", 0)
     assert rejected["record_time"] is None
     assert (rejected["dt"], rejected["hr"]) == ("1970-01-01", "00")
+
+
+def test_a_kafka_record_without_a_value_is_empty() -> None:
+    decoding, replies = DecodeRecords(decode_settings(("click",)), "actions"), Replies()
+    decoding.open()
+    replies.add(decoding.run(pack([(None, "topic", 0, 7, T)])))
+    assert [row["reason"] for row in replies.rejected] == ["empty_record"]
+    assert replies.events == []

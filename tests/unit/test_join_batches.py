@@ -1,0 +1,108 @@
+"""The join as Flink calls it: how its input is cut into batches does not show."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import oracle
+from tests.batch_runner import BatchRunner
+from tests.effort import examples
+from tests.strategies import (
+    any_rules,
+    build,
+    policies_for,
+    random_timelines,
+    rules_for,
+    timelines_under_any_rules,
+)
+from tests.timeline import Action, Event, Key, Outcome, Request, Rules, Timeline
+
+KEYS: tuple[Key, ...] = ("request_id", "user_id")
+#: Timelines a key and configuration.
+SEEDED = 150
+#: How likely a batch ends after a step: each by itself, a few at a time, all in one.
+CUTS = (1.0, 0.3, 0.05, 0.0)
+generated = settings(
+    max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def truth(timeline: Timeline, rules: Rules) -> Outcome:
+    """With label silence, the end may be a watermark that only features brought."""
+    shown = [e.event_time for e in timeline.events if isinstance(e, Action)]
+    if rules.silence is not None and timeline.progress is not None and shown:
+        timeline = replace(timeline, progress=min(timeline.progress, max(shown)))
+    return oracle.expected(timeline, rules).without_made_at()
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_any_cut_gives_the_same_rows_under_every_policy(key: Key, cut: float) -> None:
+    every = [*rules_for(key), *policies_for(key).values()]
+    for seed, rules in enumerate(every):
+        for number, (timeline, same) in enumerate(
+            random_timelines(SEEDED // 4, seed=seed, key=key, rules=rules)
+        ):
+            found = BatchRunner(same, number, cut=cut).run(timeline)
+            assert found == truth(timeline, same), str(timeline)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_hypothesis_finds_no_cut_that_shows(key: Key) -> None:
+    @generated
+    @given(timelines_under_any_rules(key), st.integers(0, 1_000), st.sampled_from(CUTS))
+    def check(drawn: tuple[Timeline, Rules], seed: int, cut: float) -> None:
+        timeline, rules = drawn
+        assert BatchRunner(rules, seed, cut=cut).run(timeline) == truth(timeline, rules)
+
+    check()
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("load_at_most", [0, 2])
+@pytest.mark.parametrize("small", [0, 2, 16])
+def test_neither_what_comes_along_nor_a_restart_shows(
+    key: Key, load_at_most: int, small: int
+) -> None:
+    choose = random.Random(small).choice
+    asked = 0
+    for number in range(SEEDED):
+        rules = choose((any_rules(choose, key), *rules_for(key), *policies_for(key).values()))
+        timeline = build(choose, rules, size=choose((4, 8, 16)))
+        runner = BatchRunner(
+            rules,
+            number,
+            cut=0.4,
+            load_at_most=load_at_most,
+            small=small,
+            memory=choose((0, 6_000, 2**28)),
+            restart=choose((0.0, 0.3)),
+        )
+        assert runner.run(timeline) == truth(timeline, rules), str(timeline)
+        asked += runner.asked
+    assert asked > 0
+
+
+@pytest.mark.parametrize("events", ["requests", "actions", "both"])
+def test_a_batch_of_a_large_key_takes_no_more_than_one_of_a_small_key(events: str) -> None:
+    """Hot keys: what goes to Python with a batch does not grow with what is stored."""
+
+    def taken(number: int) -> int:
+        rules = Rules("user_id", {"click": 10**6}, {"click": "any"})
+        arrivals: list[Event] = []
+        for i in range(number):
+            if events != "actions":
+                arrivals.append(Request(f"r{i}", "u", i, ("i",)))
+            if events != "requests":
+                arrivals.append(Action(f"a{i}", "u", "i", None, "click", None, i))
+        runner = BatchRunner(rules, 0, cut=1.0)
+        runner.run(Timeline(tuple(arrivals), 2 * number))
+        return runner.moved
+
+    few, many = taken(200), taken(800)
+    assert many < 1.3 * 4 * few

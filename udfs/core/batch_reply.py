@@ -1,0 +1,30 @@
+"""What a batch of Python hands to the JVM beside its main output (udfs/jvm/Reports.java). Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+#: Packed as `[counts: [name, by], warnings: [topic, message], side rows: [side output, row]]`.
+PackedReports = tuple[list[tuple[str, int]], list[tuple[str, str]], list[tuple[int, list[Any]]]]
+
+
+class Reports:
+    """Counts, warnings and side rows of one batch.
+
+    `counts`: by how much counters grow; the parts of a counter's name have slashes between them.
+    `warnings`: topic and message, for the logger `sample_stitch.<topic>`. `side`: rows, each with
+    the index of its side output.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.warnings: list[tuple[str, str]] = []
+        self.side: list[tuple[int, list[Any]]] = []
+
+    def taken(self) -> PackedReports:
+        """All that there is, in the form that is packed; nothing is left."""
+        counts = [(name, by) for name, by in self.counts.items() if by]
+        taken = counts, self.warnings, self.side
+        self.counts, self.warnings, self.side = Counter(), [], []
+        return taken

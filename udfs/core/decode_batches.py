@@ -1,0 +1,261 @@
+"""Decoding in batches: records in, keyed events out, bad records to the side. Pure.
+
+This is what `udfs/jvm/RecordBatches.java` calls, with bytes in and out. There are two hosts:
+`ReadFiles` takes chunks and reads the local files itself, so that the bytes come to the JVM decoded
+and the order of reading is fixed; `DecodeRecords` takes what the Kafka connector read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from schemas import event_files
+from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder, in_bounds
+from schemas.events import (
+    STREAMS,
+    ActionEvent,
+    Origin,
+    Progress,
+    RequestEvent,
+    Stream,
+    unpack_front,
+)
+from udfs.core.batch_reply import PackedReports, Reports
+from udfs.core.decode_settings import Chunk, DecodeSettings
+from udfs.core.file_clock import FileClock
+from udfs.core.side_rows import REJECTED
+
+#: The side outputs, by the index that a reply names them with.
+SIDE_OUTPUTS = (REJECTED,)
+#: Counters that are there from the beginning. `rejected/<stream>/<reason>` come when they count.
+COUNTERS = (*(f"{s}_read" for s in STREAMS), "undeclared_feature_values", "actions_ignored")
+#: So many events of a chunk come out at once: enough that a call costs little, and few enough that
+#: they stay in the caches.
+AT_ONCE = 64
+
+
+class Keyed(msgspec.Struct, array_like=True, gc=False):
+    """An event under its key. `clock`: the time (epoch ms) that a watermark may follow when the
+    event is out; 0 where the source makes the watermark.
+    """
+
+    key: str
+    event: RequestEvent | ActionEvent | Progress
+    clock: int
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False):
+    """`more`: the host has more of this batch, and is to be asked with `more`."""
+
+    more: bool
+    events: list[Keyed]
+    reports: PackedReports
+
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class _Decoding:
+    """Decoders, counts and rejects of both streams, for one subtask."""
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._by_user = settings.key == "user_id"
+        features, actions = settings.streams["features"], settings.streams["actions"]
+        self._requests = RequestDecoder(
+            settings.schema,
+            max_record_bytes=features.max_record_bytes,
+            not_after=features.not_after,
+            max_future_ms=features.max_future_ms,
+        )
+        self._actions = ActionDecoder(
+            settings.kinds,
+            key_is_request_id=not self._by_user,
+            reject_unknown=settings.reject_unknown,
+            max_record_bytes=actions.max_record_bytes,
+            not_after=actions.not_after,
+            max_future_ms=actions.max_future_ms,
+        )
+        self._beacon_keys = settings.beacon_keys
+        self._reports = Reports()
+        self._counted = (0, 0)
+
+    def decode(
+        self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None
+    ) -> tuple[str, RequestEvent | ActionEvent] | IgnoredAction | None:
+        """Key and event; or an action that is ignored; or None for a rejected record."""
+        try:
+            if stream == "features":
+                request = self._requests.decode(raw, origin, record_time)
+                key = unpack_front(request.body).user_id if self._by_user else request.request_id
+                return key, request
+            action = self._actions.decode(raw, origin, record_time)
+        except BadRecord as bad:
+            self._reject(stream, raw, origin, record_time, bad)
+            return None
+        if isinstance(action, IgnoredAction):
+            return action
+        return action.user_id if self._by_user else (action.request_id or ""), action
+
+    def _reject(
+        self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None, bad: BadRecord
+    ) -> None:
+        self._reports.counts[f"rejected/{stream}/{bad.reason}"] += 1
+        time = record_time if record_time is not None else bad.event_time
+        if bad.reason == "future_clock" and record_time is None:
+            time = None  # its clock is what is wrong
+        if not in_bounds(time):
+            time = None  # no partition could be named after a timestamp that is no time
+        values = {
+            "stream": stream,
+            "reason": bad.reason,
+            "message": bad.message,
+            "origin": origin.name,
+            "partition": origin.partition,
+            "offset": origin.offset,
+            "record_time": time,
+            "raw": raw,
+        }
+        self._reports.side.append((0, REJECTED.row(values, time)))
+
+    def beacons(self, stream: Stream, time: int, clock: int) -> Iterable[Keyed]:
+        """`Progress` for every subtask of the join. They go where the events go, so none can be
+        overtaken by the end of the input.
+        """
+        progress = Progress(stream, time)
+        return (Keyed(key, progress, clock) for key in self._beacon_keys)
+
+    def read(self, stream: Stream, records: int) -> None:
+        """So many records were read."""
+        self._reports.counts[f"{stream}_read"] += records
+
+    def reply(self, events: list[Keyed], *, more: bool) -> bytes:
+        """Events, and what was counted and rejected since the last reply."""
+        undeclared, ignored = self._requests.undeclared, self._actions.ignored
+        counts = self._reports.counts
+        counts["undeclared_feature_values"] += undeclared - self._counted[0]
+        counts["actions_ignored"] += ignored - self._counted[1]
+        self._counted = (undeclared, ignored)
+        return _pack(Reply(more, events, self._reports.taken()))
+
+
+class ReadFiles:
+    """The one ordered reader of files. There is one, with a fixed order, so that the outcome is a
+    function of the files alone. A batch is one chunk (JSON, in the one field of the one record).
+    """
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def open(self) -> None:
+        """Begins with no file and no time."""
+        self._decoding = _Decoding(self._settings)
+        self._batch = msgspec.msgpack.Decoder(list[tuple[str]]).decode
+        self._chunk = msgspec.json.Decoder(Chunk)
+        # Not in Flink's state: after a restart time stands still until both streams have shown
+        # something again, which delays a watermark and never makes one too early.
+        self._clock = FileClock(self._settings.streams)
+        self._latest: dict[Stream, int] = {}
+        self._files = event_files.RangeReader()
+        self._parts: Iterator[bytes] = iter(())
+
+    def run(self, batch: bytes) -> bytes:
+        """The first part of what is in the chunks. Raises EventFileError, which ends the job, when
+        a file is gone, damaged, or has become shorter.
+        """
+        chunks = [self._chunk.decode(text) for (text,) in self._batch(batch)]
+        self._parts = self._read(chunks)
+        return next(self._parts)
+
+    def more(self) -> bytes:
+        """The next part."""
+        return next(self._parts)
+
+    def _read(self, chunks: list[Chunk]) -> Iterator[bytes]:
+        decoding, events = self._decoding, list[Keyed]()
+        for chunk in chunks:
+            for keyed in self._events(chunk):
+                events.append(keyed)
+                if len(events) >= AT_ONCE:
+                    yield decoding.reply(events, more=True)
+                    events = []
+        yield decoding.reply(events, more=False)
+
+    def _events(self, chunk: Chunk) -> Iterator[Keyed]:
+        data = self._files.read(chunk.path, chunk.start, chunk.end)
+        decoding, clock, stream = self._decoding, self._clock, chunk.stream
+        decode = decoding.decode
+        records = 0
+        latest = announced = self._latest.get(stream, -1)
+        granularity = self._settings.streams[stream].granularity
+        reached = -1
+        for at, line in event_files.records(data, chunk.start):
+            records += 1
+            out = decode(stream, line, Origin(chunk.path, None, at), None)
+            if out is None:
+                continue
+            time = out.event_time if isinstance(out, IgnoredAction) else out[1].event_time
+            before = clock.now
+            if time > reached:
+                reached = time
+                clock.shown(stream, time, chunk.limit)
+                latest = max(latest, time)
+            moved = clock.now > before
+            if not isinstance(out, IgnoredAction):
+                yield Keyed(out[0], out[1], clock.now)
+                moved = False  # the event says so
+            # an ignored action has no event of its own that could carry the clock
+            if latest - announced >= granularity or moved:
+                announced = latest
+                yield from decoding.beacons(stream, latest, clock.now)
+        decoding.read(stream, records)
+        if latest > announced:
+            yield from decoding.beacons(stream, latest, clock.now)
+        self._latest[stream] = latest
+
+
+class _Record(msgspec.Struct, array_like=True, gc=False):
+    """A record of a topic. `time`: its timestamp (epoch ms)."""
+
+    raw: bytes | None
+    topic: str
+    partition: int
+    offset: int
+    time: int
+
+
+class DecodeRecords:
+    """Decodes one stream of a Kafka topic. The watermark is the source's, by the timestamps of the
+    records, and so are the beacons.
+    """
+
+    def __init__(self, settings: DecodeSettings, stream: Stream) -> None:
+        self._settings = settings
+        self._stream = stream
+
+    def open(self) -> None:
+        """Begins with no beacon announced."""
+        self._decoding = _Decoding(self._settings)
+        self._batch = msgspec.msgpack.Decoder(list[_Record]).decode
+        self._granularity = self._settings.streams[self._stream].granularity
+        self._announced = -1
+
+    def run(self, batch: bytes) -> bytes:
+        """All that is in the records."""
+        stream, granularity, decode = self._stream, self._granularity, self._decoding.decode
+        records, events = self._batch(batch), list[Keyed]()
+        for record in records:
+            origin = Origin(record.topic, record.partition, record.offset)
+            out = decode(stream, record.raw or b"", origin, record.time)
+            if out is None:
+                continue
+            # an ignored action tells how far its stream has come, as it does from files
+            if not isinstance(out, IgnoredAction):
+                events.append(Keyed(out[0], out[1], 0))
+            step = record.time - record.time % granularity
+            if step > self._announced:
+                self._announced = step
+                events += self._decoding.beacons(stream, step, 0)
+        self._decoding.read(stream, len(records))
+        return self._decoding.reply(events, more=False)

@@ -1,0 +1,467 @@
+// (key, packed event) in; one call of Python for many of them; packed records out.
+//
+// Python is asked by `run(batch)`, which returns a reply; udfs/core/join_batches.py says what is in
+// both. This operator knows keys, a state of named entries and a log for each key, timers, counters
+// and side outputs. What they mean, only Python knows.
+//
+// A batch ends when it is large, when it is old, before a checkpoint, and at the end of the input. A
+// watermark does not end it but is a step of it, and is sent on when the batch is done. All state is
+// written before `flush` returns, so a checkpoint has everything.
+//
+// Janino, Flink's own compiler of generated code, knows no generics and no lambdas.
+
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.Iterator;
+import java.util.List;
+import java.util.Map;
+import org.apache.flink.api.common.operators.ProcessingTimeService.ProcessingTimeCallback;
+import org.apache.flink.api.common.state.ListState;
+import org.apache.flink.api.common.state.ListStateDescriptor;
+import org.apache.flink.api.common.state.MapState;
+import org.apache.flink.api.common.state.MapStateDescriptor;
+import org.apache.flink.api.common.typeinfo.Types;
+import org.apache.flink.configuration.Configuration;
+import org.apache.flink.runtime.state.VoidNamespace;
+import org.apache.flink.runtime.state.VoidNamespaceSerializer;
+import org.apache.flink.streaming.api.graph.StreamConfig;
+import org.apache.flink.streaming.api.operators.InternalTimeServiceManager;
+import org.apache.flink.streaming.api.operators.InternalTimer;
+import org.apache.flink.streaming.api.operators.InternalTimerService;
+import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
+import org.apache.flink.streaming.api.operators.Output;
+import org.apache.flink.streaming.api.operators.Triggerable;
+import org.apache.flink.streaming.api.operators.python.embedded.AbstractEmbeddedPythonFunctionOperator;
+import org.apache.flink.streaming.api.typeinfo.python.PickledByteArrayTypeInfo;
+import org.apache.flink.streaming.api.watermark.Watermark;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
+import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.types.Row;
+import org.apache.flink.util.OutputTag;
+
+public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
+        implements OneInputStreamOperator, Triggerable {
+    /** A key with more entries, or with a longer log, is read by Python as far as it needs it. */
+    private static final int LOADED_AT_MOST = 32;
+    /** Instead of a key: time has come to here. */
+    private static final int TIME = -1;
+
+    private final byte[] host;
+    private final String entriesName, logName;
+    private final boolean onlyOwnEntry;
+    private final int maxSteps, maxBytes;
+    private final long maxMs;
+    private final String counterNames;
+    private final OutputTag[] tags;
+    private final String[] tagTypes;
+
+    private transient MapState entries;
+    private transient ListState log;
+    private transient InternalTimerService timers;
+    private transient Reports reports;
+
+    /** Keys of the batch by their text, in the order of their first mention. */
+    private transient HashMap index;
+    private transient List keys;
+    /** Keys that Python does not want to be loaded. */
+    private transient HashSet unloaded;
+    private transient Packing batch;
+    private transient Packing steps;
+    private transient int count;
+    /** The watermark before the first step; the last that arrived; whether it is to be sent on. */
+    private transient long before, watermark;
+    private transient boolean unsent;
+    /** The time of the last timer of the batch that is due, while time goes on. */
+    private transient long lastDue;
+    private transient boolean someDue;
+    private transient boolean ended;
+    private transient boolean waiting;
+    private transient StreamRecord record;
+
+    /**
+     * references: Python's configuration; the pickled host; the names of entries and log in state;
+     * "own" if a key has at most the entry that is named like it, else "all"; steps, bytes and ms a
+     * batch takes at most; names of counters; for each side output the types of its columns; then
+     * the side outputs' tags.
+     */
+    public KeyedBatches(
+            Object[] references,
+            StreamTask task,
+            StreamConfig streamConfig,
+            Output output,
+            ProcessingTimeService processingTime)
+            throws Exception {
+        super((Configuration) references[0]);
+        host = (byte[]) references[1];
+        entriesName = (String) references[2];
+        logName = (String) references[3];
+        onlyOwnEntry = "own".equals(references[4]);
+        maxSteps = Integer.parseInt((String) references[5]);
+        maxBytes = Integer.parseInt((String) references[6]);
+        maxMs = Long.parseLong((String) references[7]);
+        counterNames = (String) references[8];
+        tagTypes = ((String) references[9]).split(" ");
+        tags = new OutputTag[tagTypes.length];
+        for (int i = 0; i < tags.length; i++) {
+            tags[i] = (OutputTag) references[10 + i];
+        }
+        setup(task, streamConfig, output);
+        setProcessingTimeService(processingTime);
+    }
+
+    public void open() throws Exception {
+        index = new HashMap();
+        keys = new ArrayList();
+        unloaded = new HashSet();
+        batch = new Packing();
+        steps = new Packing();
+        record = new StreamRecord(null);
+        before = Long.MIN_VALUE;
+        watermark = Long.MIN_VALUE;
+        // types and names are those that PyFlink gave them, so that earlier savepoints fit
+        entries =
+                getRuntimeContext()
+                        .getMapState(
+                                new MapStateDescriptor(
+                                        entriesName,
+                                        Types.STRING,
+                                        PickledByteArrayTypeInfo.PICKLED_BYTE_ARRAY_TYPE_INFO));
+        log =
+                getRuntimeContext()
+                        .getListState(
+                                new ListStateDescriptor(
+                                        logName,
+                                        PickledByteArrayTypeInfo.PICKLED_BYTE_ARRAY_TYPE_INFO));
+        timers = getInternalTimerService("user-timers", VoidNamespaceSerializer.INSTANCE, this);
+        reports = new Reports(getMetricGroup(), counterNames, tags, tagTypes);
+        super.open();
+    }
+
+    public void openPythonInterpreter() {
+        interpreter.set("pickled_host", host);
+        interpreter.set("reader", new StateReader(this));
+        interpreter.exec(
+                "from udfs.operators.hosting import opened\n"
+                        + "host = opened(pickled_host, reader)\n"
+                        + "del pickled_host, reader");
+    }
+
+    public void close() throws Exception {
+        if (reports != null) {
+            reports.close(getRuntimeContext());
+        }
+        super.close();
+    }
+
+    /** The key is set where state is used, and not for every record. */
+    public void setKeyContextElement1(StreamRecord record) {}
+
+    public void processElement(StreamRecord record) throws Exception {
+        Row row = (Row) record.getValue();
+        byte[] event = (byte[]) row.getField(1);
+        step(indexOf((String) row.getField(0)), 0L);
+        steps.raw(event, 0, event.length);
+        if (full()) {
+            flush();
+        } else {
+            wake();
+        }
+    }
+
+    public void processWatermark(Watermark mark) throws Exception {
+        if (mark.getTimestamp() == Long.MAX_VALUE) {
+            flush(); // the end is for what is still due then, and not for what came before
+            ended = true;
+        }
+        watermark = mark.getTimestamp();
+        unsent = true;
+        someDue = false;
+        ((InternalTimeServiceManager) getTimeServiceManager().get()).advanceWatermark(mark);
+        if (count > 0) {
+            timeIs(watermark);
+        }
+        if (count == 0 || ended || full()) {
+            flush();
+        } else {
+            wake();
+        }
+    }
+
+    public void onEventTime(InternalTimer timer) throws Exception {
+        long at = timer.getTimestamp();
+        if (full() && someDue && at > lastDue) {
+            // Many at once, as at the end of the input. The cut is between two times, for Python
+            // may set further timers for a time that is due, and a key's are to fire in order.
+            timeIs(lastDue);
+            run();
+        }
+        step(indexOf((String) ((Row) timer.getKey()).getField(0)), at);
+        steps.nil();
+        someDue = true;
+        lastDue = at;
+    }
+
+    public void onProcessingTime(InternalTimer timer) {}
+
+    public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
+        flush();
+        super.prepareSnapshotPreBarrier(checkpoint);
+    }
+
+    public void finish() throws Exception {
+        flush();
+        super.finish();
+    }
+
+    private void step(int key, long time) {
+        steps.array(3);
+        steps.integer(key);
+        steps.integer(time);
+        count++;
+    }
+
+    private void timeIs(long time) {
+        step(TIME, time);
+        steps.nil();
+    }
+
+    private boolean full() {
+        return count >= maxSteps || steps.at >= maxBytes;
+    }
+
+    private int indexOf(String key) {
+        Integer known = (Integer) index.get(key);
+        if (known != null) {
+            return known.intValue();
+        }
+        int k = keys.size();
+        index.put(key, Integer.valueOf(k));
+        keys.add(key);
+        return k;
+    }
+
+    /** No step waits for longer than `maxMs`. */
+    private void wake() {
+        if (waiting) {
+            return;
+        }
+        waiting = true;
+        getProcessingTimeService()
+                .registerTimer(
+                        getProcessingTimeService().getCurrentProcessingTime() + maxMs,
+                        new ProcessingTimeCallback() {
+                            public void onProcessingTime(long time) throws Exception {
+                                isLate();
+                            }
+                        });
+    }
+
+    void isLate() throws Exception {
+        waiting = false;
+        flush();
+    }
+
+    /** Everything that has come is done, the watermark included. */
+    private void flush() throws Exception {
+        run();
+        if (unsent) {
+            unsent = false;
+            output.emitWatermark(new Watermark(watermark));
+        }
+    }
+
+    private void run() throws Exception {
+        if (count > 0) {
+            batch.clear();
+            batch.array(4);
+            batch.integer(before);
+            batch.bool(ended);
+            batch.array(keys.size());
+            for (int k = 0; k < keys.size(); k++) {
+                load((String) keys.get(k));
+            }
+            batch.array(count);
+            batch.raw(steps.bytes, 0, steps.at);
+            List names = keys;
+            steps.clear();
+            count = 0;
+            someDue = false;
+            index.clear();
+            keys = new ArrayList();
+            perform((byte[]) interpreter.invokeMethod("host", "run", batch.copy()), names);
+        }
+        before = watermark;
+    }
+
+    /** The reply: [keys, samples, reports]. */
+    private void perform(byte[] reply, List names) throws Exception {
+        Packed in = new Packed(reply);
+        in.array();
+        int n = in.array();
+        for (int i = 0; i < n; i++) {
+            in.array();
+            String key = (String) names.get((int) in.integer());
+            select(key);
+            if (in.bool()) {
+                unloaded.remove(key);
+            } else {
+                unloaded.add(key);
+            }
+            int changes = in.map();
+            for (int j = 0; j < changes; j++) {
+                String name = in.string();
+                if (in.nil()) {
+                    entries.remove(name);
+                } else {
+                    entries.put(name, in.content());
+                }
+            }
+            if (!in.nil()) {
+                List all = contents(in);
+                if (all.isEmpty()) {
+                    log.clear();
+                } else {
+                    log.update(all);
+                }
+            }
+            int more = in.array();
+            for (int j = 0; j < more; j++) {
+                log.add(in.content());
+            }
+            int times = in.array();
+            for (int j = 0; j < times; j++) {
+                timers.registerEventTimeTimer(VoidNamespace.INSTANCE, in.integer());
+            }
+        }
+        n = in.array();
+        for (int i = 0; i < n; i++) {
+            output.collect(record.replace(in.content()));
+        }
+        reports.perform(in, output);
+    }
+
+    private static List contents(Packed in) {
+        int n = in.array();
+        List contents = new ArrayList(n);
+        for (int i = 0; i < n; i++) {
+            contents.add(in.content());
+        }
+        return contents;
+    }
+
+    private void select(String key) {
+        Row row = new Row(1);
+        row.setField(0, key);
+        setCurrentKey(row);
+    }
+
+    /** [key, whether it is loaded, entries, log]. */
+    private void load(String key) throws Exception {
+        batch.array(4);
+        batch.text(key);
+        int begin = batch.at;
+        batch.bool(true);
+        if (!unloaded.contains(key)) {
+            select(key);
+            if (packEntries(batch, onlyOwnEntry ? key : null, LOADED_AT_MOST)
+                    && packLog(batch, LOADED_AT_MOST)) {
+                return;
+            }
+        }
+        batch.at = begin;
+        batch.bool(false);
+        batch.close(batch.open(true), 0);
+        batch.array(0);
+    }
+
+    /** Entries of the current key as a map, of `name` or all; false if they are more than `most`. */
+    private boolean packEntries(Packing to, String name, int most) throws Exception {
+        int begin = to.open(true), size = 0;
+        if (name != null) {
+            byte[] stored = (byte[]) entries.get(name);
+            if (stored != null) {
+                to.text(name);
+                packStored(to, stored);
+                size = 1;
+            }
+        } else {
+            for (Iterator all = entries.iterator(); all.hasNext(); size++) {
+                if (size == most) {
+                    return false;
+                }
+                Map.Entry entry = (Map.Entry) all.next();
+                to.text((String) entry.getKey());
+                packStored(to, (byte[]) entry.getValue());
+            }
+        }
+        to.close(begin, size);
+        return true;
+    }
+
+    /** The log of the current key as a list; false if it is longer than `most`. */
+    private boolean packLog(Packing to, int most) throws Exception {
+        int begin = to.open(false), size = 0;
+        Iterable stored = (Iterable) log.get();
+        if (stored != null) {
+            for (Iterator all = stored.iterator(); all.hasNext(); size++) {
+                if (size == most) {
+                    return false;
+                }
+                packStored(to, (byte[]) all.next());
+            }
+        }
+        to.close(begin, size);
+        return true;
+    }
+
+    private static void packStored(Packing to, byte[] stored) {
+        to.binary(stored, Pickled.begin(stored), Pickled.size(stored));
+    }
+
+    byte[] readEntry(String key, String name) throws Exception {
+        select(key);
+        byte[] stored = (byte[]) entries.get(name);
+        if (stored == null) {
+            return null;
+        }
+        int begin = Pickled.begin(stored);
+        return java.util.Arrays.copyOfRange(stored, begin, begin + Pickled.size(stored));
+    }
+
+    byte[] readEntries(String key) throws Exception {
+        select(key);
+        Packing all = new Packing();
+        packEntries(all, null, Integer.MAX_VALUE);
+        return all.copy();
+    }
+
+    byte[] readLog(String key) throws Exception {
+        select(key);
+        Packing all = new Packing();
+        packLog(all, Integer.MAX_VALUE);
+        return all.copy();
+    }
+}
+
+/** What Python reads of keys that were not loaded; see udfs.core.join_batches.Reader. */
+final class StateReader {
+    private final KeyedBatches of;
+
+    StateReader(KeyedBatches of) {
+        this.of = of;
+    }
+
+    public byte[] entry(String key, String name) throws Exception {
+        return of.readEntry(key, name);
+    }
+
+    public byte[] entries(String key) throws Exception {
+        return of.readEntries(key);
+    }
+
+    public byte[] log(String key) throws Exception {
+        return of.readLog(key);
+    }
+}

@@ -1,0 +1,143 @@
+"""Operators that call Python in batches: their Java sources are in `udfs/jvm/`.
+
+They run Python in the process of the task manager, as PyFlink's thread mode does. They are
+subclasses of Flink's embedded Python operator, which prepares what `-pyfs` and archives bring
+along, and shares the interpreter with the other operators of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+from pyflink.common import Types
+from pyflink.datastream import DataStream
+from pyflink.datastream.data_stream import KeyedStream
+from pyflink.java_gateway import get_gateway
+
+from udfs.operators import jvm
+from udfs.operators.side_outputs import SideOutput
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a batch takes at most: steps (events, timers, watermarks), bytes of events, and the time
+    that a step waits (ms).
+    """
+
+    delay_ms: int = 50
+    steps: int = 200
+    size: int = 256 * 1024
+
+
+def packed_type() -> Any:
+    """Packed records, which only the JVM reads."""
+    return Types.PRIMITIVE_ARRAY(Types.BYTE()).get_java_type_info()
+
+
+def keyed(
+    stream: KeyedStream,
+    host: Any,
+    *,
+    uid: str,
+    entries: str,
+    log: str,
+    only_own_entry: bool,
+    counters: Sequence[str],
+    side: Sequence[SideOutput],
+    limits: Limits,
+) -> DataStream:
+    """Keyed events through `host`, a `udfs.core.join_batches.JoinBatches`; packed records come out.
+
+    `entries` and `log` are the names of the state. `only_own_entry`: a key has at most the entry
+    that is named like it. `counters`: those that are there from the beginning. `side`: the side
+    outputs, by the index that a reply names them with.
+    """
+    j_stream = stream._j_data_stream
+    return jvm.TransformedStream(
+        j_stream,
+        "KeyedBatches",
+        packed_type(),
+        [
+            python_configuration(j_stream.getExecutionEnvironment()),
+            cloudpickle.dumps(host),
+            entries,
+            log,
+            "own" if only_own_entry else "all",
+            str(limits.steps),
+            str(limits.size),
+            str(limits.delay_ms),
+            " ".join(counters),
+            " ".join(output.letters for output in side),
+            *(output.tag().get_java_output_tag() for output in side),
+        ],
+        uid=uid,
+        needs=("Packed", "Pickled", "Packing", "Reports"),
+        keyed=True,
+    )
+
+
+def records(
+    rows: Any,
+    host: Any,
+    *,
+    uid: str,
+    columns: str,
+    by_clock: bool,
+    counters: Sequence[str],
+    side: Sequence[SideOutput],
+    limits: Limits,
+    parallelism: int | None = None,
+) -> DataStream:
+    """Rows of a table (see `rows_of`) through `host`, such as those of `udfs.core.decode_batches`;
+    keyed events (`keyed_type`) come out.
+
+    `columns`: a letter each, s: text, b: bytes, i: int, l: long, t: timestamp. `by_clock`: the
+    watermark is that of the events, not the source's.
+    """
+    return jvm.TransformedStream(
+        rows,
+        "RecordBatches",
+        keyed_type().get_java_type_info(),
+        [
+            python_configuration(rows.getExecutionEnvironment()),
+            cloudpickle.dumps(host),
+            columns,
+            "clock" if by_clock else "source",
+            str(limits.steps),
+            str(limits.size),
+            str(limits.delay_ms),
+            " ".join(counters),
+            " ".join(output.letters for output in side),
+            *(output.tag().get_java_output_tag() for output in side),
+        ],
+        uid=uid,
+        parallelism=parallelism,
+        needs=("Packed", "Packing", "Reports"),
+    )
+
+
+def rows_of(tables: Any, query: str) -> Any:
+    """The rows of a query as a Java stream, in Flink's internal format: nothing is converted."""
+    table = tables.sql_query(query)._j_table
+    internal = get_gateway().jvm.java.lang.Class.forName("org.apache.flink.table.data.RowData")
+    wanted = table.getResolvedSchema().toPhysicalRowDataType().bridgedTo(internal)
+    return tables._j_tenv.toDataStream(table, wanted)
+
+
+def keyed_type() -> Any:
+    """Key, packed event."""
+    return Types.ROW_NAMED(["key", "event"], [Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+
+
+def python_configuration(j_env: Any) -> Any:
+    """What an operator has to know to start Python, from the configuration of the environment.
+
+    PyFlink gives this to its own operators when a job is submitted, and only to them.
+    """
+    python = get_gateway().jvm.org.apache.flink.python
+    options = j_env.getConfiguration()
+    dependencies = python.util.PythonDependencyUtils.configurePythonDependencies(options)
+    return python.PythonConfig(options, dependencies).toConfiguration()
