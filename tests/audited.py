@@ -114,7 +114,7 @@ class Story:
             raw = json.dumps(record).encode()
             self._lines.append(_Line(event, str(path), len(files[path]), raw))
             files[path] += raw + b"\n"
-        for place in ("features/0", "actions"):
+        for place in (*(f"features/{log}" for log in range(logs)), "actions"):
             files.setdefault(folder / place / "1.jsonl", b"")
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)

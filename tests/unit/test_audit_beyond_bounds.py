@@ -49,7 +49,8 @@ def _configurations(key: Key, rng: random.Random) -> Iterator[tuple[str, Rules]]
 
 def _day(rng: random.Random, rules: Rules, timelines: int, *, in_bounds: bool = False) -> Timeline:
     """Several timelines, one after the other."""
-    made = [build(rng.choice, rules, in_bounds=in_bounds) for _ in range(timelines)]
+    sizes = [rng.choice((2, 4, 4, 8)) for _ in range(timelines)]
+    made = [build(rng.choice, rules, size=size, in_bounds=in_bounds) for size in sizes]
     whole = concatenate([shift(t, n * APART_MS, f"t{n}.") for n, t in enumerate(made)])
     if rules.silence is None or whole.progress is None:
         return whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -359,15 +358,3 @@ def test_both_decoders_say_the_same(tmp_path: Path) -> None:
     }
     assert seen.keys() >= others
     assert seen["features good"] + seen["actions good"] > 0.2 * seen.total()
-
-
-def test_the_two_share_no_code() -> None:
-    """But the types of a schema and of an event."""
-    tree = ast.parse(Path("tools/audit/decoding.py").read_text(encoding="utf-8"))
-    imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    own = {name for name in imported if name and name.split(".")[0] in ("schemas", "udfs", "tools")}
-    assert own == {"schemas.events", "schemas.features"}
-    for path in Path("tools/audit").glob("*.py"):
-        assert "schemas.decoding" not in path.read_text(encoding="utf-8").replace(
-            "`schemas.decoding`", ""
-        ), path
