@@ -251,9 +251,9 @@ def test_orphans_of_known_requests_came_beyond_the_horizon(tmp_path: Path) -> No
     observed = read_samples.read(pipe)
     assert [kind.beyond for kind in observed.kinds] == [1, 0]
     notes = "\n".join(observed.notes)
-    assert "click: 1 orphans came more than 4.0 h (the late horizon)" in notes
-    assert "against 1 actions seen within it" in notes
-    assert "buy: 1 more orphans are of no sample" in notes
+    assert "click: 1 orphan came more than 4.0 h (the late horizon)" in notes
+    assert "against 1 action seen within it" in notes
+    assert "buy: 1 orphan more of no sample" in notes
 
 
 def test_by_user_an_impression_is_followed_until_the_item_is_shown_again(tmp_path: Path) -> None:

@@ -45,16 +45,20 @@ class Orphans:
         for kind, count in seen.items():
             if self.of_known[kind]:
                 lines.append(
-                    f"{kind}: {self.of_known[kind]:,} orphans came more than {horizon} (the late"
-                    f" horizon) after their request, against {count:,} actions seen within it;"
-                    " raise join.late_horizon to count them"
+                    f"{kind}: {_number(self.of_known[kind], 'orphan')} came more than {horizon}"
+                    f" (the late horizon) after the request, against {_number(count, 'action')}"
+                    " seen within it; raise join.late_horizon to count them"
                 )
             if self.others[kind]:
                 lines.append(
-                    f"{kind}: {self.others[kind]:,} more orphans are of no sample that was"
-                    " written; they may be beyond the late horizon too"
+                    f"{kind}: {_number(self.others[kind], 'orphan')} more of no sample that was"
+                    " written; beyond the late horizon perhaps, too"
                 )
         return lines
+
+
+def _number(count: int, of: str) -> str:
+    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}s"
 
 
 def beyond_horizon(rejected: pa.Table | None, samples: pa.Table, rules: JoinRules) -> Orphans:
