@@ -81,6 +81,7 @@ def copy(run: Run, tmp_path: Path) -> Run:
     return run.with_output(tmp_path / "out")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", by_hand.SETS)
 def test_fixtures_written_by_hand_close_to_zero(name: str, tmp_path: Path) -> None:
     fixture = by_hand.load(name)
