@@ -17,6 +17,8 @@ from jobs.pipeline.secrets import Redaction
 from jobs.pipeline.sources import PLAN_FILES
 
 DONE, REJECTED = 0, 3
+#: How long the end of a job is waited for that a savepoint has stopped.
+_END_AT_MOST_S = 10.0
 
 
 class LocalRun:
@@ -108,10 +110,24 @@ class LocalRun:
             self._report(self._result.result(), judged=False)
             self._say("the job ended by itself before the savepoint")
         else:
+            self._say_counts()
             self._say(
                 f"stopped; go on with\n  {self._again} {shlex.quote(places.from_uri(savepoint))}"
             )
         return stopped.exit_code
+
+    def _say_counts(self) -> None:
+        """Of a job that a savepoint has stopped: it ends a little later."""
+        end = time.monotonic() + _END_AT_MOST_S
+        while not self._result.done() and time.monotonic() < end:
+            time.sleep(0.1)
+        if not self._result.done():
+            return
+        try:
+            self._report(self._result.result(), judged=False)
+        except Exception as error:
+            # the savepoint is there, and tells how to go on
+            self._say(f"warning: there are no counts: {explain(error)}")
 
     def _cancel(self) -> None:
         try:

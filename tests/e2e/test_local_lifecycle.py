@@ -62,6 +62,9 @@ def test_an_unbounded_run_is_stopped_gone_on_with_and_never_doubled(
         wait_until(lambda: rows(18), 150, "18 rows", every_s=0.25)
         assert f"process {job.pid} on" in refused(*config, "--append")
         again = stopped(job, log, signal.SIGTERM)
+    # what was counted up to the stop is shown, as at an end
+    counted = [re.split(r"  +", line.strip()) for line in log.read_text().splitlines()]
+    assert ["requests", "read", "30"] in counted
     assert again[:3] == [*config, "--restore"]
     assert Path(again[3]).is_relative_to(tmp_path / "checkpoints")
     assert "has rows already" in refused(*config)
