@@ -97,7 +97,8 @@ def find(
                 f"--restore latest: no complete checkpoint or savepoint in {folder}; {hint}"
             )
         return found.place
-    place = asked.rstrip("/").removesuffix(f"/{_METADATA}")
+    # Flink writes file:/path, with one slash
+    place = places.from_uri(asked).rstrip("/").removesuffix(f"/{_METADATA}")
     found = latest(place, (), readable)
     if found is None:
         raise ConfigError(

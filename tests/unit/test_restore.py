@@ -74,7 +74,9 @@ def test_latest_is_the_newest_that_is_whole_and_of_these_jobs(
 def test_a_path_may_be_a_snapshot_its_metadata_or_a_folder_of_them(tmp_path: Path) -> None:
     older = snapshot(tmp_path, f"{JOBS[0]}/chk-1", made=1_000)
     newer = snapshot(tmp_path, f"{JOBS[0]}/chk-2", made=1_001)
-    for asked in (older, f"{older}/", f"{older}/_metadata"):
+    # Flink names places as URIs, with one slash; people write three
+    uris = (f"file:{older}", f"file://{older}/_metadata")
+    for asked in (older, f"{older}/", f"{older}/_metadata", *uris):
         assert restore.find(asked, "/nowhere", (), readable) == older
     for asked in (str(tmp_path), str(tmp_path / JOBS[0])):
         assert restore.find(asked, "/nowhere", (), readable) == newer
