@@ -117,6 +117,45 @@ def test_class_names_are_those_of_the_connector_jar(name: str, value: str) -> No
             assert word.replace(".", "/") + ".class" in classes
 
 
+def test_every_class_of_oauthbearer_is_in_the_connector_jar() -> None:
+    """The login module, its callback handler, and what gets and checks the token."""
+    oauth = "org.apache.kafka.common.security.oauthbearer."
+    written = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.jaas.config": f"{oauth}OAuthBearerLoginModule required;",
+        "sasl.login.callback.handler.class": f"{oauth}OAuthBearerLoginCallbackHandler",
+        "sasl.oauthbearer.jwt.retriever.class": f"{oauth}ClientCredentialsJwtRetriever",
+        "sasl.oauthbearer.jwt.validator.class": f"{oauth}ClientJwtValidator",
+        "sasl.oauthbearer.token.endpoint.url": "https://idp/token",
+    }
+    kafka_properties.check(written, committed=False, wrong=lambda *said: ValueError(*said))
+    translated = for_connector(written)
+    classes = set(zipfile.ZipFile(connector_jar()).namelist())
+    for name in written:
+        if oauth in written[name]:
+            (word,) = (
+                one for one in translated.pop(name).split() if "OAuth" in one or "Jwt" in one
+            )
+            assert word.startswith(SHADED_PACKAGE)
+            assert word.replace(".", "/") + ".class" in classes
+    assert translated.items() <= written.items()
+
+
+def test_what_is_documented_for_oauthbearer_is_so_in_the_connector_jar() -> None:
+    documented = f"{SHADED_PACKAGE}sasl.oauthbearer.allowed.urls"
+    reader = f"{SHADED_PACKAGE}common.security.oauthbearer.internals.secured.ConfigurationUtils"
+    with zipfile.ZipFile(connector_jar()) as jar:
+        assert documented.encode() in jar.read(reader.replace(".", "/") + ".class")
+        validator = f"{SHADED_PACKAGE}common.security.oauthbearer.ClientJwtValidator"
+        assert b"jose4j" not in jar.read(validator.replace(".", "/") + ".class")
+        assert not [name for name in jar.namelist() if "jose4j" in name]
+    page = Path(__file__).parents[2] / "docs" / "kafka.md"
+    text = page.read_text(encoding="utf-8")
+    assert f"-D{documented}=" in text
+    assert f'"{validator.replace(SHADED_PACKAGE, "org.apache.kafka.")}"' in text
+
+
 @given(st.text(), st.text(st.characters(codec="utf-8", exclude_characters="\r")))
 def test_any_password_in_jaas_is_read_back(user: str, password: str) -> None:
     text = (
