@@ -48,7 +48,7 @@ def test_old_requests_keep_their_deadline_under_a_new_configuration(
     # each even request has a click after 5 s
     story.clicks(dict.fromkeys(range(0, 30, 2), 5))
     story.requests(range(30), {"price": 1.0})
-    job = Job(flink_cluster, flink_cluster.run(program, config, parallelism=2).job_id)
+    job = Job(flink_cluster, flink_cluster.run(program, config).job_id)
     # D_r = t_r + 10 s, and the time is 29 s less 1.001 s
     wait_until(lambda: job.goes_on() and len(story.rows()) >= 18, 90, "18 rows", every_s=0.25)
     assert sorted(story.rows()) == list(range(18))
@@ -59,7 +59,7 @@ def test_old_requests_keep_their_deadline_under_a_new_configuration(
     story.requests(range(30, 80), {"price": 2.0, "color": "red"})
     story.requests([200], {"price": 2.0, "color": "red"})
     changes = [f"--set={change}" for change in CHANGED]
-    submission = flink_cluster.run(program, config + changes, parallelism=2, savepoint=savepoint)
+    submission = flink_cluster.run(program, config + changes, savepoint=savepoint)
     job = Job(flink_cluster, submission.job_id)
     positives = {*range(18, 80, 2), *range(33, 80, 4)}
     expected = {*range(18), *positives}
