@@ -253,7 +253,7 @@ def test_orphans_of_known_requests_came_beyond_the_horizon(tmp_path: Path) -> No
     notes = "\n".join(observed.notes)
     assert "click: 1 orphan came more than 4.0 h (the late horizon)" in notes
     assert "against 1 action seen within it" in notes
-    assert "buy: 1 orphan more of no sample" in notes
+    assert "buy: orphans of no sample that was written: 1;" in notes
 
 
 def test_by_user_an_impression_is_followed_until_the_item_is_shown_again(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ class Orphans:
                 )
             if self.others[kind]:
                 lines.append(
-                    f"{kind}: {_number(self.others[kind], 'orphan')} more of no sample that was"
-                    " written; beyond the late horizon perhaps, too"
+                    f"{kind}: orphans of no sample that was written: {self.others[kind]:,}; they"
+                    " may be beyond the late horizon too"
                 )
         return lines
 
