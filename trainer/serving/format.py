@@ -95,7 +95,7 @@ class PartInfo(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """An export. `step`: how many were applied. `event_time`: how far it has come, epoch ms.
+    """An export. `step`: how many steps were applied. `event_time`: how far it has come, epoch ms.
 
     `created`: epoch ms. `dense`: None where the model has no dense parameters. `since`: when the
     model got to know slots and actions that it did not begin with, by name.
@@ -122,7 +122,7 @@ class Current(msgspec.Struct, frozen=True):
 
 
 def read_current(root: Path) -> Current | None:
-    """Which export is the newest; None: there is none. Raises ContentError, OSError."""
+    """The newest export, or None if there is none. Raises ContentError, OSError."""
     try:
         data = (root / CURRENT).read_bytes()
     except FileNotFoundError:

@@ -66,7 +66,7 @@ class Table:
         return values, found
 
     def changed(self, change: Change) -> Table:
-        """With a change; this one stays as it is."""
+        """A new table with the change applied. This table stays as it is."""
         if not len(self.keys):
             return Table.of(change.keys[~change.removed], change.values[~change.removed])
         at = np.searchsorted(self.keys, change.keys)
@@ -118,7 +118,7 @@ def _look_up(
 
 
 def one_after_the_other(changes: Sequence[Change]) -> Change:
-    """Changes as one: of a key, the last counts."""
+    """Several changes merged into one. For each key the last change counts."""
     if len(changes) == 1:
         return changes[0]
     keys = np.concatenate([change.keys for change in changes])

@@ -61,7 +61,7 @@ class Snapshot:
     def open(cls, root: Path, spec: ModelSpec | None = None) -> Snapshot:
         """Read the newest base of the current run, and the deltas after it.
 
-        `spec`: the model that is expected; None: whichever it is.
+        `spec`: the model that is expected, or None for any.
 
         Raises NothingPublishedError, GapError, ContentError and ChecksumError, RunError, SpecError
         (all of them ServingError), OSError.
@@ -69,11 +69,11 @@ class Snapshot:
         return cls(root, _read(root, spec, None))
 
     def refresh(self) -> bool:
-        """Take over what was published since; whether there was something.
+        """Take over what was published since. Returns whether there was anything.
 
-        Where the run changed, or there is a newer base, it begins anew from that base. Raises as
-        `open`; `view` stays what it was then, and a later refresh may succeed. A model of another
-        spec is refused in another run too: who predicts with this one has to open anew.
+        If the run has changed, or there is a newer base, it begins anew from that base. Raises as
+        `open`; `view` then stays as it is, and a later refresh may succeed. A model of another spec
+        is refused, in another run too: open a new snapshot for it.
         """
         view = _read(self._root, self.spec, self.view)
         changed = view is not self.view

@@ -121,7 +121,7 @@ def write_dense(folder: Path, number: int, dense: Floats) -> FileInfo:
 def publish(root: Path, manifest: Manifest) -> None:
     """Write the manifest, when all parts are there, and make the export the current one.
 
-    To publish the same again does no harm, so a crash in between can be mended.
+    Publishing the same again does no harm, so it can be repeated after a crash.
 
     Raises ExportExistsError where another export has the number, GapError where the one before a
     delta is missing, ContentError where a part is missing or too short, ValueError where the run's
@@ -149,17 +149,18 @@ def publish(root: Path, manifest: Manifest) -> None:
 def next_number(root: Path, run_id: str) -> int:
     """The number after the last that the run published; 0 where it published none.
 
-    A trainer that resumes from a checkpoint writes a base with it: what was touched since the last
-    number, it does not know.
+    A trainer that resumes from a checkpoint writes a base under this number, because it does not
+    know what was touched since the last export.
     """
     return max(published(folder_of(root, run_id)), default=-1) + 1
 
 
 def prune(root: Path, keep_bases: int = 2) -> list[Path]:
-    """Remove exports that nobody needs who reads the current one; returns the files.
+    """Remove exports that readers of the current one do not need; return their files.
 
-    Of the current run, the newest `keep_bases` bases and all that follows them stay. Other runs go
-    if they published before the current one; a run that has published nothing may be about to.
+    Of the current run, the newest `keep_bases` bases and all that follows them stay. Other runs are
+    removed if they published before the current run did. A run that has published nothing is kept,
+    since it may be about to.
 
     Raises ValueError where `keep_bases` is less than 1, ServingError where the current export
     cannot be read: then nothing is removed.
