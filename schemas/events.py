@@ -46,9 +46,9 @@ class RequestEvent(msgspec.Struct, array_like=True, tag="r", frozen=True):
 class RequestBody(msgspec.Struct, array_like=True, frozen=True):
     """The part of a request that only matters when its samples are made.
 
-    `context`: one value a context feature. `columns`: one list an item feature, with one value for
-    each of `items`. Both in the order of their names, which a body carries along (packed; a list of
-    strings each), so that the feature schema may change while requests lie in state.
+    `context`: one value per context feature. `columns`: one list per item feature, with one value
+    for each of `items`. Both in the order of their names, which a body carries along (packed; a
+    list of strings each), so that the feature schema may change while requests lie in state.
     """
 
     user_id: str

@@ -66,7 +66,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class TableSpec(msgspec.Struct, frozen=True):
-    """Slots with equal settings share a table: a row a key, its segments one after the other.
+    """Slots with equal settings share a table: a row per key, its segments one after the other.
 
     `admit_after`: a key gets its row once it was seen in so many samples (1: at once).
     `expire_after_s`: a row that no sample touched for so long, in event time, goes (None: never).
@@ -79,7 +79,7 @@ class TableSpec(msgspec.Struct, frozen=True):
 
     @property
     def width(self) -> int:
-        """Values a row, of all segments."""
+        """How many values a row has, of all segments."""
         return sum(segment.width for segment in self.segments)
 
 

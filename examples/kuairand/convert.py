@@ -98,7 +98,7 @@ def request(line: int, row: dict[str, int]) -> Event:
 
 
 def actions(line: int, row: dict[str, int]) -> Iterator[Event]:
-    """What the user did, one event a kind."""
+    """What the user did, one event per kind."""
     for kind, column, delay in (
         ("click", "is_click", 0),
         ("long_view", "long_view", row["play_time_ms"]),
