@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_a_checkpoint_of_it_is_read_to_the_number() -> None:
     assert int(parts.dense[1]) == 3
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the NumPy of Python 3.10 writes another header into the ZIP"
+)
 def test_a_shard_is_written_with_the_same_bytes() -> None:
     manifest = checkpoint.read_manifest(STEP)
     (parts,) = checkpoint.read_shards(STEP, manifest)
