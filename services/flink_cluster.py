@@ -438,9 +438,10 @@ class FlinkCluster:
         return [*job_manager, *self._task_managers.values()]
 
     def _wait_for_task_managers(self) -> None:
-        """Wait until those that were started are registered.
+        """Wait until those that were started are registered, with their slots.
 
-        By name and not by number: one that was killed counts until it is missed.
+        By name and not by number: one that was killed counts until it is missed. Slots are
+        reported a moment after a task manager has registered.
         """
 
         def registered() -> bool:
@@ -448,8 +449,9 @@ class FlinkCluster:
                 if not one.is_running():
                     raise ClusterError(f"a process of the cluster ended; see {self.log_folder}")
             with contextlib.suppress(OSError, ClusterError):
-                known = {one["id"] for one in self.get("/taskmanagers")["taskmanagers"]}
-                return known >= self._task_managers.keys()
+                listed = self.get("/taskmanagers")["taskmanagers"]
+                ready = {one["id"] for one in listed if one["slotsNumber"] > 0}
+                return ready >= self._task_managers.keys()
             return False
 
         wait_until(registered, _READY_DEADLINE_S, "the Flink task managers to register")
