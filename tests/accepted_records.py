@@ -26,20 +26,19 @@ from corrections.apply import corrections
 from corrections.result import Corrections
 from jobs.pipeline.config import Pipeline, load
 from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder
-from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent
+from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent, Stream
 from schemas.features import FLOAT32_MAX, INT64_MAX, INT64_MIN, SCALAR_TYPES
 from schemas.labels import without_action
-from schemas.sample_id import sample_id
 from schemas.samples import LATE_ACTIONS, PARTITIONS
 from schemas.samples import samples as sample_layout
 from tests.core_runner import FOREVER, DictStorage
 from tests.strategies import Choose
-from udfs.core import wire
+from udfs.core import side_rows, wire
 from udfs.core.join_core import Decisions, Hold, LateAction, Refused
 from udfs.core.keyed_join import MEMORY, SMALL, KeyedJoin
-from udfs.core.partitions import partition
 from udfs.core.sample_rows import SampleWriter
-from udfs.core.trust import ALWAYS, NEVER, Trust
+from udfs.core.side_rows import late_row
+from udfs.core.trust import Trust, trust_in
 
 HERE = Origin("fuzz", 0, INT64_MAX)
 LABELS = ("any", "count", "sum", "max", "last")
@@ -142,7 +141,7 @@ def a_pipeline(choose: Choose, folder: Path) -> Pipeline:
     return load(path)
 
 
-def records(choose: Choose, pipeline: Pipeline, n: int) -> Iterator[tuple[str, bytes] | int]:
+def records(choose: Choose, pipeline: Pipeline, n: int) -> Iterator[tuple[Stream, bytes] | int]:
     """`n` records, each with its stream; and watermarks between them, never beyond the last."""
     durations = [0, pipeline.rules.skew, pipeline.rules.longest_window, pipeline.rules.horizon or 0]
     begin = choose((EARLIEST_TIME, _MIDDLE, _MIDDLE, LATEST_TIME - 1))
@@ -272,10 +271,10 @@ class Driver:
         self._wire = msgspec.msgpack.Decoder(RequestEvent | ActionEvent)
         self._timers: list[tuple[int, str]] = []
         self._watermark = INT64_MIN
-        self._seen: dict[str, int] = {}
+        self._seen: dict[Stream, int] = {}
         self.ran = Ran()
 
-    def run(self, records: Iterator[tuple[str, bytes] | int]) -> Ran:
+    def run(self, records: Iterator[tuple[Stream, bytes] | int]) -> Ran:
         for record in records:
             if isinstance(record, int):
                 self._advance(record)
@@ -292,7 +291,7 @@ class Driver:
         )
         return self.ran
 
-    def _record(self, stream: str, raw: bytes) -> None:
+    def _record(self, stream: Stream, raw: bytes) -> None:
         self.ran.counts["records"] += 1
         decoder = self._requests if stream == "features" else self._actions
         try:
@@ -343,16 +342,13 @@ class Driver:
             self._perform(self._join.timer(key, time, at_end=at_end, trust=self._trust()), key)
 
     def _trust(self) -> Trust:
-        trust, silence = ALWAYS, self.pipeline.label_silence
-        if self._watermark == FOREVER:
-            if len(self._seen) < 2:
-                return NEVER
-            trust = Trust.until(min(self._seen.values()))
-        if silence is not None:
-            if "actions" not in self._seen:
-                return NEVER
-            trust = trust.and_not_beyond(self._seen["actions"] + silence.after)
-        return trust
+        silence = self.pipeline.label_silence
+        return trust_in(
+            self._seen,
+            at_end=self._watermark == FOREVER,
+            complete_until=None,
+            silence_after=None if silence is None else int(silence.after),
+        )
 
     def _perform(self, decisions: Decisions, key: str) -> None:
         counts = self.ran.counts
@@ -404,30 +400,7 @@ class Driver:
         return made
 
     def _late(self, late: LateAction) -> dict[str, Any]:
-        action, request, position = late.action, late.request, late.position
-        features = None
-        if late.body:
-            context, items = self._writer.feature_values(late.body)
-            values = context | {name: column[position] for name, column in items.items()}
-            features = msgspec.json.encode(values).decode()
-        dt, hr = partition(request.event_time)
-        return {
-            "sample_id": sample_id(request.request_id, action.item_id, position),
-            "request_id": request.request_id,
-            "user_id": request.user_id,
-            "item_id": action.item_id,
-            "position": position,
-            "request_time": request.event_time,
-            "event_id": action.event_id,
-            "action": action.action,
-            "value": action.value,
-            "event_time": action.event_time,
-            "delay_ms": action.event_time - request.event_time,
-            "reason": late.reason,
-            "features": features,
-            "dt": dt,
-            "hr": hr,
-        }
+        return dict(zip(side_rows.LATE_ACTIONS.columns, late_row(late, self._writer), strict=True))
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Samples and late actions in their columns' types. Raises for a value that they cannot

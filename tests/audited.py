@@ -51,12 +51,16 @@ class _Exact(ActionIdentity):
     request_id: str | None = None
 
 
+def _exact(action: Action | ActionEvent, rules: Rules) -> _Exact:
+    a = action
+    key = a.request_id if rules.key == "request_id" else a.user_id
+    what = (key or "", a.event_id, a.action, a.item_id, a.value, a.event_time)
+    return _Exact(*what, a.user_id, a.request_id)
+
+
 class _Runner(core_runner.CoreRunner):
     def _identity(self, action: ActionEvent) -> ActionIdentity:
-        a = action
-        key = a.request_id if self.rules.key == "request_id" else a.user_id
-        what = (key or "", a.event_id, a.action, a.item_id, a.value, a.event_time)
-        return _Exact(*what, a.user_id, a.request_id)
+        return _exact(action, self.rules)
 
 
 def outcome(timeline: Timeline, rules: Rules) -> Outcome:
@@ -170,12 +174,7 @@ class Story:
         self._table("rejected", rejected)
 
     def _identity(self, record: Request | Action) -> object:
-        if isinstance(record, Request):
-            return record
-        key = record.request_id if self._rules.key == "request_id" else record.user_id
-        a = record
-        what = (key or "", a.event_id, a.action, a.item_id, a.value, a.event_time)
-        return _Exact(*what, a.user_id, a.request_id)
+        return record if isinstance(record, Request) else _exact(record, self._rules)
 
     def _rows(
         self, outcome: Outcome, accepted: dict[object, list[Request]]

@@ -369,6 +369,18 @@ def parse(text: str) -> Timeline:
     return Timeline(tuple(events), progress)
 
 
+def apart(timelines: Iterable[Timeline], apart_ms: int, rules: Rules) -> Timeline:
+    """One after the other, each `apart_ms` behind the one before and with ids of its own (`t0.`,
+    `t1.` …), with an end that is possible under the rules.
+    """
+    whole = concatenate([shift(t, n * apart_ms, f"t{n}.") for n, t in enumerate(timelines)])
+    if rules.silence is None or whole.progress is None:
+        return whole
+    # the end of the last one may be a watermark that only features brought
+    shown = [event.event_time for event in whole.events if isinstance(event, Action)]
+    return replace(whole, progress=min(max(shown), whole.progress) if shown else None)
+
+
 def render(timeline: Timeline) -> str:
     """The text that `parse` reads back as this timeline."""
     end = "end" if timeline.progress is None else f"end {timeline.progress}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,9 @@ from tests.timeline import (
     Rules,
     Timeline,
     Watermark,
-    concatenate,
+    apart,
     context_features,
     item_features,
-    shift,
 )
 
 #: For each key and configuration.
@@ -63,12 +61,7 @@ def test_mini_cluster_gives_what_the_oracle_says(key: Key, tmp_path: Path) -> No
     scripts: dict[str, tuple[Timeline, Path]] = {}
     for name, rules in configurations(key).items():
         made = random_timelines(TIMELINES, seed=2026, key=key, rules=rules)
-        apart = [shift(t, i * APART_MS, f"t{i}.") for i, (t, _) in enumerate(made)]
-        whole = concatenate(apart)
-        if rules.silence is not None and whole.progress is not None:
-            # the end of the last one may be a watermark that only features brought
-            shown = max(e.event_time for e in whole.events if isinstance(e, Action))
-            whole = replace(whole, progress=min(shown, whole.progress))
+        whole = apart([timeline for timeline, _ in made], APART_MS, rules)
         folder = tmp_path / f"{len(scripts)}"
         folder.mkdir()
         lines = _script(whole, rules)

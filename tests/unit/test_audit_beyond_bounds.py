@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.audited import Story, outcome
 from tests.effort import THOROUGH, examples
 from tests.spoiled import SPOILS, spoiled
 from tests.strategies import any_rules, build, policies_for, rules_for
-from tests.timeline import Action, Key, Rules, Timeline, concatenate, shift
+from tests.timeline import Key, Rules, Timeline, apart
 from tools.audit.command import audit
 from tools.audit.versions import CANNOT_TELL
 
@@ -51,12 +50,7 @@ def _day(rng: random.Random, rules: Rules, timelines: int, *, in_bounds: bool = 
     """Several timelines, one after the other."""
     sizes = [rng.choice((2, 4, 4, 8)) for _ in range(timelines)]
     made = [build(rng.choice, rules, size=size, in_bounds=in_bounds) for size in sizes]
-    whole = concatenate([shift(t, n * APART_MS, f"t{n}.") for n, t in enumerate(made)])
-    if rules.silence is None or whole.progress is None:
-        return whole
-    # the end of the last one may be a watermark that only features brought
-    shown = [event.event_time for event in whole.events if isinstance(event, Action)]
-    return replace(whole, progress=min(max(shown), whole.progress) if shown else None)
+    return apart(made, APART_MS, rules)
 
 
 @pytest.mark.parametrize("key", KEYS)

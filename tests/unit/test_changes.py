@@ -12,7 +12,7 @@ import pytest
 from tests.audited import Story, outcome_of_changes
 from tests.effort import examples
 from tests.strategies import Choose, any_rules, build, policies_for, rules_for
-from tests.timeline import EmitPositives, FinalEmit, Key, Rules, concatenate, shift
+from tests.timeline import EmitPositives, FinalEmit, Key, Rules, apart
 from tools.audit.command import audit
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
@@ -59,7 +59,7 @@ def test_nothing_is_forgotten_over_two_changes_and_the_audit_closes(
     accused = 0
     for n, rules in enumerate(_configurations(key, rng)):
         made = [build(rng.choice, rules) for _ in range(examples(20))]
-        timeline = concatenate([shift(t, i * APART_MS, f"t{i}.") for i, t in enumerate(made)])
+        timeline = apart(made, APART_MS, rules)
         second, third = _changed(rng.choice, rules), _changed(rng.choice, rules)
         events = len(timeline.events)
         story = Story(tmp_path / str(n), timeline, third)

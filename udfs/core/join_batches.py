@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import Any, Protocol, get_args
+from typing import Protocol, get_args
 
 import msgspec
 
-from schemas.events import STREAMS, ActionEvent, Progress, RequestEvent
+from schemas.events import ActionEvent, Progress, RequestEvent, Stream
 from schemas.features import FeatureSchema
-from schemas.sample_id import sample_id
 from udfs.core import wire
 from udfs.core.batch_reply import Reports
-from udfs.core.join_core import Decisions, Hold, LateAction, Refused
+from udfs.core.join_core import Decisions, Hold, Refused
 from udfs.core.keyed_join import MEMORY, SMALL, KeyedJoin
 from udfs.core.matching import JoinRules
 from udfs.core.outcome_watch import STRETCH, OutcomeWatch
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.sampling import Sampling
-from udfs.core.side_rows import LATE_ACTIONS, REJECTED
-from udfs.core.trust import ALWAYS, NEVER, Trust
+from udfs.core.side_rows import LATE_ACTIONS, REJECTED, late_row
+from udfs.core.trust import Trust, trust_in
 
 #: The side outputs, by the index that a reply names them with.
 SIDE_OUTPUTS = (LATE_ACTIONS, REJECTED)
@@ -137,7 +136,7 @@ class JoinBatches:
         self._join = KeyedJoin(rules, self._storage, small=self._small, memory=self._memory)
         # Not in Flink's state: KeepTime, which stands before the join, keeps it over a restart, and
         # tells it to each subtask.
-        self._progress_seen: dict[str, int] = {}
+        self._progress_seen: dict[Stream, int] = {}
         self._late_requests = OutcomeWatch(self._max_late_requests)
         self._writer = SampleWriter(self._schema, rules.kinds, rules.exposure, self._sampling)
         self._unpack = msgspec.msgpack.Decoder(_Batch).decode
@@ -207,23 +206,12 @@ class JoinBatches:
             seen[event.stream] = max(event.time, seen.get(event.stream, event.time))
 
     def _trust(self, *, at_end: bool) -> Trust:
-        """Up to when labels can be trusted: at the end as far as the data goes (rule 11), and with
-        label silence as far as the action stream goes (rule 10).
-        """
-        seen, trust = self._progress_seen, ALWAYS
-        if at_end:
-            if self._complete_until is not None:
-                trust = Trust.until(self._complete_until)
-            elif len(seen) < len(STREAMS):
-                return NEVER
-            else:
-                trust = Trust.until(min(seen.values()))
-        if self._silence_after is not None:
-            actions = seen.get("actions")
-            if actions is None:
-                return NEVER
-            trust = trust.and_not_beyond(actions + self._silence_after)
-        return trust
+        return trust_in(
+            self._progress_seen,
+            at_end=at_end,
+            complete_until=self._complete_until,
+            silence_after=self._silence_after,
+        )
 
     def _perform(self, k: int, decisions: Decisions) -> None:
         """What the join has stored already is announced: timers, rows, side outputs, counts."""
@@ -245,7 +233,7 @@ class JoinBatches:
             counts["immature_dropped"] += settled.immature
         for late in decisions.late:
             counts["late"] += 1
-            self._reports.side.append((_LATE, self._late(late)))
+            self._reports.side.append((_LATE, late_row(late, self._writer)))
         for action in decisions.orphans:
             self._reject("actions", "orphan_action", action)
         for action in decisions.duplicates:
@@ -285,30 +273,6 @@ class JoinBatches:
                 "timestamps of the records (docs/kafka.md); with files, the order of their paths"
             )
             self._reports.warnings.append(("late_requests", message))
-
-    def _late(self, late: LateAction) -> list[Any]:
-        action, request, position = late.action, late.request, late.position
-        features = None
-        if late.body:
-            context, items = self._writer.feature_values(late.body)
-            values = context | {name: column[position] for name, column in items.items()}
-            features = msgspec.json.encode(values).decode()
-        values = {
-            "sample_id": sample_id(request.request_id, action.item_id, position),
-            "request_id": request.request_id,
-            "user_id": request.user_id,
-            "item_id": action.item_id,
-            "position": position,
-            "request_time": request.event_time,
-            "event_id": action.event_id,
-            "action": action.action,
-            "value": action.value,
-            "event_time": action.event_time,
-            "delay_ms": action.event_time - request.event_time,
-            "reason": late.reason,
-            "features": features,
-        }
-        return LATE_ACTIONS.row(values, request.event_time)
 
     def _reject(self, stream: str, reason: str, event: RequestEvent | ActionEvent) -> None:
         self._reports.counts[f"rejected/{stream}/{reason}"] += 1

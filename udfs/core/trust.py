@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from schemas.events import STREAMS, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,32 @@ class Trust:
 
 ALWAYS = Trust(math.inf)
 NEVER = Trust(-math.inf)
+
+
+def trust_in(
+    seen: Mapping[Stream, int],
+    *,
+    at_end: bool,
+    complete_until: int | None,
+    silence_after: int | None,
+) -> Trust:
+    """Up to when labels can be trusted: at the end as far as the data goes (rule 11), and with
+    label silence as far as the action stream goes (rule 10).
+
+    `seen`: the greatest time of each stream so far. `complete_until`: the configured P.
+    `silence_after`: T, None when label silence is off. Times are epoch ms, T is in ms.
+    """
+    trust = ALWAYS
+    if at_end:
+        if complete_until is not None:
+            trust = Trust.until(complete_until)
+        elif len(seen) < len(STREAMS):
+            return NEVER
+        else:
+            trust = Trust.until(min(seen.values()))
+    if silence_after is not None:
+        actions = seen.get("actions")
+        if actions is None:
+            return NEVER
+        trust = trust.and_not_beyond(actions + silence_after)
+    return trust
