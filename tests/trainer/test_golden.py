@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,22 @@ def test_a_checkpoint_of_it_is_read_to_the_number() -> None:
     assert int(parts.dense[1]) == 3
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="the NumPy of Python 3.10 writes another header into the ZIP"
-)
 def test_a_shard_is_written_with_the_same_bytes() -> None:
     manifest = checkpoint.read_manifest(STEP)
     (parts,) = checkpoint.read_shards(STEP, manifest)
     file = io.BytesIO()
     write_snapshot(parts, file)
-    assert file.getvalue() == (STEP / "shard-0.npz").read_bytes()
+    assert _members(file) == _members(STEP / "shard-0.npz")
+
+
+def _members(archive: io.BytesIO | Path) -> list[tuple[str, int, bytes]]:
+    """Name, compression and bytes of each, in their order.
+
+    Not the archive as a whole: the zipfile of Python 3.11.2 writes another version into the headers
+    (20) than that of 3.11.7 (45).
+    """
+    with zipfile.ZipFile(archive) as file:
+        return [(one.filename, one.compress_type, file.read(one)) for one in file.infolist()]
 
 
 def test_a_run_goes_on_from_it(project: Path) -> None:
