@@ -7,7 +7,7 @@ batch, performs what the reply says, and keeps the timers. Both must be empty at
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,8 @@ class BatchRunner:
 
     `load_at_most`: keys with more entries, or a longer log, do not come with a batch. `small` and
     `memory` are those of `udfs.core.keyed_join`. `restart`: the probability that after a batch
-    everything but state and timers is lost, as at a restore. `asked` counts how often something
+    everything but state and timers is lost, as at a restore. `check`: the probability that after a
+    batch what was counted as waiting is compared with the state. `asked` counts how often something
     was read of a key that had not come, and `moved` the bytes that came with batches and so.
     """
 
@@ -64,15 +65,20 @@ class BatchRunner:
         small: int = SMALL,
         memory: int = MEMORY,
         restart: float = 0.0,
+        check: float = 0.0,
     ) -> None:
         self.rules = rules
         self._random = random.Random(seed)
+        self._check = check
         self._cut, self._restart, self._load_at_most = cut, restart, load_at_most
         self._core_rules = core_runner.core_rules(rules)
         silence = rules.silence
         self._small, self._memory = small, memory
         self.state: dict[str, Stored] = defaultdict(Stored)
         self.timers: set[tuple[int, str]] = set()
+        #: How many requests are pending, by their deadline, and how many actions are held.
+        self.pending = Counter[int]()
+        self.held = 0
         self.silence = None if silence is None else core_runner.Silence(silence)
         self.watermark = self._before = core_runner.NEVER
         self._progress: dict[str, int] = {}
@@ -110,6 +116,8 @@ class BatchRunner:
         self._end()
         assert not self.timers
         left = {key: stored for key, stored in self.state.items() if stored.entries or stored.log}
+        assert not +self.pending
+        assert not self.held
         assert not left, f"state is left after the last timer: {left}"
         assert not self._unloaded, "nothing is stored, and yet it is said to be much"
         return self._outcome(read)
@@ -204,6 +212,8 @@ class BatchRunner:
             said, samples, (counts, _, side) = _unpack(self._join.run(packed_batch))
             for of_key in said:
                 self._store(keys[of_key[0]], *of_key[1:])
+            if self._random.random() < self._check:
+                self._check_levels()
             for name, by in counts:
                 self.counts[name] += by
             for packed in samples:
@@ -232,6 +242,8 @@ class BatchRunner:
         new_log: list[bytes] | None,
         appended: list[bytes],
         timers: list[int],
+        pending: list[tuple[int, int]],
+        held: int,
     ) -> None:
         self._unloaded.discard(key)
         if not load:
@@ -244,6 +256,20 @@ class BatchRunner:
                 stored.entries[name] = blob
         stored.log = [*(stored.log if new_log is None else new_log), *appended]
         self.timers |= {(at, key) for at in timers}
+        for deadline, by in pending:
+            self.pending[deadline] += by
+        self.held += held
+
+    def _check_levels(self) -> None:
+        """The levels that were counted up and down are those of what is stored."""
+        pending, held = Counter[int](), 0
+        for stored in self.state.values():
+            of_key = _unpack(self._join.levels(_pack(stored.entries), _pack(stored.log)))
+            for deadline, by in of_key[0]:
+                pending[deadline] += by
+            held += of_key[1]
+        assert (+self.pending, self.held) == (pending, held)
+        assert min(self.pending.values(), default=0) >= 0
 
     # A `join_batches.Reader`
 

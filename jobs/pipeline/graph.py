@@ -75,7 +75,9 @@ def join(pipeline: Pipeline, events: Events) -> Any:
         entries="requests-v1",
         log="held-actions-v1",
         only_own_entry=pipeline.join.key == "request_id",
-        counters=join_batches.COUNTERS,
+        counters=join_batches.counters(pipeline.rules),
         side=[SideOutput(table) for table in join_batches.SIDE_OUTPUTS],
         limits=Limits(int(pipeline.runtime.batch_delay)),
+        # A request waits for at most this long: 64 steps of it are fine enough for people.
+        deadline_span=max(1_000, pipeline.rules.deadline(0) // 64),
     )

@@ -132,7 +132,7 @@ def chunks_read(tables: Any, chunks: str, settings: DecodeSettings) -> DataStrea
         uid="read-files",
         columns="s",
         by_clock=True,
-        counters=decode_batches.COUNTERS,
+        counters=decode_batches.counters(),
         side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
         limits=Limits(steps=1),
         parallelism=1,
@@ -216,7 +216,7 @@ def _kafka(
         uid=f"decode-{stream}",
         columns="bsilt",
         by_clock=False,
-        counters=decode_batches.COUNTERS,
+        counters=decode_batches.counters((stream,)),
         side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
         limits=limits,
     )

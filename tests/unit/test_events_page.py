@@ -14,6 +14,8 @@ from schemas.decoding import MAX_ID_LENGTH, ActionDecoder, BadRecord, RequestDec
 from schemas.events import EARLIEST_TIME, LATEST_TIME, Origin
 from schemas.features import FLOAT32_MAX, Feature, FeatureSchema, FeatureType
 from schemas.json_text import MAX_DEPTH
+from udfs.core import decode_batches, join_batches
+from udfs.core.matching import JoinRules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 HERE = Origin("page", None, 0)
@@ -49,6 +51,18 @@ def test_the_examples_are_good_records(text: str) -> None:
     # as it stands on the page it is the same record
     raw = text.encode()
     assert decoder_of(raw).decode(raw, HERE).raw == raw  # type: ignore[union-attr]
+
+
+def test_every_reason_of_the_page_is_a_counter_from_the_beginning() -> None:
+    table = re.findall(r"^\|[ \d]+\| `(\w+)` +\| (\(actions\))?", PAGE, re.MULTILINE)
+    of_actions = {reason for reason, actions in table if actions}
+    of_both = {reason for reason, actions in table if not actions} - {"empty_items"}
+    (text,) = re.findall(r"itself rejects good records as well: (.*?) \(join", PAGE, re.DOTALL)
+    of_join = re.findall(r"`(\w+)`", text)
+    assert {*decode_batches.REASONS["features"]} == of_both | {"empty_items"}
+    assert {*decode_batches.REASONS["actions"]} == of_both | of_actions
+    declared = join_batches.counters(JoinRules("user_id", (ActionKind("click", 1, "any"),)))
+    assert {name.split("/")[-1] for name in declared if name.startswith("rejected/")} == {*of_join}
 
 
 REJECTED = [line.split(maxsplit=1) for line in blocks("text")[0].splitlines()]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import oracle
+from tests import core_runner, oracle
 from tests.batch_runner import BatchRunner
 from tests.effort import examples
 from tests.strategies import (
@@ -21,6 +21,7 @@ from tests.strategies import (
     timelines_under_any_rules,
 )
 from tests.timeline import Action, Event, Key, Outcome, Request, Rules, Timeline
+from udfs.core import join_batches
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
 #: Timelines a key and configuration.
@@ -82,10 +83,30 @@ def test_neither_what_comes_along_nor_a_restart_shows(
             small=small,
             memory=choose((0, 6_000, 2**28)),
             restart=choose((0.0, 0.3)),
+            check=0.3,
         )
         assert runner.run(timeline) == truth(timeline, rules), str(timeline)
         asked += runner.asked
     assert asked > 0
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_positives_are_the_impressions_that_have_an_action_when_they_settle(key: Key) -> None:
+    for number, (timeline, rules) in enumerate(random_timelines(SEEDED, seed=7, key=key)):
+        runner = BatchRunner(rules, number, cut=0.3)
+        outcome = runner.run(timeline)
+        for kind in rules.windows:
+            found = sum(row.delays[kind] is not None for row in outcome.rows)
+            assert runner.counts[f"positives/{kind}"] == found, str(timeline)
+
+
+def test_all_that_is_counted_is_declared() -> None:
+    """A metric is there, at 0, before it counts for the first time."""
+    for number, (timeline, rules) in enumerate(random_timelines(SEEDED, seed=8, key="user_id")):
+        runner = BatchRunner(rules, number, cut=0.3)
+        runner.run(timeline)
+        declared = join_batches.counters(core_runner.core_rules(rules))
+        assert runner.counts.keys() <= set(declared)
 
 
 @pytest.mark.parametrize("events", ["requests", "actions", "both"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.events import ActionEvent, unpack_front
-from udfs.core.emission import View, rows_at_deadline
+from udfs.core.emission import View, positives, rows_at_deadline
 from udfs.core.join_core import Decisions, Settled
 from udfs.core.key_state import Tallies, add_to
 from udfs.core.matching import JoinRules, identity
@@ -61,7 +61,7 @@ def settle_alone(
     request.settle(used, keep_features=rules.keep_features)
     decisions = Decisions(
         emitted=[] if final.emitted is None else [final.emitted],
-        settled=[Settled(request, len(used), final.unexposed, final.immature)],
+        settled=[Settled(request, len(used), final.unexposed, final.immature, positives(known))],
         wake_at={request.forget_time},
     )
     return request, decisions

@@ -9,10 +9,19 @@ from typing import Any
 PackedReports = tuple[list[tuple[str, int]], list[tuple[str, str]], list[tuple[int, list[Any]]]]
 
 
+#: What the values behind the names of counters are: labels of the metric.
+LABELS = {
+    "rejected": ("stream", "reason"),
+    "rows": ("kind",),
+    "positives": ("action",),
+}
+
+
 class Reports:
     """Counts, warnings and side rows of one batch.
 
-    `counts`: by how much counters grow; the parts of a counter's name have slashes between them.
+    `counts`: by how much counters grow. Behind the name of a counter come the values of its labels
+    (`LABELS`), with slashes between them.
     `warnings`: topic and message, for the logger `sample_stitch.<topic>`. `side`: rows, each with
     the index of its side output.
     """

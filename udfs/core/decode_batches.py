@@ -7,7 +7,7 @@ and the order of reading is fixed; `DecodeRecords` takes what the Kafka connecto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -29,8 +29,28 @@ from udfs.core.side_rows import REJECTED
 
 #: The side outputs, by the index that a reply names them with.
 SIDE_OUTPUTS = (REJECTED,)
-#: Counters that are there from the beginning. `rejected/<stream>/<reason>` come when they count.
-COUNTERS = (*(f"{s}_read" for s in STREAMS), "undeclared_feature_values", "actions_ignored")
+#: The reasons for rejecting a record, in the order of docs/events.md.
+_REASONS = (
+    *("empty_record", "too_large", "invalid_utf8", "too_deep", "broken_json", "not_finite"),
+    *("duplicate_key", "wrong_type", "missing_field", "out_of_range", "wrong_time_unit", "bad_id"),
+    "future_clock",
+)
+REASONS: Mapping[Stream, tuple[str, ...]] = {
+    "features": (*_REASONS, "empty_items"),
+    "actions": (*_REASONS, "unknown_action", "missing_value"),
+}
+
+
+def counters(streams: Collection[Stream] = STREAMS) -> tuple[str, ...]:
+    """All counters of a decoder of these streams, in the form of `batch_reply.Reports.counts`."""
+    return (
+        *(f"{stream}_read" for stream in streams),
+        *(("undeclared_feature_values",) if "features" in streams else ()),
+        *(("actions_ignored",) if "actions" in streams else ()),
+        *(f"rejected/{stream}/{reason}" for stream in streams for reason in REASONS[stream]),
+    )
+
+
 #: So many events of a chunk come out at once: enough that a call costs little, and few enough that
 #: they stay in the caches.
 AT_ONCE = 64

@@ -156,6 +156,11 @@ def rows_at_deadline(
     return FinalRows(emitted, unexposed, immature)
 
 
+def positives(known: Known) -> dict[str, int]:
+    """By kind of action: how many impressions have one."""
+    return {kind: len(of_kind) for kind, of_kind in known.items()}
+
+
 def _too_soon(observed: int | None, rules: JoinRules) -> bool:
     """Rule 11: the impression was not observed for long enough for a provisional row."""
     first = rules.first_emit_after

@@ -25,29 +25,42 @@ from udfs.core.outcome_watch import STRETCH, OutcomeWatch
 from udfs.core.sample_rows import SampleWriter
 from udfs.core.sampling import Sampling
 from udfs.core.side_rows import LATE_ACTIONS, REJECTED, late_row
+from udfs.core.state_codec import held_in, unpack_log, unpack_request
 from udfs.core.trust import Trust, trust_in
 
 #: The side outputs, by the index that a reply names them with.
 SIDE_OUTPUTS = (LATE_ACTIONS, REJECTED)
 _LATE, _REJECTED = range(len(SIDE_OUTPUTS))
-#: Counters that are there from the beginning. `rejected/<stream>/<reason>` come when they count.
-COUNTERS = (
-    "accepted",
-    "settled",
-    "impressions",
-    "joined",
-    "late",
-    "sampled_out",
-    "unexposed",
-    "immature_dropped",
-    *(f"rows/{kind}" for kind in get_args(wire.RowKind)),
-)
 _MESSAGES = {
     "late_request": "came when the watermark had reached its deadline",
     "duplicate_request": "a request with this id is pending, or settled and remembered",
     "orphan_action": "no request claimed it in time",
     "duplicate_action": "counted already",
 }
+#: What the join rejects.
+_REJECTED_HERE = (
+    "features/late_request",
+    "features/duplicate_request",
+    "actions/orphan_action",
+    "actions/duplicate_action",
+)
+
+
+def counters(rules: JoinRules) -> tuple[str, ...]:
+    """All counters of the join, in the form of `batch_reply.Reports.counts`."""
+    return (
+        "accepted",
+        "settled",
+        "impressions",
+        "joined",
+        "late",
+        "sampled_out",
+        "unexposed",
+        "immature_dropped",
+        *(f"rows/{kind}" for kind in get_args(wire.RowKind)),
+        *(f"positives/{kind.name}" for kind in rules.kinds),
+        *(f"rejected/{reason}" for reason in _REJECTED_HERE),
+    )
 
 
 class Reader(Protocol):
@@ -79,6 +92,10 @@ class _Key(msgspec.Struct, array_like=True, gc=False):
     has_entries: bool = False
     has_log: bool = False
     was_in_memory: bool = False
+    #: How many more requests with these deadlines are pending (+1, -1), and how many more actions
+    #: are held.
+    pending: list[tuple[int, int]] = []
+    held: int = 0
 
 
 class _Step(msgspec.Struct, array_like=True, gc=False):
@@ -164,6 +181,16 @@ class JoinBatches:
                 self._fire(keys, watermark, at_end=batch.ended)
         return self._reply(keys)
 
+    def levels(self, entries: bytes, log: bytes) -> bytes:
+        """`[pending: [deadline, 1], how many actions are held]` of a key, from all that is stored
+        for it (a packed map and a packed list). For state of a release that did not count them.
+        """
+        stored = msgspec.msgpack.Decoder(dict[str, bytes]).decode(entries).values()
+        requests = [unpack_request(blob) for blob in stored]
+        blobs = msgspec.msgpack.Decoder(list[bytes]).decode(log)
+        pending = [(request.deadline, 1) for request in requests if not request.settled]
+        return self._pack((pending, held_in(unpack_log(blobs))))
+
     def _fire(self, keys: list[_Key], watermark: int, *, at_end: bool) -> None:
         """All timers up to the watermark, those included that are set meanwhile."""
         timers = self._timers
@@ -192,10 +219,13 @@ class JoinBatches:
                 return
             self._late_requests.good()
             self._reports.counts["accepted"] += 1
+            self._storage.current.pending.append((verdict.request.deadline, 1))
             for at in verdict.wake_at:
                 heapq.heappush(self._timers, (at, k))
         elif isinstance(event, ActionEvent):
             trust = self._trust(at_end=False)
+            # What becomes of it at once, `_perform` takes off again.
+            self._storage.current.held += 1
             decisions = self._join.action(key, event, watermark, trust)
             if not isinstance(decisions, Hold):
                 self._perform(k, decisions)
@@ -217,32 +247,42 @@ class JoinBatches:
         """What the join has stored already is announced: timers, rows, side outputs, counts."""
         for at in decisions.wake_at:
             heapq.heappush(self._timers, (at, k))
-        counts = self._reports.counts
+        counts, key = self._reports.counts, self._storage.current
         for emitted in decisions.emitted:
             samples, sampled_out = self._writer.rows(emitted)
-            counts["sampled_out"] += sampled_out
+            if sampled_out:
+                counts["sampled_out"] += sampled_out
             for rows in samples:
                 written = len(rows.sample_ids) if rows.positions is None else len(rows.positions)
                 counts["rows/" + rows.kind] += written
                 self._samples.append(self._writer.pack(rows))
         for settled in decisions.settled:
+            key.pending.append((settled.request.deadline, -1))
+            key.held -= settled.joined
             counts["settled"] += 1
             counts["impressions"] += len(settled.request.items)
             counts["joined"] += settled.joined
-            counts["unexposed"] += settled.unexposed
-            counts["immature_dropped"] += settled.immature
+            if settled.unexposed or settled.immature:
+                counts["unexposed"] += settled.unexposed
+                counts["immature_dropped"] += settled.immature
+            for kind, positives in settled.positives.items():
+                counts["positives/" + kind] += positives
         for late in decisions.late:
+            key.held -= 1
             counts["late"] += 1
             self._reports.side.append((_LATE, late_row(late, self._writer)))
         for action in decisions.orphans:
+            key.held -= 1
             self._reject("actions", "orphan_action", action)
         for action in decisions.duplicates:
+            key.held -= 1
             self._reject("actions", "duplicate_action", action)
 
     def _reply(self, keys: list[_Key]) -> bytes:
         """`[keys: [index, whether to load it next time, changes: {name: bytes or nil}, the new log
-        or nil, what is appended to it, timers to set], samples: [bytes], reports]`, packed. Keys
-        with nothing to say are left out.
+        or nil, what is appended to it, timers to set, pending: [deadline, how many more], how many
+        more actions are held], samples: [bytes], reports]`, packed. Keys with nothing to say are
+        left out.
         """
         timers: dict[int, set[int]] = {}
         for at, k in self._timers:
@@ -259,9 +299,13 @@ class JoinBatches:
                 or key.changes
                 or key.appended
                 or key.new_log is not None
+                or key.pending
+                or key.held
                 or load is not key.loaded
             ):
-                said.append((k, load, key.changes, key.new_log, key.appended, wake))
+                said.append(
+                    (k, load, key.changes, key.new_log, key.appended, wake, key.pending, key.held)
+                )
         samples, self._samples = self._samples, []
         return self._pack((said, samples, self._reports.taken()))
 

@@ -12,12 +12,18 @@ the storing are done by whoever calls (`udfs.core.keyed_join`). Times are epoch 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.events import ActionEvent, RequestEvent
-from udfs.core.emission import Emitted, View, rows_at_deadline, rows_before_deadline
+from udfs.core.emission import (
+    Emitted,
+    View,
+    positives,
+    rows_at_deadline,
+    rows_before_deadline,
+)
 from udfs.core.held import Held
 from udfs.core.key_state import KeyState
 from udfs.core.matching import JoinRules, LateReason, identity
@@ -47,13 +53,14 @@ class Settled:
     """A request whose labels are decided for good.
 
     `joined`: how many actions it took. `unexposed`, `immature`: how many of its impressions never
-    got a row for that reason.
+    got a row for that reason. `positives`: how many of them have an action, by kind.
     """
 
     request: StoredRequest
     joined: int
     unexposed: int
     immature: int
+    positives: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -279,7 +286,9 @@ def _settle(key: KeyState, request: StoredRequest, view: View, decisions: Decisi
     final = rows_at_deadline(request, key.fronts.get(request.request_id), view, key.rules)
     if final.emitted is not None:
         decisions.emitted.append(final.emitted)
-    decisions.settled.append(Settled(request, len(claimed), final.unexposed, final.immature))
+    decisions.settled.append(
+        Settled(request, len(claimed), final.unexposed, final.immature, positives(view.known))
+    )
     key.settle(request, claimed)
 
 

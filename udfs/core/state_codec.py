@@ -114,6 +114,14 @@ def unpack_log(blobs: Iterable[bytes]) -> list[LogEntry]:
     return [_unpack_entry(blob) for blob in blobs]
 
 
+def held_in(log: Iterable[LogEntry]) -> int:
+    """How many actions are held by a log, duplicates that were not found yet included."""
+    held = 0
+    for entry in log:
+        held += 1 if isinstance(entry, ActionEvent) else -len(entry.released)
+    return held
+
+
 def unpack_body(body: bytes) -> RequestBody:
     """A request's body, as it was stored."""
     return _unpack_body(body)

@@ -23,6 +23,8 @@ import org.apache.flink.api.common.state.MapState;
 import org.apache.flink.api.common.state.MapStateDescriptor;
 import org.apache.flink.api.common.typeinfo.Types;
 import org.apache.flink.configuration.Configuration;
+import org.apache.flink.runtime.state.StateInitializationContext;
+import org.apache.flink.runtime.state.StateSnapshotContext;
 import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -56,11 +58,13 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     private final String counterNames;
     private final OutputTag[] tags;
     private final String[] tagTypes;
+    private final long deadlineSpanMs;
 
     private transient MapState entries;
     private transient ListState log;
     private transient InternalTimerService timers;
     private transient Reports reports;
+    private transient Levels levels;
 
     /** Keys of the batch by their text, in the order of their first mention. */
     private transient HashMap index;
@@ -84,7 +88,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
      * references: Python's configuration; the pickled host; the names of entries and log in state;
      * "own" if a key has at most the entry that is named like it, else "all"; steps, bytes and ms a
      * batch takes at most; names of counters; for each side output the types of its columns; then
-     * the side outputs' tags.
+     * the side outputs' tags; how exactly deadlines are told apart for the gauges (ms).
      */
     public KeyedBatches(
             Object[] references,
@@ -107,8 +111,19 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         for (int i = 0; i < tags.length; i++) {
             tags[i] = (OutputTag) references[10 + i];
         }
+        deadlineSpanMs = Long.parseLong((String) references[10 + tags.length]);
         setup(task, streamConfig, output);
         setProcessingTimeService(processingTime);
+    }
+
+    public void initializeState(StateInitializationContext context) throws Exception {
+        super.initializeState(context);
+        levels = new Levels(context, getRuntimeContext().getTaskInfo(), deadlineSpanMs);
+    }
+
+    public void snapshotState(StateSnapshotContext context) throws Exception {
+        super.snapshotState(context);
+        levels.snapshot();
     }
 
     public void open() throws Exception {
@@ -137,6 +152,32 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         timers = getInternalTimerService("user-timers", VoidNamespaceSerializer.INSTANCE, this);
         reports = new Reports(getMetricGroup(), counterNames, tags, tagTypes);
         super.open();
+        if (levels.uncounted()) {
+            countLevels();
+        }
+        levels.show(getMetricGroup());
+    }
+
+    /** For state of a release that did not count: once, over all keys. */
+    private void countLevels() throws Exception {
+        HashSet counted = new HashSet();
+        String[] names = {entriesName, logName};
+        for (int i = 0; i < names.length; i++) {
+            java.util.stream.Stream all =
+                    getKeyedStateBackend().getKeys(names[i], VoidNamespace.INSTANCE);
+            for (Iterator keys = all.iterator(); keys.hasNext(); ) {
+                String key = (String) ((Row) keys.next()).getField(0);
+                if (counted.add(key)) {
+                    Object[] stored = {readEntries(key), readLog(key)};
+                    byte[] said = (byte[]) interpreter.invokeMethod("host", "levels", stored);
+                    Packed in = new Packed(said);
+                    in.array();
+                    levels.add(in, getCurrentKey());
+                }
+            }
+            all.close();
+        }
+        levels.publish();
     }
 
     public void openPythonInterpreter() {
@@ -334,7 +375,9 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
             for (int j = 0; j < times; j++) {
                 timers.registerEventTimeTimer(VoidNamespace.INSTANCE, in.integer());
             }
+            levels.add(in, getCurrentKey());
         }
+        levels.publish();
         n = in.array();
         for (int i = 0; i < n; i++) {
             output.collect(record.replace(in.content()));

@@ -7,10 +7,15 @@
 final class Reports {
     private final org.apache.flink.metrics.MetricGroup metrics;
     private final java.util.Map counters = new java.util.TreeMap();
+    /** By counter: the names of its labels. */
+    private final java.util.Map labels = new java.util.HashMap();
     private final org.apache.flink.util.OutputTag[] tags;
     private final String[] types;
 
-    /** counters: names that are there from the beginning. types: a letter a column, see `row`. */
+    /**
+     * counters: first `name:label,label` of those that have labels, then all that there are from the
+     * beginning, as `name` or `name/value/value`. types: a letter a column, see `row`.
+     */
     Reports(
             org.apache.flink.metrics.MetricGroup metrics,
             String counters,
@@ -21,7 +26,12 @@ final class Reports {
         this.types = types;
         String[] names = counters.split(" ");
         for (int i = 0; i < names.length; i++) {
-            counter(names[i]);
+            int colon = names[i].indexOf(':');
+            if (colon < 0) {
+                counter(names[i]);
+            } else {
+                labels.put(names[i].substring(0, colon), names[i].substring(colon + 1).split(","));
+            }
         }
     }
 
@@ -29,11 +39,12 @@ final class Reports {
         Object known = counters.get(name);
         if (known == null) {
             String[] path = name.split("/");
+            String[] of = (String[]) labels.get(path[0]);
             org.apache.flink.metrics.MetricGroup group = metrics;
-            for (int i = 0; i < path.length - 1; i++) {
-                group = group.addGroup(path[i]);
+            for (int i = 1; i < path.length; i++) {
+                group = group.addGroup(of[i - 1], path[i]);
             }
-            known = group.counter(path[path.length - 1]);
+            known = group.counter(path[0]);
             counters.put(name, known);
         }
         return (org.apache.flink.metrics.Counter) known;
@@ -89,12 +100,15 @@ final class Reports {
         return row;
     }
 
-    /** The counts become part of the job's result. */
+    /** The counts become part of the job's result; of those with labels, what there was. */
     void close(org.apache.flink.api.common.functions.RuntimeContext context) {
         for (java.util.Iterator all = counters.entrySet().iterator(); all.hasNext(); ) {
             java.util.Map.Entry entry = (java.util.Map.Entry) all.next();
-            context.getLongCounter((String) entry.getKey())
-                    .add(((org.apache.flink.metrics.Counter) entry.getValue()).getCount());
+            String name = (String) entry.getKey();
+            long count = ((org.apache.flink.metrics.Counter) entry.getValue()).getCount();
+            if (count != 0L || name.indexOf('/') < 0) {
+                context.getLongCounter(name).add(count);
+            }
         }
         counters.clear();
     }

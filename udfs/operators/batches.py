@@ -17,6 +17,7 @@ from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
+from udfs.core.batch_reply import LABELS
 from udfs.operators import jvm
 from udfs.operators.side_outputs import SideOutput
 
@@ -30,6 +31,12 @@ class Limits:
     delay_ms: int = 50
     steps: int = 200
     size: int = 256 * 1024
+
+
+def _counters(names: Sequence[str]) -> str:
+    """As `Reports.java` reads them: first the labels of counters (`name:label,label`)."""
+    labels = (f"{name}:{','.join(of)}" for name, of in LABELS.items())
+    return " ".join((*labels, *names))
 
 
 def packed_type() -> Any:
@@ -48,12 +55,14 @@ def keyed(
     counters: Sequence[str],
     side: Sequence[SideOutput],
     limits: Limits,
+    deadline_span: int,
 ) -> DataStream:
     """Keyed events through `host`, a `udfs.core.join_batches.JoinBatches`; packed records come out.
 
     `entries` and `log` are the names of the state. `only_own_entry`: a key has at most the entry
-    that is named like it. `counters`: those that are there from the beginning. `side`: the side
-    outputs, by the index that a reply names them with.
+    that is named like it. `counters`: all that there are, with the values of their labels. `side`:
+    the side outputs, by the index that a reply names them with. `deadline_span`: how exactly the
+    gauge of the oldest deadline tells deadlines apart (ms).
     """
     j_stream = stream._j_data_stream
     return jvm.TransformedStream(
@@ -69,12 +78,13 @@ def keyed(
             str(limits.steps),
             str(limits.size),
             str(limits.delay_ms),
-            " ".join(counters),
+            _counters(counters),
             " ".join(output.letters for output in side),
             *(output.tag().get_java_output_tag() for output in side),
+            str(deadline_span),
         ],
         uid=uid,
-        needs=("Packed", "Pickled", "Packing", "Reports"),
+        needs=("Packed", "Pickled", "Packing", "Reports", "Levels"),
         keyed=True,
     )
 
@@ -109,7 +119,7 @@ def records(
             str(limits.steps),
             str(limits.size),
             str(limits.delay_ms),
-            " ".join(counters),
+            _counters(counters),
             " ".join(output.letters for output in side),
             *(output.tag().get_java_output_tag() for output in side),
         ],
