@@ -102,7 +102,7 @@ policies: setup-jobs ## compare the emission policies on a generated day (minute
 	@$(RUN) $(PY) -m tools.compare_policies --out out/policies $(ARGS)
 
 .PHONY: bench
-bench: setup ## measure speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
+bench: setup setup-bench-join ## measure speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
 
 .PHONY: advise
@@ -132,11 +132,15 @@ setup-trainer: ## install what the trainer needs
 setup-bench-trainer: setup-jobs ## install what `make bench-trainer` needs
 	$(BOOTSTRAP) trainer-bench
 
+.PHONY: setup-bench-join
+setup-bench-join: ## install what `make bench` compares the join with: Spark, Quix Streams
+	$(BOOTSTRAP) join-bench
+
 .PHONY: clean
 clean: ## stop the local services, and delete everything that make has created
 	@if [ -x .venv/bin/python ]; then \
 		$(PY) -m services.flink_cluster down; $(PY) -m services.kafka_broker down; fi
-	rm -rf .venv .venv-trainer .uv .run pom-free/jars out *.egg-info \
+	rm -rf .venv .venv-trainer .venv-join-bench .uv .run pom-free/jars out *.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -219,6 +223,7 @@ lock-python: ## resolve requirements/*.lock from *.in (ARGS=--upgrade takes newe
 	$(UV_COMPILE) trainer.in -o trainer.lock
 	$(UV_COMPILE) trainer-dev.in -o trainer-dev.lock
 	$(UV_COMPILE) trainer-bench.in -o trainer-bench.lock
+	$(UV_COMPILE) join-bench.in -o join-bench.lock
 	$(UV_COMPILE) java.in -o java.lock
 	$(UV_COMPILE) build.in -o build.lock
 

@@ -8,11 +8,12 @@
     trainer       what `make train` needs
     trainer-dev   what the trainer's part of `make test` and `make check` needs on top
     trainer-bench what `make bench-trainer` needs on top
+    join-bench    Spark and Quix Streams, which `make bench` compares the join with
 
-Makes ``.uv/`` (the installer, pinned), the environments of the levels (``.venv/`` and
-``.venv-trainer/``: exactly what the locks say, and this project in editable form), and
-the jars. A stamp in each environment remembers the locks it was made from, so that a
-second run has nothing to do.
+Makes ``.uv/`` (the installer, pinned), the environments of the levels (``.venv/``,
+``.venv-trainer/`` and ``.venv-join-bench/``: exactly what the locks say, and this project in
+editable form), and the jars. A stamp in each environment remembers the locks it was made from, so
+that a second run has nothing to do.
 
 Standard library only.
 """
@@ -80,7 +81,15 @@ JOBS = Environment(
 TRAINER = Environment(
     ROOT / ".venv-trainer", ROOT / "trainer", ("trainer", "trainer-dev", "trainer-bench")
 )
-LEVELS = {level: environment for environment in (JOBS, TRAINER) for level in environment.levels}
+# Flink and Spark hold py4j at different versions.
+JOIN_BENCH = Environment(
+    ROOT / ".venv-join-bench", ROOT, ("join-bench",), {"join-bench": ("spark",)}
+)
+LEVELS = {
+    level: environment
+    for environment in (JOBS, TRAINER, JOIN_BENCH)
+    for level in environment.levels
+}
 
 
 class SetupError(Exception):

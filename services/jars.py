@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     fetching = commands.add_parser("fetch", help="download and verify what the lock says")
-    fetching.add_argument("sets", nargs="+", metavar="SET", help="flink or kafka")
+    fetching.add_argument("sets", nargs="+", metavar="SET", help="flink, kafka or spark")
     commands.add_parser("lock", help="write jars.lock.toml anew from jars.toml")
     options = parser.parse_args(arguments)
     try:

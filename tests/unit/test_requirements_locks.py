@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.jars import read_lock
+
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
 LOCKS = sorted(path.name for path in REQUIREMENTS.glob("*.lock"))
 
@@ -45,6 +47,13 @@ def test_a_lock_holds_all_of_the_one_before_it_at_the_same_versions(part: str, w
     assert {name: _version(entry) for name, entry in less.items()}.items() <= {
         name: _version(entry) for name, entry in more.items()
     }.items()
+
+
+def test_the_jars_for_spark_are_of_the_version_of_pyspark() -> None:
+    # Spark refuses neither another version nor a second one: it fails somewhere in a run.
+    version = _version(_locked("join-bench.lock")["pyspark"])
+    spark = [jar.coordinate for jar in read_lock()["spark"] if "spark" in jar.coordinate.group]
+    assert {jar.version for jar in spark} == {version}
 
 
 def test_every_lock_has_its_source() -> None:
