@@ -1,9 +1,9 @@
 """The input of the whole job: requests and clicks as JSON lines, from a seed.
 
-Request n is at ``START_MS + n * step_ms``, has 20 distinct items, and half of its features are
+Request n is at ``START_MS + n * step_ms``, its items are distinct, and half of its features are
 doubles with all their digits, half short strings. Each impression is clicked at most once, with a
-probability of 5 %; the delay is log-normal (median 8 s), cut at the window. Both files are in the
-order of event time.
+probability of ``click_percent`` percent; the delay is log-normal (median 8 s), cut at the window.
+Both files are in the order of event time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.join.spec import ITEMS, START_MS, Spec
+from benchmarks.join.spec import START_MS, Spec
 
-CLICK_SHARE = 0.05
 DELAY_MEDIAN_MS = 8_000.0
 _CATALOGUE = 100_000
 _WORDS = [f"v{n}" for n in range(1_000)]
@@ -28,14 +27,21 @@ def feature_names(features: int) -> tuple[list[str], list[str]]:
     return [f"d{n}" for n in range(doubles)], [f"s{n}" for n in range(features - doubles)]
 
 
+def input_name(spec: Spec) -> str:
+    """What all specs with the same input, and no others, have in common."""
+    return (
+        f"{spec.requests}x{spec.items}-f{spec.features}-c{spec.click_percent}"
+        f"-step{spec.step_ms}-w{spec.window_ms}"
+    )
+
+
 def input_folder(cache: Path, spec: Spec) -> Path:
     """Where the input of this spec is, made if it is not there yet.
 
     Returns:
         A folder with ``features/part.jsonl``, ``actions/part.jsonl``.
     """
-    name = f"{spec.requests}x{ITEMS}-f{spec.features}-step{spec.step_ms}-w{spec.window_ms}"
-    folder = cache / name
+    folder = cache / input_name(spec)
     if not (folder / "complete").exists():
         for stream in ("features", "actions"):
             (folder / stream).mkdir(parents=True, exist_ok=True)
@@ -53,10 +59,10 @@ def _write(spec: Spec, folder: Path) -> None:
         for n in range(spec.requests):
             time = START_MS + n * spec.step_ms
             first = int(rng.integers(_CATALOGUE))
-            numbers = rng.random((ITEMS, len(doubles))).tolist()
-            words = rng.integers(len(_WORDS), size=(ITEMS, len(strings))).tolist()
+            numbers = rng.random((spec.items, len(doubles))).tolist()
+            words = rng.integers(len(_WORDS), size=(spec.items, len(strings))).tolist()
             items = []
-            for p in range(ITEMS):
+            for p in range(spec.items):
                 # 37 and the catalogue's size have no common divisor: no item twice.
                 values = [*numbers[p], *(_WORDS[w] for w in words[p])]
                 items.append(
@@ -73,7 +79,7 @@ def _write(spec: Spec, folder: Path) -> None:
                 "items": items,
             }
             out.write(_encode(record) + b"\n")
-            for p in np.flatnonzero(rng.random(ITEMS) < CLICK_SHARE).tolist():
+            for p in np.flatnonzero(rng.random(spec.items) < spec.click_percent / 100).tolist():
                 delay = round(rng.lognormal(np.log(DELAY_MEDIAN_MS), 1.0))
                 item = str(items[p]["item_id"])
                 clicks.append((time + min(delay, spec.window_ms), n, p, item))

@@ -10,7 +10,8 @@ from benchmarks.join.spec import Spec
 HEAP = "4g"
 #: For RocksDB. Less than the state of any plan at the sizes measured, so that it lives on disk.
 MANAGED_MB = 32
-CHECKPOINT_S = 1
+#: Between checkpoints where the state is measured, and where the latency is.
+CHECKPOINT_S, VISIBLE_EVERY_S = 1, 10
 
 
 def flink_options(spec: Spec) -> dict[str, str]:
@@ -20,18 +21,19 @@ def flink_options(spec: Spec) -> dict[str, str]:
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",
-        "parallelism.default": "1",
+        "parallelism.default": str(spec.parallelism),
         "restart-strategy.type": "none",
         "state.backend.type": spec.backend,
         "taskmanager.memory.managed.size": f"{MANAGED_MB}mb",
     }
     if spec.backend == "rocksdb":
         options["state.backend.rocksdb.localdir"] = f"{spec.scratch}/rocksdb"
+    if spec.port:
+        options |= {"rest.port": str(spec.port), "rest.bind-port": str(spec.port)}
     if spec.goal != "speed":
+        every = VISIBLE_EVERY_S if spec.goal == "latency" else CHECKPOINT_S
         options |= {
-            "rest.port": str(spec.port),
-            "rest.bind-port": str(spec.port),
-            "execution.checkpointing.interval": f"{CHECKPOINT_S}s",
+            "execution.checkpointing.interval": f"{every}s",
             "execution.checkpointing.storage": "filesystem",
             "execution.checkpointing.dir": f"file://{spec.scratch}/checkpoints",
         }

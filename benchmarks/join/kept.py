@@ -7,16 +7,17 @@ from typing import Any
 
 from benchmarks.join.spec import Spec
 
-#: What tells one case from another. Where a run's files lay does not.
-_CASE = ("part", "plan", "backend", "requests", "features", "step_ms", "window_ms")
 #: All plans read the same input if these are equal.
-_INPUT = ("requests", "features", "step_ms", "window_ms")
+_INPUT = ("requests", "items", "features", "click_percent", "step_ms", "window_ms")
+#: What tells one setting, at which plans are compared, from another.
+SETTING = ("part", "backend", "source", "partitions", "parallelism", *_INPUT)
 
 
 def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
     """How many of the kept `runs` measured this case."""
-    case = [getattr(spec, name) for name in _CASE]
-    return sum([run[name] for name in _CASE] == case for run in runs)
+    names = (*SETTING, "plan")
+    case = [getattr(spec, name) for name in names]
+    return sum([run[name] for name in names] == case for run in runs)
 
 
 def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:
@@ -36,5 +37,8 @@ def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:
                 f"{', '.join(sorted(plans))}: {rows:,} rows, {clicks:,} clicks"
                 for (rows, clicks), plans in wrote.items()
             )
-            return f"the plans disagree on {key[0]:,} requests, {key[1]} features: {told}"
+            return (
+                f"the plans disagree on {key[0]:,} requests of {key[1]} items, {key[2]} features:"
+                f" {told}"
+            )
     return None

@@ -21,9 +21,13 @@ from typing import Any
 import psutil
 
 from benchmarks.join.flink_options import HEAP
-from benchmarks.join.spec import Spec
+from benchmarks.join.spec import PEERS, Spec
 from services import process
 from services.java import find_java_home
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Other systems, and a client of Kafka that is quick, are not installed with this project.
+_PYTHON_OF_PEERS = ROOT / ".venv-join-bench" / "bin" / "python"
 
 _EVERY_S = 0.25
 _DEADLINE_S = 1_200.0
@@ -62,7 +66,7 @@ class Result:
 def speed(spec: Spec) -> Result:
     """Run to the end of the input. Raises RunError."""
     with _scratch(spec) as spec, _running(spec) as (child, log):
-        watched = _watch(child, lambda: False)
+        watched = _watch(child, lambda: False, of_python=spec.plan == "quix")
         if child.returncode != 0:
             raise RunError(f"{spec.part} {spec.plan} {spec.backend} failed: {process.tail(log)}")
         if not watched.cpu.get("join and sink"):
@@ -72,6 +76,13 @@ def speed(spec: Spec) -> Result:
         if spec.part == "whole":
             result.rows, result.clicks = _written(Path(spec.scratch) / "out" / "samples")
         return result
+
+
+def python_of_peers() -> str:
+    """The interpreter that has the packages of `requirements/join-bench.lock`. Raises RunError."""
+    if not _PYTHON_OF_PEERS.exists():
+        raise RunError("Spark, Quix and Kafka's client are missing: run `make setup-bench-join`")
+    return str(_PYTHON_OF_PEERS)
 
 
 def state_bytes(spec: Spec) -> int:
@@ -120,6 +131,13 @@ def rows_out(spec: Spec) -> list[str]:
 
 
 @contextlib.contextmanager
+def run_with(spec: Spec) -> Iterator[tuple[Spec, subprocess.Popen[bytes], Path]]:
+    """The run while it lasts, in a folder of its own, and its log; it is ended at the exit."""
+    with _scratch(spec) as spec, _running(spec) as (child, log):
+        yield spec, child, log
+
+
+@contextlib.contextmanager
 def _scratch(spec: Spec) -> Iterator[Spec]:
     folder = tempfile.mkdtemp(prefix="sample-stitch-bench-")
     try:
@@ -131,14 +149,13 @@ def _scratch(spec: Spec) -> Iterator[Spec]:
 @contextlib.contextmanager
 def _running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The run as the leader of a process group, which is ended at the exit."""
-    module = "run_ours" if spec.plan == "ours" else "run_sql"
     log = Path(spec.scratch) / "log.txt"
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.join.{module}", spec.to_json()],
+            [_python(spec), "-m", f"benchmarks.join.{_module(spec)}", spec.to_json()],
             stdout=out,
             stderr=subprocess.STDOUT,
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=ROOT,
             env=_environment(spec),
             start_new_session=True,
         )
@@ -150,10 +167,18 @@ def _running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
         child.wait()
 
 
+def _module(spec: Spec) -> str:
+    return f"run_{spec.plan if spec.plan in ('ours', *PEERS) else 'sql'}"
+
+
+def _python(spec: Spec) -> str:
+    return python_of_peers() if spec.plan in PEERS else sys.executable
+
+
 def _environment(spec: Spec) -> dict[str, str]:
     """Java and Python as the job has them, and the same options of the JVM for all."""
     return os.environ | {
-        "PATH": os.pathsep.join([f"{sys.prefix}/bin", os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(Path(_python(spec)).parent), os.environ.get("PATH", "")]),
         "JAVA_HOME": str(find_java_home()),
         "FLINK_ENV_JAVA_OPTS": f"{_usual_java_options()} -Xmx{HEAP}",
         "FLINK_LOG_DIR": spec.scratch,
@@ -168,8 +193,13 @@ def _usual_java_options() -> str:
     return " ".join(get_jvm_opts({"FLINK_CONF_DIR": f"{_find_flink_home()}/conf"}))
 
 
-def _watch(child: subprocess.Popen[bytes], done: Callable[[], bool]) -> Watched:
-    """Until the process has ended or `done` says so. Raises RunError at the deadline."""
+def _watch(
+    child: subprocess.Popen[bytes], done: Callable[[], bool], *, of_python: bool = False
+) -> Watched:
+    """Until the process has ended or `done` says so. Raises RunError at the deadline.
+
+    `of_python`: records are worked on in Python's own process, whatever its threads are called.
+    """
     watched, threads = Watched(), dict[tuple[int, int], tuple[str, float]]()
     deadline = time.monotonic() + _DEADLINE_S
     while child.poll() is None and not done():
@@ -179,13 +209,14 @@ def _watch(child: subprocess.Popen[bytes], done: Callable[[], bool]) -> Watched:
             root = psutil.Process(child.pid)
             sizes = [(p, p.memory_info().rss) for p in (root, *root.children(recursive=True))]
             watched.all_bytes = max(watched.all_bytes, sum(size for _, size in sizes))
-            for p, size in sizes:
-                if p.name() == "java":
-                    watched.jvm_bytes = max(watched.jvm_bytes, size)
+            of_jvm = sum(size for p, size in sizes if p.name() == "java")
+            watched.jvm_bytes = max(watched.jvm_bytes, of_jvm)
+            for p, _ in sizes:
+                if p.name() == "java" or of_python:
                     threads.update(_threads(p.pid))
         time.sleep(_EVERY_S)
     for name, seconds in threads.values():
-        kind = _kind(name)
+        kind = "join and sink" if of_python else _kind(name)
         watched.cpu[kind] = watched.cpu.get(kind, 0.0) + seconds
     return watched
 
@@ -207,8 +238,9 @@ def _kind(thread: str) -> str:
         return "JIT"
     if thread.startswith(("GC ", "G1 ")):
         return "GC"
-    # ours begins with the operator in front of the join, in the same chain
-    if thread.startswith(("keep time", "join", "IntervalJoin", "OverAggregate")):
+    # ours begins with the operator in front of the join, in the same chain; Spark does all of it
+    # in the tasks of its executor
+    if thread.startswith(("keep time", "join", "IntervalJoin", "OverAggregate", "Executor task")):
         return "join and sink"
     if thread.startswith(("samples ", "late actions ", "rejected ")):
         return "sink"

@@ -2,117 +2,238 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from benchmarks.join.flink_options import HEAP, MANAGED_MB
+from benchmarks.join.cases import BEST, GROWTH, Growth
+from benchmarks.join.flink_options import HEAP, MANAGED_MB, VISIBLE_EVERY_S
+from benchmarks.join.kept import SETTING
 from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, PLANS
 from benchmarks.reporting import Table, machine
 
-NAMES = {"ours": "this project", "interval": "SQL interval join", "over": "SQL OVER window"}
+NAMES = {
+    "ours": "this project",
+    "over": "SQL OVER window",
+    "interval": "SQL interval join",
+    "spark": "Spark",
+    "quix": "Quix Streams",
+}
 #: The kinds of threads that work on records; their CPU is the headline.
 WORKING = ("source", "join and sink", "sink", "RocksDB")
 BACKENDS = {"hashmap": "heap", "rocksdb": "RocksDB"}
+Runs = list[dict[str, Any]]
+
+
+def work(run: dict[str, Any]) -> float:
+    """CPU seconds of the threads that work on records."""
+    return float(sum(run["cpu"].get(kind, 0.0) for kind in WORKING))
+
+
+def half_load(runs: Runs) -> int | None:
+    """Half of the requests a second that ours reads from one partition of Kafka; None without."""
+    rates = [
+        run["rate"] / run["items"]
+        for run in runs
+        if (run["plan"], run["source"], run["partitions"], run["backend"], run["features"])
+        == ("ours", "kafka", 1, "hashmap", 8)
+    ]
+    return round(median(rates) / 2) if rates else None
+
+
+def line(run: dict[str, Any]) -> str:
+    """A finished run, for the console."""
+    return (
+        f"{_label(run)}, {BACKENDS[run['backend']]}  {run['plan']:8}"
+        f" {work(run) / run['requests'] * 1e6:8,.0f} us/request {run['rate']:9,.0f} impressions/s"
+        f"  {run['seconds']:.0f} s  {run['rows']:,} rows {run['clicks']:,} clicks"
+    )
+
+
+def latency_line(one: dict[str, Any]) -> str:
+    """A finished measurement of the latency, for the console."""
+    return (
+        f"latency {one['policy']} {one['rate']:,} requests/s:"
+        f" emitted {one['emitted_p50']:.0f}, {one['emitted_p99']:.0f} ms,"
+        f" visible {one['visible_p50']:.0f}, {one['visible_p99']:.0f} ms (p50, p99)"
+    )
 
 
 def tables(raw: dict[str, Any]) -> list[Table]:
     """The tables for which there is something."""
-    made = [_work(raw["speed"]), _speed(raw["speed"]), _memory(raw["speed"]), _state(raw["state"])]
-    made += [_delay(raw["delay"]), _cpu(raw["speed"])]
+    runs = raw["speed"]
+    made = [
+        _work(runs),
+        _speed(runs),
+        _latency(raw.get("latency", [])),
+        _memory(runs),
+        _state(raw["state"]),
+        _delay(raw["delay"]),
+        *(_growth(growth, raw.get("growth", [])) for growth in GROWTH),
+        _cpu(runs),
+    ]
     return [table for table in made if table.rows]
 
 
-def _settings(runs: list[dict[str, Any]]) -> list[tuple[str, str, int, int]]:
-    return list(
-        dict.fromkeys((r["part"], r["backend"], r["features"], r["requests"]) for r in runs)
+def brief(table: Table) -> Table:
+    """The table for a terminal of 80 columns: medians alone."""
+    rows = [tuple(cell.split(" (")[0] for cell in row) for row in table.rows]
+    return replace(table, title=table.title.split(": median")[0], rows=rows)
+
+
+def _by_setting(runs: Runs) -> dict[tuple[Any, ...], dict[str, Runs]]:
+    """Setting to plan to its runs, in the order in which they were measured."""
+    found: dict[tuple[Any, ...], dict[str, Runs]] = {}
+    for run in runs:
+        of = found.setdefault(tuple(run[name] for name in SETTING), {})
+        of.setdefault(run["plan"], []).append(run)
+    return found
+
+
+def _label(run: dict[str, Any]) -> str:
+    if run["part"] == "alone":
+        return "join alone"
+    parts = [f"{run['source']}, {run['features']} features"]
+    if run["source"] == "kafka":
+        parts.append(f"{run['partitions']} partition{'s' if run['partitions'] > 1 else ''}")
+    if run["parallelism"] > 1:
+        parts.append(f"{run['parallelism']} subtasks")
+    return ", ".join(parts)
+
+
+def _any(of: dict[str, Runs]) -> dict[str, Any]:
+    return next(iter(of.values()))[0]
+
+
+def _plans(runs: Runs) -> list[str]:
+    return [plan for plan in NAMES if any(run["plan"] == plan for run in runs)]
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    middle, least, most = (f"{v:,.{digits}f}" for v in (median(values), min(values), max(values)))
+    return f"{middle} ({least}-{most}; {len(values)})"
+
+
+def _work(runs: Runs) -> Table:
+    """The headline: unlike the rate, it hardly depends on what else the machine does."""
+    plans = _plans(runs)
+    rows = []
+    for of in _by_setting(runs).values():
+        run = _any(of)
+        cost = {p: [work(r) / r["requests"] * 1e6 for r in of.get(p, [])] for p in plans}
+        others = [median(us) for p, us in cost.items() if p != "ours" and us]
+        ratio = "-"
+        if others and min(others) > 0 and cost.get("ours"):
+            ratio = f"{median(cost['ours']) / min(others):.2f}"
+        cells = [_spread(us, 0) for us in cost.values()]
+        rows.append((_label(run), BACKENDS[run["backend"]], *cells, ratio))
+    return Table(
+        f"CPU microseconds a request of {ITEMS} items: median (least-most; runs)",
+        ("", "state", *(NAMES[p] for p in plans), "ratio to the best other"),
+        rows,
+        "Source, join, sink and RocksDB threads; of Spark the tasks of its executor, of Quix the"
+        " whole process. Garbage collection, compilation and other threads are in the table of"
+        " where the time goes. Less is better.",
     )
 
 
-def _of(
-    runs: list[dict[str, Any]], setting: tuple[str, str, int, int], plan: str
-) -> list[dict[str, Any]]:
-    return [
-        r
-        for r in runs
-        if (r["part"], r["backend"], r["features"], r["requests"]) == setting and r["plan"] == plan
-    ]
+def _speed(runs: Runs) -> Table:
+    plans = _plans(runs)
+    rows = []
+    for of in _by_setting(runs).values():
+        run = _any(of)
+        rates = {p: [r["rate"] / 1_000 for r in of.get(p, [])] for p in plans}
+        others = [median(k) for p, k in rates.items() if p != "ours" and k]
+        ratio = "-"
+        if others and rates.get("ours"):
+            ratio = f"{median(rates['ours']) / max(others):.2f}"
+        size = f"{run['requests'] * run['items'] / 1e6:.2f} M"
+        cells = [_spread(k, 1) for k in rates.values()]
+        rows.append((_label(run), BACKENDS[run["backend"]], size, *cells, ratio))
+    return Table(
+        "Thousand impressions a second: median (least-most; runs)",
+        ("", "state", "impressions", *(NAMES[p] for p in plans), "ratio to the fastest other"),
+        rows,
+        "The whole run by Flink's own net runtime (of the peers: of the query), warming up of the"
+        " JVM and the flush at the end of the input included. More is better.",
+    )
 
 
-def _label(part: str, features: int) -> str:
+def _latency(measured: Runs) -> Table:
+    rows = []
+    for policy in dict.fromkeys(one["policy"] for one in measured):
+        of = [one for one in measured if one["policy"] == policy]
+        cells = [
+            _spread([one[key] for one in of], 0)
+            for key in ("emitted_p50", "emitted_p99", "visible_p50", "visible_p99")
+        ]
+        rows.append((f"{of[0]['kind']} rows of `{policy}`", f"{of[0]['rate']:,}", *cells))
+    return Table(
+        "Latency, milliseconds after a row is due: median (least-most; runs)",
+        ("", "requests/s", "emitted p50", "p99", "visible p50", "p99"),
+        rows,
+        "From Kafka with one partition, at half of the rate above; the producer and the broker are"
+        " on the same two cores. A final row is due when the event that ends its window is in"
+        f" Kafka, a positive row when its action is and time has reached it. A checkpoint every"
+        f" {VISIBLE_EVERY_S} s makes files visible.",
+    )
+
+
+def _growth(growth: Growth, runs: Runs) -> Table:
+    rows = []
+    for size, setting in growth.sizes:
+        spec = setting.spec("ours")
+        key = tuple(getattr(spec, name) for name in SETTING)
+        of = _by_setting(runs).get(key, {})
+        if all(of.get(plan) for plan in BEST):
+            cost = {plan: [work(run) / spec.impressions * 1e6 for run in of[plan]] for plan in BEST}
+            rows.append(
+                (
+                    f"{size:g}",
+                    f"{spec.impressions:,}",
+                    *(_spread(us, 1) for us in cost.values()),
+                    f"{median(cost['ours']) / median(cost['over']):.2f}",
+                )
+            )
+    return Table(
+        f"{growth.title}: CPU microseconds an impression",
+        (growth.unit, "impressions", *(NAMES[p] for p in BEST), "ratio"),
+        rows,
+        "Files to Parquet. The runs are short, so that a part of each is code that is not compiled"
+        " yet; the more impressions, the smaller the part.",
+    )
+
+
+def _memory(runs: Runs) -> Table:
+    plans = _plans(runs)
+    rows = []
+    for of in _by_setting(runs).values():
+        run = _any(of)
+        cells = []
+        for plan in plans:
+            both = [
+                max(r[k] for r in of.get(plan, [])) / 1e6
+                for k in ("jvm_bytes", "all_bytes")
+                if plan in of
+            ]
+            cells.append(" / ".join(f"{size:,.0f}" for size in both) or "-")
+        rows.append((_label(run), BACKENDS[run["backend"]], *cells))
+    return Table(
+        "Peak memory, MB resident: JVM / all processes",
+        ("", "state", *(NAMES[p] for p in plans)),
+        rows,
+        f"The JVM may use {HEAP} of heap and collects late when it has room: an upper bound, not"
+        f" a need. RocksDB has {MANAGED_MB} MB. In thread mode the JVM's figure includes Python's."
+        " With several subtasks it is all JVMs of the cluster together.",
+    )
+
+
+def _of_state(part: str, features: int) -> str:
     if part == "alone":
         return f"join alone, {PAYLOAD_BYTES} bytes an item"
     return f"whole job, {features} features"
-
-
-def _work(runs: list[dict[str, Any]]) -> Table:
-    """The headline: unlike the rate, it hardly depends on what else the machine does."""
-    rows = []
-    for setting in _settings(runs):
-        part, backend, features, requests = setting
-        per = {
-            p: [
-                sum(r["cpu"].get(kind, 0.0) for kind in WORKING) / requests * 1e6
-                for r in _of(runs, setting, p)
-            ]
-            for p in PLANS
-        }
-        cells = [
-            f"{median(us):,.0f} ({min(us):,.0f}-{max(us):,.0f}; {len(us)})" if us else "-"
-            for us in per.values()
-        ]
-        sql = [median(per[p]) for p in ("interval", "over") if per[p]]
-        ratio = "-"
-        if sql and min(sql) > 0 and per["ours"]:
-            ratio = f"{median(per['ours']) / min(sql):.2f}"
-        rows.append((_label(part, features), BACKENDS[backend], *cells, ratio))
-    return Table(
-        f"CPU microseconds a request of {ITEMS} items: median (least to most; runs)",
-        ("", "state", *NAMES.values(), "ratio to the better SQL"),
-        rows,
-        "Source, join, sink and RocksDB threads. Garbage collection, compilation and other threads"
-        " are in the table of where the time goes.",
-    )
-
-
-def _speed(runs: list[dict[str, Any]]) -> Table:
-    rows = []
-    for setting in _settings(runs):
-        part, backend, features, requests = setting
-        rates = {p: [r["rate"] for r in _of(runs, setting, p)] for p in PLANS}
-        cells = []
-        for plan in PLANS:
-            k = [rate / 1_000 for rate in rates[plan]]
-            cells.append(f"{median(k):.1f} ({min(k):.1f}-{max(k):.1f}; {len(k)})" if k else "-")
-        sql = [median(rates[p]) for p in ("interval", "over") if rates[p]]
-        ratio = f"{median(rates['ours']) / max(sql):.2f}" if sql and rates["ours"] else "-"
-        size = f"{requests * ITEMS / 1e6:.2f} M"
-        rows.append((_label(part, features), BACKENDS[backend], size, *cells, ratio))
-    return Table(
-        "Thousand impressions a second: median (least to most; runs)",
-        ("", "state", "impressions", *NAMES.values(), "ratio to the faster SQL"),
-        rows,
-        "The whole run by Flink's own net runtime, warming up of the JVM and the flush at the end"
-        " of the input included.",
-    )
-
-
-def _memory(runs: list[dict[str, Any]]) -> Table:
-    rows = []
-    for setting in _settings(runs):
-        part, backend, features, _ = setting
-        cells = []
-        for plan in PLANS:
-            of = _of(runs, setting, plan)
-            both = [max(r[k] for r in of) / 1e6 for k in ("jvm_bytes", "all_bytes")] if of else []
-            cells.append(" / ".join(f"{size:,.0f}" for size in both) or "-")
-        rows.append((_label(part, features), BACKENDS[backend], *cells))
-    return Table(
-        "Peak memory, MB resident: JVM / all processes",
-        ("", "state", *NAMES.values()),
-        rows,
-        f"The JVM may use {HEAP} of heap and collects late when it has room: an upper bound, not"
-        f" a need. RocksDB has {MANAGED_MB} MB. In thread mode the JVM's figure includes Python's.",
-    )
 
 
 def _state(sizes: list[list[Any]]) -> Table:
@@ -127,10 +248,10 @@ def _state(sizes: list[list[Any]]) -> Table:
         ]
         cells = [f"{of[p]:.0f}" if p in of else "-" for p in PLANS]
         if least is not None:
-            rows.append((_label(part, features), *cells, *ratios))
+            rows.append((_of_state(part, features), *cells, *ratios))
     return Table(
         "State, bytes an impression",
-        ("", *NAMES.values(), "of the interval join's", "of the OVER window's"),
+        ("", *(NAMES[p] for p in PLANS), "of the interval join's", "of the OVER window's"),
         rows,
         "A full checkpoint of the heap backend while all of the input is pending: "
         "10,000 requests, a window longer than the input.",
@@ -152,24 +273,23 @@ def _delay(delays: dict[str, dict[str, float]]) -> Table:
     )
 
 
-def _cpu(runs: list[dict[str, Any]]) -> Table:
+def _cpu(runs: Runs) -> Table:
     kinds = ("source", "join and sink", "sink", "RocksDB", "GC", "JIT", "other")
     rows = []
-    for setting in _settings(runs):
-        part, backend, features, requests = setting
-        for plan in PLANS:
-            of = _of(runs, setting, plan)
-            if of:
-                impressions = requests * ITEMS
+    for by_plan in _by_setting(runs).values():
+        for plan in _plans(runs):
+            if plan in by_plan:
+                of = by_plan[plan]
+                each = of[0]["requests"] * of[0]["items"] / 1e6
                 cells = [median(r["cpu"].get(k, 0.0) for r in of) for k in kinds]
                 wall = median(r["seconds"] for r in of)
                 rows.append(
                     (
-                        _label(part, features),
-                        BACKENDS[backend],
+                        _label(of[0]),
+                        BACKENDS[of[0]["backend"]],
                         NAMES[plan],
-                        *(f"{c / impressions * 1e6:.1f}" for c in cells),
-                        f"{wall / impressions * 1e6:.1f}",
+                        *(f"{c / each:.1f}" for c in cells),
+                        f"{wall / each:.1f}",
                     )
                 )
     return Table(
@@ -177,14 +297,14 @@ def _cpu(runs: list[dict[str, Any]]) -> Table:
         ("", "state", "plan", *kinds, "wall"),
         rows,
         "The join's thread also explodes requests and writes the Parquet, in all plans; the sink's"
-        " threads compact and commit. Start-up"
-        " and compilation (JIT) cost the same few seconds whatever the size of the input.",
+        " threads compact and commit. Start-up and compilation (JIT) cost the same few seconds"
+        " whatever the size of the input.",
     )
 
 
-def markdown(made: list[Table]) -> str:
-    """The page with all tables."""
-    parts = ["# The join against Flink SQL", _machine()]
+def markdown(made: list[Table], drawn: list[tuple[str, str]]) -> str:
+    """The page with all tables, and with the plots `drawn` (title and file) before theirs."""
+    parts = ["# The join against Flink SQL, Spark and Quix Streams", _machine()]
     for table in made:
         lines = [
             f"## {table.title}",
@@ -195,6 +315,7 @@ def markdown(made: list[Table]) -> str:
         ]
         if table.note:
             lines += ["", table.note]
+        lines[2:2] = [f"![{t}]({file})\n" for t, file in drawn if table.title.startswith(f"{t}:")]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -202,7 +323,7 @@ def markdown(made: list[Table]) -> str:
 def _machine() -> str:
     facts = machine()
     return (
-        f"Written by `python -m benchmarks.join`; what is measured, and how, is in"
+        f"Written by `make bench`; what is measured, and how, is in"
         f" [../README.md](../README.md). {facts['cores']} cores ({facts['processor']}),"
-        f" {facts['memory_gb']} GB of memory, Python {facts['python']}, parallelism 1."
+        f" {facts['memory_gb']} GB of memory, Python {facts['python']}."
     )

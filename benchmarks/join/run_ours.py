@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.join import on_cluster
 from benchmarks.join.data import feature_names, number_folder
 from benchmarks.join.flink_options import flink_options
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
@@ -29,20 +30,30 @@ BATCH = 250
 
 
 def run(spec: Spec) -> float:
-    """Run to the end of the input; returns Flink's net runtime in seconds."""
+    """Run to the end of the input; returns Flink's net runtime in seconds.
+
+    With a parallelism above 1, and not yet inside `flink run`, on a cluster of its own.
+    """
+    if spec.parallelism > 1 and not on_cluster.submitted():
+        return on_cluster.run(spec, Path(__file__))
     scratch = Path(spec.scratch)
     config = scratch / "pipeline.toml"
     config.write_text(pipeline_toml(spec))
     pipeline = load(config)
-    environment.prepare_process(scratch / "logs")
+    if not on_cluster.submitted():
+        environment.prepare_process(scratch / "logs")
     from jobs.pipeline import graph
 
     env, tables = environment.stream_environment(pipeline)
+    if spec.goal == "latency":
+        return _until_killed(pipeline, env, tables)
     if spec.part == "whole" and spec.goal == "speed":
         client = graph.build(pipeline, env, tables).start()
     else:
         statements = _without_files_written(spec, pipeline, env, tables)
         client = statements.execute().get_job_client()
+    if on_cluster.submitted():
+        return 0.0
     return float(client.get_job_execution_result().result().get_net_runtime()) / 1_000
 
 
@@ -54,23 +65,65 @@ def pipeline_toml(spec: Spec) -> str:
         doubles, strings = [], ["f"]
     parts = [
         '[pipeline]\nname = "benchmark"',
-        '[join]\nkey = "request_id"',
+        f'[join]\nkey = "request_id"\npolicy = "{spec.policy}"',
         f'[actions.click]\nwindow = "{spec.window_ms}ms"\nlabel = "any"',
     ]
     parts += (f'[features.{name}]\ntype = "float64"' for name in doubles)
     parts += (f'[features.{name}]\ntype = "string"' for name in strings)
     parts += (
-        f'[sources.{stream}]\ntype = "files"\npath = "{spec.data}/{stream}"\n'
-        f'out_of_orderness = "{DISORDER_MS}ms"'
+        f'[sources.{stream}]\n{_where(spec, stream)}\nout_of_orderness = "{DISORDER_MS}ms"'
         for stream in ("features", "actions")
     )
     parts.append(f'[output]\npath = "{spec.scratch}/out"')
-    parts.append(f'[runtime]\nparallelism = 1\nstate_backend = "{spec.backend}"')
+    parts.append(f'[runtime]\nparallelism = {spec.parallelism}\nstate_backend = "{spec.backend}"')
     parts.append(
         "[flink]\n"
         + "\n".join(f'"{key}" = "{value}"' for key, value in flink_options(spec).items())
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _until_killed(pipeline: Pipeline, env: Any, tables: Any) -> float:
+    """The whole job, and beside its files a small sink that prints rows with the wall clock: the
+    first of each request, and those that changed a label.
+    """
+    from jobs.pipeline import graph, sinks, sources
+
+    events = sources.read(pipeline, env, tables)
+    joined = graph.join(pipeline, events)
+    sinks.write(pipeline, joined, events.rejected)
+    rows = sinks.exploded(pipeline, joined, uid="seen")
+    tables.create_temporary_view("rows_seen", tables.from_data_stream(rows))
+    tables.execute_sql(
+        "CREATE TEMPORARY TABLE seen (request_id STRING, kind STRING, event_time BIGINT,"
+        " observed_ms BIGINT, emitted TIMESTAMP_LTZ(3)) WITH ('connector' = 'print')"
+    )
+    statements = tables.create_statement_set()
+    statements.add_insert_sql(
+        "INSERT INTO seen SELECT request_id, kind, event_time, observed_ms,"
+        " CURRENT_ROW_TIMESTAMP() FROM rows_seen"
+        " WHERE kind = 'positive' OR kind = 'final' AND `position` = 0"
+    )
+    statements.attach_as_datastream()
+    client = env.execute_async("latency")
+    print("latency: started", flush=True)
+    client.get_job_execution_result().result()
+    raise RuntimeError("the job has ended")
+
+
+def _where(spec: Spec, stream: str) -> str:
+    if spec.source == "files":
+        return f'type = "files"\npath = "{spec.data}/{stream}"'
+    return "\n".join(
+        (
+            'type = "kafka"',
+            f'topic = "{spec.topics}-{stream}"',
+            f'bootstrap_servers = "{spec.brokers}"',
+            f'end = "{"never" if spec.goal == "latency" else "latest"}"',
+            # as in SQL
+            'partition_discovery = "0s"',
+        )
+    )
 
 
 def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any) -> Any:

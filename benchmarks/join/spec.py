@@ -1,4 +1,4 @@
-"""What one run is: the size of its input, the plan, the backend, and where things lie."""
+"""What one run is: its input, the plan, the backend, and where things lie."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Plan = Literal["ours", "interval", "over"]
+Plan = Literal["ours", "interval", "over", "spark", "quix"]
+#: Where the whole job's input is read from.
+Source = Literal["files", "kafka"]
 Backend = Literal["hashmap", "rocksdb"]
 Part = Literal["whole", "alone"]
-Goal = Literal["speed", "state", "delay"]
+Goal = Literal["speed", "state", "delay", "latency"]
 
+#: Those that run on Flink.
 PLANS: tuple[Plan, ...] = ("ours", "interval", "over")
+#: Those that are other systems, with an environment of their own.
+PEERS: tuple[Plan, ...] = ("spark", "quix")
 
 ITEMS = 20
+CLICK_PERCENT = 5
 #: Bytes of features an item in the join alone.
 PAYLOAD_BYTES = 160
 #: 2023-11-14 23:00 UTC, milliseconds: the start of an hour.
@@ -34,6 +40,20 @@ class Spec:
     step_ms: int
     window_ms: int
     goal: Goal = "speed"
+    items: int = ITEMS
+    #: Of the impressions.
+    click_percent: int = CLICK_PERCENT
+    source: Source = "files"
+    #: Of each topic.
+    partitions: int = 1
+    #: Subtasks; above 1 each has a task manager of its own.
+    parallelism: int = 1
+    #: The broker as ``host:port``, and its topics of this input as ``<topics>-features`` and
+    #: ``<topics>-actions``.
+    brokers: str = ""
+    topics: str = ""
+    #: When ours emits rows.
+    policy: str = "wait"
     #: Where this run's input, output and checkpoints lie; of no meaning for the figures.
     data: str = ""
     scratch: str = ""
@@ -42,7 +62,7 @@ class Spec:
     @property
     def impressions(self) -> int:
         """Impressions in all requests together."""
-        return self.requests * ITEMS
+        return self.requests * self.items
 
     @property
     def span_ms(self) -> int:

@@ -63,11 +63,16 @@ def _whole_tables(spec: Spec) -> list[str]:
     shift = spec.window_ms if spec.plan == "over" else 0
 
     def source(stream: str, columns: str, shift: int = 0) -> str:
+        if spec.source == "kafka":
+            where = f"""'connector' = 'kafka', 'topic' = '{spec.topics}-{stream}',
+                'properties.bootstrap.servers' = '{spec.brokers}',
+                'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset'"""
+        else:
+            where = f"""'connector' = 'filesystem', 'path' = 'file://{spec.data}/{stream}'{wait}"""
         return f"""CREATE TABLE {stream} ({columns},
             rt AS TO_TIMESTAMP_LTZ(event_time + {shift}, 3),
             WATERMARK FOR rt AS rt - {_interval(DISORDER_MS)})
-            WITH ('connector' = 'filesystem', 'path' = 'file://{spec.data}/{stream}',
-                  'format' = 'json'{wait})"""
+            WITH ({where}, 'format' = 'json')"""
 
     features = _columns(spec)
     return [

@@ -56,14 +56,14 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, run: str | None = None
         table.write(rows, pipeline.output, run, compact=pipeline.compact)
 
 
-def exploded(pipeline: Pipeline, joined: Any) -> DataStream:
+def exploded(pipeline: Pipeline, joined: Any, *, uid: str = "explode-samples") -> DataStream:
     """Packed samples as rows of `samples/` in Flink's internal format, one for each impression."""
     return jvm_operators.transform(
         joined,
         "ExplodeSamples",
         _type_info(_row_type(samples.samples(pipeline.schema, pipeline.kinds))),
         wire.sample_layout(pipeline.schema, pipeline.kinds),
-        uid="explode-samples",
+        uid=uid,
         needs=["Packed"],
     )
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.join import measure, report
-from benchmarks.join.__main__ import DEFAULT, SPAN_MS, WINDOW_MS, _in_turns
+from benchmarks.join.cases import SPAN_MS, SPEED, WINDOW_MS, in_turns
 from benchmarks.join.kept import disagreement, runs_done
+from benchmarks.join.latency import _Acks, _millis
 from benchmarks.join.spec import PLANS, Spec
-
-ALONE = [replace(s, repeats=3) for s in DEFAULT if s.part == "alone"]
 
 
 def _run(spec: Spec, **measured: Any) -> dict[str, Any]:
@@ -26,14 +24,13 @@ def _whole(plan: Any, rows: int = 40, clicks: int = 2, **changed: Any) -> dict[s
     return _run(replace(spec, **changed), rows=rows, clicks=clicks)
 
 
-@pytest.mark.parametrize("stopped_after", range(3 * len(PLANS) * len(ALONE) + 1))
-def test_an_interrupted_benchmark_goes_on_where_it_stopped(
-    tmp_path: Path, stopped_after: int
-) -> None:
-    everything = list(_in_turns(ALONE, tmp_path, []))
-    assert len(everything) == 3 * len(PLANS) * len(ALONE)
-    done = [_run(spec) for spec in everything[:stopped_after]]
-    assert list(_in_turns(ALONE, tmp_path, done)) == everything[stopped_after:]
+@pytest.mark.parametrize("stopped_after", [0, 1, 7, 23, 10_000])
+def test_an_interrupted_benchmark_goes_on_where_it_stopped(stopped_after: int) -> None:
+    everything = list(in_turns(SPEED))
+    assert len(everything) == sum(s.repeats * len(s.plans) for s in SPEED)
+    done = [_run(spec) for _, spec in everything[:stopped_after]]
+    left = [(repeat, spec) for repeat, spec in everything if repeat >= runs_done(done, spec)]
+    assert left == everything[stopped_after:]
 
 
 def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
@@ -43,6 +40,11 @@ def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
         replace(spec, requests=101),
         replace(spec, backend="rocksdb"),
         replace(spec, part="whole"),
+        replace(spec, source="kafka"),
+        replace(spec, partitions=4),
+        replace(spec, parallelism=2),
+        replace(spec, items=10),
+        replace(spec, click_percent=6),
     ]
     assert runs_done([_run(other) for other in others], spec) == 0
     assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec) == 1
@@ -73,6 +75,31 @@ def test_the_headline_is_the_work_a_request_without_compilation() -> None:
     assert headline.rows[0][2:] == (*["1,500,000 (1,500,000-1,500,000; 1)"] * 3, "1.00")
 
 
+def test_a_row_is_due_when_an_event_late_enough_is_in_kafka() -> None:
+    acks = _Acks.of([(30, 135), (10, 111), (20, 140)])
+    # the event of 30 was there before that of 20, and moves time past 20 as well
+    assert [acks.reached(time) for time in (5, 10, 11, 20, 30, 31)] == [
+        111,
+        111,
+        135,
+        135,
+        135,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "millis"),
+    [
+        ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+        ("2023-11-14T22:13:20.5Z", 1_700_000_000_500),
+        ("2023-11-14T22:13:20.042Z", 1_700_000_000_042),
+    ],
+)
+def test_the_wall_clock_of_a_printed_row(printed: str, millis: int) -> None:
+    assert _millis(printed) == millis
+
+
 @pytest.mark.parametrize(
     ("thread", "kind"),
     [
@@ -82,6 +109,7 @@ def test_the_headline_is_the_work_a_request_without_compilation() -> None:
         ("samples compact", "sink"),
         ("Source: chunks[", "source"),
         ("C2 CompilerThre", "JIT"),
+        ("Executor task l", "join and sink"),
         ("flink-pekko.act", "other"),
     ],
 )
