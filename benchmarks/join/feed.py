@@ -45,7 +45,7 @@ class Feed:
 
 def run(feed: Feed) -> None:
     """Sends for `seconds`, then writes `acks`."""
-    from confluent_kafka import Producer  # type: ignore[import-not-found]
+    from confluent_kafka import Producer
 
     random.seed(1)
     templates = [_request(feed) for _ in range(_TEMPLATES)]
