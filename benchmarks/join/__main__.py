@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from benchmarks.join import cases, delay, kept, latency, measure, plots, report
+from benchmarks.join import cases, delay, kept, large_state, latency, measure, plots, report
 from benchmarks.join.cases import Setting
 from benchmarks.join.data import input_folder
 from benchmarks.join.spec import PLANS, Backend, Part, Plan, Source, Spec
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 #: Longer than any input: nothing settles.
 FOREVER_MS = 36_000_000
 STATE_REQUESTS = 10_000
-PARTS = ("speed", "slower", "growth", "state", "delay", "latency")
+PARTS = ("speed", "slower", "growth", "state", "delay", "latency", "large")
 
 
 def main() -> int:
@@ -39,6 +39,7 @@ def main() -> int:
     console = Console(highlight=False)
     raw_path: Path = arguments.out / "results.json"
     raw: dict[str, Any] = {"speed": [], "growth": [], "state": [], "delay": {}, "latency": []}
+    raw["large"] = []
     if arguments.keep and raw_path.exists():
         raw |= json.loads(raw_path.read_text())
     what = arguments.what or (("speed", "state") if arguments.quick else PARTS)
@@ -93,6 +94,16 @@ def main() -> int:
                     raw["latency"].append(asdict(measured))
                     console.print(report.latency_line(raw["latency"][-1]))
                     save()
+        if "large" in what:
+            for pending in large_state.SIZES:
+                for options in large_state.OPTIONS:
+                    if not any(
+                        (one["options"], one["pending"]) == (options, pending)
+                        for one in raw["large"]
+                    ):
+                        raw["large"].append(asdict(large_state.measured(options, pending)))
+                        console.print(f"large state, {options}: {raw['large'][-1]}")
+                        save()
     console.print()
     tables = report.tables(raw)
     for table in tables[:3]:

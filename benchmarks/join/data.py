@@ -100,6 +100,6 @@ def _write(spec: Spec, folder: Path) -> None:
 def number_folder(spec: Spec, name: str, rows: int) -> Path:
     """A folder with a file of the numbers below ``rows``: a source that Flink can wait at."""
     folder = Path(spec.scratch) / "numbers" / name
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "numbers.txt").write_text("".join(f"{i}\n" for i in range(rows)))
     return folder

@@ -10,7 +10,7 @@ from benchmarks.join.spec import Spec
 HEAP = "4g"
 #: For RocksDB. Less than the state of any plan at the sizes measured, so that it lives on disk.
 MANAGED_MB = 32
-#: Between checkpoints where the state is measured, and where the latency is.
+#: Between checkpoints: where the size of small state is measured, and elsewhere.
 CHECKPOINT_S, VISIBLE_EVERY_S = 1, 10
 
 
@@ -31,10 +31,10 @@ def flink_options(spec: Spec) -> dict[str, str]:
     if spec.port:
         options |= {"rest.port": str(spec.port), "rest.bind-port": str(spec.port)}
     if spec.goal != "speed":
-        every = VISIBLE_EVERY_S if spec.goal == "latency" else CHECKPOINT_S
+        every = CHECKPOINT_S if spec.goal in ("state", "delay") else VISIBLE_EVERY_S
         options |= {
             "execution.checkpointing.interval": f"{every}s",
             "execution.checkpointing.storage": "filesystem",
             "execution.checkpointing.dir": f"file://{spec.scratch}/checkpoints",
         }
-    return options
+    return options | spec.flink

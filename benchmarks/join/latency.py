@@ -27,7 +27,6 @@ from benchmarks.join.feed import Feed
 from benchmarks.join.flink_options import VISIBLE_EVERY_S
 from benchmarks.join.spec import CLICK_PERCENT, DISORDER_MS, ITEMS, Spec
 from benchmarks.join.topics import Topics
-from services import process
 from services.waiting import wait_until
 
 WINDOW_MS = 5_000
@@ -94,8 +93,8 @@ def measured(load: Load, rate: int, topics: Topics) -> Latency:
         "whole", "ours", "hashmap", 0, 8, 1, WINDOW_MS, "latency", source="kafka",
         brokers=topics.servers, topics=name, policy=load.policy,
     )  # fmt: skip
-    with measure.run_with(spec) as (running, child, log):
-        folder = Path(running.scratch)
+    with measure.scratch(spec) as placed, measure.running(placed) as (child, log):
+        folder = Path(placed.scratch)
         wait_until(
             lambda: child.poll() is not None or _RUNS in log.read_text(), 120, "the job to run"
         )
@@ -122,7 +121,7 @@ def measured(load: Load, rate: int, topics: Topics) -> Latency:
             feeding.wait()
         if feeding.returncode != 0 or child.poll() is not None:
             raise measure.RunError(
-                f"latency of {load.policy}: the job or its load has ended: {process.tail(log)}"
+                f"latency of {load.policy}: the job or its load has ended: {measure.why(log)}"
             )
         acks = json.loads((folder / "acks.json").read_text())
         both = [_Acks.of(acks[stream]) for stream in ("features", "actions")]

@@ -65,10 +65,10 @@ class Result:
 
 def speed(spec: Spec) -> Result:
     """Run to the end of the input. Raises RunError."""
-    with _scratch(spec) as spec, _running(spec) as (child, log):
+    with scratch(spec) as spec, running(spec) as (child, log):
         watched = _watch(child, lambda: False, of_python=spec.plan == "quix")
         if child.returncode != 0:
-            raise RunError(f"{spec.part} {spec.plan} {spec.backend} failed: {process.tail(log)}")
+            raise RunError(f"{spec.part} {spec.plan} {spec.backend} failed: {why(log)}")
         if not watched.cpu.get("join and sink"):
             raise RunError(f"{spec.part} {spec.plan}: no thread has the name of a join: see _kind")
         answer = json.loads(log.read_text().strip().splitlines()[-1])
@@ -76,6 +76,16 @@ def speed(spec: Spec) -> Result:
         if spec.part == "whole":
             result.rows, result.clicks = _written(Path(spec.scratch) / "out" / "samples")
         return result
+
+
+def why(log: Path) -> str:
+    """What a log says of a failure: the innermost cause, or else its end."""
+    causes = [
+        line
+        for line in log.read_text(errors="replace").splitlines()
+        if line.lstrip().startswith("Caused by: ")
+    ]
+    return causes[-1] if causes else process.tail(log)
 
 
 def python_of_peers() -> str:
@@ -101,10 +111,10 @@ def state_bytes(spec: Spec) -> int:
 
     seen: dict[int, int] = {}
     spec = replace(spec, port=process.free_port())
-    with _scratch(spec) as spec, _running(spec) as (child, log):
+    with scratch(spec) as spec, running(spec) as (child, log):
         _watch(child, done)
         if not sizes:
-            raise RunError(f"state of {spec.part} {spec.plan}: {process.tail(log)}")
+            raise RunError(f"state of {spec.part} {spec.plan}: {why(log)}")
         return sizes[-1]
 
 
@@ -122,23 +132,17 @@ def rows_out(spec: Spec) -> list[str]:
         return printed and time.monotonic() - last[1] > quiet_s
 
     spec = replace(spec, port=process.free_port())
-    with _scratch(spec) as spec, _running(spec) as (child, log):
+    with scratch(spec) as spec, running(spec) as (child, log):
         _watch(child, done)
         lines = [line for line in log.read_text().splitlines() if line.startswith("+I[")]
         if not lines:
-            raise RunError(f"delay of {spec.plan}: {process.tail(log)}")
+            raise RunError(f"delay of {spec.plan}: {why(log)}")
         return lines
 
 
 @contextlib.contextmanager
-def run_with(spec: Spec) -> Iterator[tuple[Spec, subprocess.Popen[bytes], Path]]:
-    """The run while it lasts, in a folder of its own, and its log; it is ended at the exit."""
-    with _scratch(spec) as spec, _running(spec) as (child, log):
-        yield spec, child, log
-
-
-@contextlib.contextmanager
-def _scratch(spec: Spec) -> Iterator[Spec]:
+def scratch(spec: Spec) -> Iterator[Spec]:
+    """The spec with a folder of its own, which is deleted at the exit."""
     folder = tempfile.mkdtemp(prefix="sample-stitch-bench-")
     try:
         yield replace(spec, scratch=folder)
@@ -147,7 +151,7 @@ def _scratch(spec: Spec) -> Iterator[Spec]:
 
 
 @contextlib.contextmanager
-def _running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The run as the leader of a process group, which is ended at the exit."""
     log = Path(spec.scratch) / "log.txt"
     with log.open("wb") as out:
@@ -221,6 +225,15 @@ def _watch(
     return watched
 
 
+def resident_bytes(pid: int) -> int:
+    """Of a process and its children."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        total = sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
+    return total
+
+
 def _threads(pid: int) -> Iterator[tuple[tuple[int, int], tuple[str, float]]]:
     """(pid, thread) to name and CPU seconds."""
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -255,14 +268,15 @@ def _checkpoint_size(port: int) -> tuple[int, int] | None:
     """Number and bytes of the last full checkpoint; None when there is none."""
     root = f"http://localhost:{port}/jobs"
     try:
-        jobs = _get(root)["jobs"]
-        latest = _get(f"{root}/{jobs[0]['id']}/checkpoints")["latest"]["completed"]
+        jobs = get(root)["jobs"]
+        latest = get(f"{root}/{jobs[0]['id']}/checkpoints")["latest"]["completed"]
         return (latest["id"], latest["state_size"]) if latest else None
     except (OSError, urllib.error.URLError, IndexError, KeyError, TypeError):
         return None
 
 
-def _get(url: str) -> Any:
+def get(url: str) -> Any:
+    """What a REST API answers. Raises OSError while it does not."""
     with urllib.request.urlopen(url, timeout=5) as answer:
         return json.load(answer)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from benchmarks.join import large_state
 from benchmarks.join.cases import BEST, GROWTH, Growth
 from benchmarks.join.flink_options import HEAP, MANAGED_MB, VISIBLE_EVERY_S
 from benchmarks.join.kept import SETTING
@@ -68,6 +69,7 @@ def tables(raw: dict[str, Any]) -> list[Table]:
         _latency(raw.get("latency", [])),
         _memory(runs),
         _state(raw["state"]),
+        _large(raw.get("large", [])),
         _delay(raw["delay"]),
         *(_growth(growth, raw.get("growth", [])) for growth in GROWTH),
         _cpu(runs),
@@ -178,6 +180,43 @@ def _latency(measured: Runs) -> Table:
         " on the same two cores. A final row is due when the event that ends its window is in"
         f" Kafka, a positive row when its action is and time has reached it. A checkpoint every"
         f" {VISIBLE_EVERY_S} s makes files visible.",
+    )
+
+
+def _large(measured: Runs) -> Table:
+    rows = [
+        (
+            one["options"],
+            f"{one['pending']:,}",
+            f"{one['full_bytes'] / 1e6:,.0f}",
+            f"{one['full_bytes'] / one['pending'] / ITEMS:.0f}",
+            *(f"{one[key]:,.0f}" for key in ("growing", "first_half", "second_half")),
+            f"{one['written_bytes'] / 1e6:,.0f}",
+            f"{one['checkpoint_s']:.1f}",
+            f"{one['restore_s']:.0f}",
+            f"{one['start_s']:.0f}",
+        )
+        for one in measured
+    ]
+    return Table(
+        f"State beyond memory: RocksDB with {large_state.MANAGED_MB} MB of managed memory",
+        (
+            "options",
+            "pending requests",
+            "state MB",
+            "bytes an impression",
+            "requests/s while it grows",
+            "then, first half",
+            "second half",
+            "MB a checkpoint",
+            "seconds",
+            "restore s",
+            "start without state s",
+        ),
+        rows,
+        "The join alone, 160 bytes an item that no compression makes smaller. MB and seconds of a"
+        f" checkpoint are medians while the state is full, one every {VISIBLE_EVERY_S} s. Restore"
+        " is from the start of a process until all tasks run.",
     )
 
 

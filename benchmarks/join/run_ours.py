@@ -6,7 +6,9 @@ the same explosion into impressions, between a source that makes packed events a
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,8 @@ def run(spec: Spec) -> float:
     from jobs.pipeline import graph
 
     env, tables = environment.stream_environment(pipeline)
+    if spec.restore:
+        environment.restore_from(env, spec.restore)
     if spec.goal == "latency":
         return _until_killed(pipeline, env, tables)
     if spec.part == "whole" and spec.goal == "speed":
@@ -193,7 +197,7 @@ def _made(spec: Spec, tables: Any) -> Any:
     tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
     made = batches.records(
         batches.rows_of(tables, "SELECT i FROM batches"),
-        MakeEvents(spec.requests, spec.step_ms),
+        MakeEvents(spec.requests, spec.step_ms, compressible=spec.goal != "large"),
         uid="make-events",
         columns="l",
         by_clock=True,
@@ -209,16 +213,25 @@ class MakeEvents:
     `udfs/jvm/RecordBatches.java`.
     """
 
-    def __init__(self, requests: int, step_ms: int) -> None:
-        self._requests, self._step_ms = requests, step_ms
+    def __init__(self, requests: int, step_ms: int, *, compressible: bool) -> None:
+        self._requests, self._step_ms, self._compressible = requests, step_ms, compressible
 
     def open(self) -> None:
-        """Packs what all requests have."""
+        """Packs the bodies of requests: one for all, or some that no compression makes smaller."""
         pack = msgspec.msgpack.Encoder().encode
         items = [f"i{p}" for p in range(ITEMS)]
         names = [msgspec.Raw(pack(names)) for names in ([], ["f"])]
-        body = RequestBody("u", items, names[0], [], names[1], [["x" * PAYLOAD_BYTES] * ITEMS])
-        self._pack, self._body = pack, pack(body)
+        payloads = [["x" * PAYLOAD_BYTES] * ITEMS]
+        if not self._compressible:
+            # base64, three quarters of whose bits are random
+            size = PAYLOAD_BYTES * 3 // 4
+            payloads = [
+                [base64.b64encode(os.urandom(size)).decode() for _ in items] for _ in range(500)
+            ]
+        self._pack = pack
+        self._bodies = [
+            pack(RequestBody("u", items, names[0], [], names[1], [payload])) for payload in payloads
+        ]
         self._numbers = msgspec.msgpack.Decoder(list[tuple[int]]).decode
 
     def run(self, batch: bytes) -> bytes:
@@ -237,7 +250,8 @@ class MakeEvents:
             clock = min(time, START_MS + (requests - 1) * step) - DISORDER_MS
             clock = max(clock, 0) if n >= behind else 0
             if n < requests:
-                event = RequestEvent(f"r{n}", time, self._body, origin, b"")
+                body = self._bodies[n % len(self._bodies)]
+                event = RequestEvent(f"r{n}", time, body, origin, b"")
                 yield event.request_id, event, clock
             if 0 <= n - behind < requests:
                 id_ = f"r{n - behind}"

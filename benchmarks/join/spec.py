@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 Plan = Literal["ours", "interval", "over", "spark", "quix"]
@@ -11,7 +11,7 @@ Plan = Literal["ours", "interval", "over", "spark", "quix"]
 Source = Literal["files", "kafka"]
 Backend = Literal["hashmap", "rocksdb"]
 Part = Literal["whole", "alone"]
-Goal = Literal["speed", "state", "delay", "latency"]
+Goal = Literal["speed", "state", "delay", "latency", "large"]
 
 #: Those that run on Flink.
 PLANS: tuple[Plan, ...] = ("ours", "interval", "over")
@@ -54,6 +54,9 @@ class Spec:
     topics: str = ""
     #: When ours emits rows.
     policy: str = "wait"
+    #: Further options of Flink, and a checkpoint to go on from.
+    flink: dict[str, str] = field(default_factory=dict)
+    restore: str = ""
     #: Where this run's input, output and checkpoints lie; of no meaning for the figures.
     data: str = ""
     scratch: str = ""
