@@ -118,8 +118,10 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
     options = {
         "pipeline.name": pipeline.pipeline.name,
         "pipeline.object-reuse": "true",
-        # a row waits for the watermark: Flink's 200 ms would be most of its latency
+        # A row waits for the watermark, and that for a buffer to be sent: Flink's 200 ms and 100 ms
+        # would be most of its latency.
         "pipeline.auto-watermark-interval": f"{max(1, int(runtime.batch_delay))} ms",
+        "execution.buffer-timeout.interval": "10 ms",
         "python.execution-mode": "thread",
         "state.backend.type": runtime.state_backend,
         # fixed, for keys go to key groups by it, and a savepoint keeps it
