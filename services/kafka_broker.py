@@ -22,6 +22,7 @@ from types import TracebackType
 from services import process
 from services.jars import JarError, jar_paths
 from services.java import JavaError, find_java_home
+from services.kafka_listeners import Listener, addresses, of_users, protocols
 from services.process import ProcessId
 from services.waiting import DeadlineError, wait_until
 
@@ -34,10 +35,10 @@ _JVM_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLev
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{secured}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{secured}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 log.dirs={data}
 # A misspelt topic must be an error, not a new topic.
@@ -53,15 +54,6 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-"""
-
-# A second listener, for clients with a user name and a password.
-_SECURED = """\
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
-listener.name.sasl_plaintext.plain.sasl.jaas.config=\\
-  org.apache.kafka.common.security.plain.PlainLoginModule required {users};
-listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=\\
-  org.apache.kafka.common.security.scram.ScramLoginModule required;
 """
 
 _LOG4J = """\
@@ -82,19 +74,35 @@ class KafkaBroker:
     """One broker in a folder of its own: data, configuration, log, and who runs it."""
 
     def __init__(
-        self, folder: Path, *, port: int = 0, users: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        users: Mapping[str, str] | None = None,
+        listeners: Sequence[Listener] = (),
+        properties: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = (),
     ) -> None:
         """Describe a broker; nothing is started.
 
         Args:
             folder: kept between runs; the topics live in it.
             port: the port wanted on 127.0.0.1; a free one if it is 0 or taken.
-            users: password by user name, for a second listener (`secured_servers`) that takes SASL
-                with PLAIN or SCRAM-SHA-512. Those of SCRAM are written when the folder is new, and
-                not changed later. Names and passwords have letters and digits only.
+            users: password by user name, for a listener `LOGIN` that takes SASL_PLAINTEXT with
+                PLAIN or SCRAM. Those of SCRAM are written when the folder is new, and not changed
+                later. Names and passwords have letters and digits only.
+            listeners: further ones; one of them may be another `LOGIN`.
+            properties: Kafka's, added to those of the broker.
+            java_options: options of its Java process.
         """
         self._users = dict(users or {})
-        self._secured_port = 0
+        named = {one.name: one for one in listeners}
+        if self._users:
+            named.setdefault("LOGIN", Listener("LOGIN", "SASL_PLAINTEXT", of_users(self._users)))
+        self._listeners = tuple(named.values())
+        self._ports: dict[str, int] = {}
+        self._properties = dict(properties or {})
+        self._java_options = tuple(java_options)
         self.folder = folder.resolve()
         self.log = self.folder / "broker.log"
         self.port = port
@@ -117,12 +125,11 @@ class KafkaBroker:
         """The address of the listener without passwords, on loopback."""
         return f"127.0.0.1:{self.port}"
 
-    @property
-    def secured_servers(self) -> str:
-        """The bootstrap servers of the listener for `users`, with SASL_PLAINTEXT."""
-        if not self._secured_port:
-            raise BrokerError("this broker was started without users")
-        return f"127.0.0.1:{self._secured_port}"
+    def servers(self, listener: str) -> str:
+        """The address of a further listener, by its name."""
+        if listener not in self._ports:
+            raise BrokerError(f"this broker was not started with a listener {listener}")
+        return f"127.0.0.1:{self._ports[listener]}"
 
     @property
     def process_ids(self) -> tuple[int, ...]:
@@ -148,25 +155,23 @@ class KafkaBroker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = process.free_port(self.port)
         properties = self.folder / "server.properties"
-        self._secured_port = process.free_port() if self._users else 0
-        secured = f",SASL_PLAINTEXT://127.0.0.1:{self._secured_port}" if self._users else ""
+        self._ports = {one.name: process.free_port() for one in self._listeners}
         text = _PROPERTIES.format(
             port=self.port,
             controller_port=process.free_port(),
-            secured=secured,
+            more=addresses(self._ports),
+            protocols=protocols(self._listeners),
             # Backslash and friends are special in properties, spaces in values are not.
             data=str(self.folder / "data").replace("\\", "\\\\"),
         )
-        if self._users:
-            users = " ".join(f'user_{name}="{word}"' for name, word in self._users.items())
-            text += _SECURED.format(users=users)
+        lines = [line for listener in self._listeners for line in listener.lines()]
+        lines += [f"{name}={value}" for name, value in self._properties.items()]
+        text += "\n".join([*lines, ""])
         properties.write_text(text, encoding="utf-8")
         log4j = self.folder / "log4j2.properties"
         log4j.write_text(_LOG4J, encoding="utf-8")
-        command: list[str | Path] = [
-            *(java, *_JVM_OPTIONS, f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
-            *("-cp", class_path),
-        ]
+        command: list[str | Path] = [java, *_JVM_OPTIONS, *self._java_options]
+        command += [f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-cp", class_path]
         self._format([*command, "kafka.tools.StorageTool"], properties)
         self._process = process.start(
             [*command, "kafka.Kafka", properties],
@@ -243,7 +248,8 @@ class KafkaBroker:
         # An id that starts with a dash would be taken for an option.
         arguments = ["format", f"--cluster-id={cluster_id}", "--config", str(properties)]
         for name, password in self._users.items():
-            arguments += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                arguments += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
         done = subprocess.run(
             [*(str(part) for part in storage_tool), *arguments],
             capture_output=True,

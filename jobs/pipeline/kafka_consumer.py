@@ -5,11 +5,12 @@ It connects by the same properties as the job, as far as the Python client can t
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from jobs.pipeline.config import ConfigError, KafkaSource
-from jobs.pipeline.kafka_properties import UnusableError, for_python, login_module
+from jobs.pipeline.jaas import login_module
+from jobs.pipeline.kafka_diagnosis import no_connection
+from jobs.pipeline.kafka_python import UnusableError, WrongPropertyError, for_python
 from schemas.events import Stream
 
 _TIMEOUT_MS = 10_000
@@ -34,6 +35,8 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
         by_properties = for_python(source.properties)
     except UnusableError as error:
         raise UnreadableError(f"{where}.properties: {error}") from None
+    except WrongPropertyError as error:
+        raise ConfigError(f"{where}.properties.{error}") from None
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=source.bootstrap_servers,
@@ -43,55 +46,50 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
             **{**by_properties, **options},
         )
     except (KafkaError, OSError, ValueError) as error:
-        raise ConfigError(f"{where}.{_no_connection(source, error)}") from None
+        context = by_properties.get("ssl_context")
+        raise ConfigError(f"{where}.{no_connection(source, context, error)}") from None
     try:
         topics = consumer.topics()
     except KafkaError as error:
         consumer.close()
-        raise ConfigError(f"{where}: the broker refuses: {error}") from None
+        raise refused(stream, source, error) from None
     if source.topic not in topics:
         consumer.close()
         known = ", ".join(sorted(t for t in topics if not t.startswith("__"))) or "none"
         raise ConfigError(
             f"{where}.topic: there is no topic {source.topic!r} at {source.bootstrap_servers} "
-            f"(there are: {known}); create it, correct the name, or ask for the right to see it"
+            f"(there are: {known}); create it, correct the name, or let the "
+            f"user see it: {_allowing(source, 'Read', 'Describe', '--topic', source.topic)}"
         )
     return consumer
 
 
-def _no_connection(source: KafkaSource, error: Exception) -> str:
-    """The key to look at, and what is wrong with it.
+def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigError:
+    """What to do about an error that the broker answers with."""
+    from kafka import errors
 
-    The client says "timeout" for all of it, so whether anything listens there is tried apart.
-    """
-    servers = source.bootstrap_servers
-    if not _listens(servers):
-        return (
-            f"bootstrap_servers: no Kafka broker answers at {servers} ({type(error).__name__}); "
-            "is it up, and is the address right?"
+    where, user = f"sources.{stream}", _user(source)
+    who = "the user" if user is None else f"the user {user!r}"
+    if isinstance(error, errors.TopicAuthorizationFailedError):
+        allowing = _allowing(source, "Read", "Describe", "--topic", source.topic)
+        return ConfigError(f"{where}.topic: {who} may not read {source.topic!r}; {allowing}")
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        allowing = _allowing(source, "Read", "--group", str(source.group_id))
+        return ConfigError(
+            f"{where}.group_id: {who} may not use the group {source.group_id!r}; {allowing}"
         )
-    protocol = source.properties.get("security.protocol", "PLAINTEXT")
-    if not protocol.startswith("SASL_"):
-        return (
-            f"properties.security.protocol: {servers} takes connections, but does not talk "
-            f"{protocol}; set it as the brokers' listener has it"
-        )
+    return ConfigError(f"{where}: the broker refuses: {error}")
+
+
+def _user(source: KafkaSource) -> str | None:
+    """The name by which a SASL login goes, if the properties have it."""
     module = login_module(source.properties.get("sasl.jaas.config", ""))
-    user = "" if module is None else f" as {module.options.get('username', '')!r}"
-    return (
-        f"properties.sasl.jaas.config: {servers} closes the connection at the login{user}: user "
-        f"name or password is wrong, or the listener does not take {protocol} with "
-        f"{source.properties.get('sasl.mechanism')}"
-    )
+    return None if module is None else module.options.get("username")
 
 
-def _listens(servers: str) -> bool:
-    """Whether one of the servers (`host:port,host:port`) takes a TCP connection."""
-    for server in servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=3):
-                return True
-        except (OSError, ValueError, OverflowError):
-            continue
-    return False
+def _allowing(source: KafkaSource, *words: str) -> str:
+    """A command for whoever looks after the brokers. `words`: operations, then what they are on."""
+    *operations, option, name = words
+    listed = " ".join(f"--operation {operation}" for operation in operations)
+    principal = f"User:{_user(source) or 'NAME'}"
+    return f"kafka-acls --add --allow-principal {principal} {listed} {option} {name}"

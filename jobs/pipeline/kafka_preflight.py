@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
-from jobs.pipeline.kafka_consumer import connect
+from jobs.pipeline.kafka_consumer import connect, refused
 from schemas.decoding import readable_time
 from schemas.events import Stream
 
 #: How many partitions are looked at, and how many records at each end of one.
 _PARTITIONS, _RECORDS = 4, 25
 _WAIT_MS = 2_000
+#: How long a fetch waits in vain; a broker that refuses it does so at once.
+_NOTHING_MS = 500
 #: With fewer records than this there is nothing to judge by.
 _ENOUGH = 10
 
@@ -42,11 +44,15 @@ def check(stream: Stream, source: KafkaSource, pipeline: Pipeline) -> None:
     try:
         numbers = sorted(consumer.partitions_for_topic(source.topic) or ())
         partitions = [TopicPartition(source.topic, number) for number in numbers]
+        if source.group_id is not None and partitions:
+            consumer.committed(partitions[0])  # the right to do so
         if source.start == "committed":
             _check_committed(stream, source, consumer, partitions)
         sample = list(_sample(source, consumer, partitions))
+        if not sample and partitions:
+            _fetch(consumer, partitions[0])
     except KafkaError as error:
-        raise ConfigError(f"sources.{stream}: the broker refuses: {error}") from None
+        raise refused(stream, source, error) from None
     finally:
         consumer.close()
     wrong = judge(sample, stream, source, pipeline)
@@ -136,6 +142,13 @@ def _sample(source: KafkaSource, consumer: Any, partitions: list[Any]) -> Iterat
             begin = max(begin, consumer.committed(partition) or 0)
         for at in sorted({begin, max(begin, last[partition] - _RECORDS)}):
             yield from _records(consumer, partition, at, min(at + _RECORDS, last[partition]))
+
+
+def _fetch(consumer: Any, partition: Any) -> None:
+    """Raises KafkaError when the partition may not be read."""
+    consumer.assign([partition])
+    consumer.seek_to_end(partition)
+    consumer.poll(timeout_ms=_NOTHING_MS, max_records=1)
 
 
 def _records(consumer: Any, partition: Any, begin: int, end: int) -> Iterator[Sampled]:

@@ -5,7 +5,7 @@ Users write the properties as Kafka's own documentation shows them. Three things
 * some are set by the connector or by keys of ours, and are refused with the key to use instead;
 * the connector jar carries Kafka's classes under another package ("shaded"), so class names are
   translated (`for_connector`);
-* the Python client of `preflight` and `audit` has other names for them (`for_python`).
+* the Python client of `preflight` and `audit` has other names for them (`kafka_python`).
 
 Everything here is pure. Names and defaults: https://kafka.apache.org/documentation/#consumerconfigs
 """
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import difflib
 import re
-import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+from jobs.pipeline.jaas import login_module
 
 KAFKA_PACKAGE = "org.apache.kafka."
 #: Where flink-sql-connector-kafka keeps the classes of Kafka.
@@ -107,19 +105,6 @@ _SECRET = re.compile(
 )
 
 
-class UnusableError(Exception):
-    """The Python client cannot take these properties; the message says which, and why."""
-
-
-@dataclass(frozen=True)
-class LoginModule:
-    """The entry of a `sasl.jaas.config`. `rest`: its text after the class name."""
-
-    name: str
-    options: dict[str, str]
-    rest: str
-
-
 def is_secret(name: str) -> bool:
     """Whether a property holds a secret, to judge by its name."""
     return _SECRET.search(name) is not None
@@ -151,6 +136,14 @@ def check(
     _check_security(properties, wrong)
 
 
+#: Kafka takes the content of a store in the property itself when its type is PEM.
+_TEXTS_OF_STORES = (
+    ("ssl.truststore", "certificates"),
+    ("ssl.keystore", "key"),
+    ("ssl.keystore", "certificate.chain"),
+)
+
+
 def _check_security(properties: Mapping[str, str], wrong: Callable[[str, str], Exception]) -> None:
     protocol = properties.get("security.protocol", "PLAINTEXT")
     sasl = [name for name in properties if name.startswith("sasl.")]
@@ -161,6 +154,16 @@ def _check_security(properties: Mapping[str, str], wrong: Callable[[str, str], E
         )
     if any(name.startswith("ssl.") for name in properties) and not protocol.endswith("SSL"):
         raise wrong("security.protocol", f"expected SSL or SASL_SSL for ssl.*; it is {protocol}")
+    for store, text in _TEXTS_OF_STORES:
+        kind = properties.get(f"{store}.type", "JKS")
+        if f"{store}.{text}" in properties and kind != "PEM":
+            raise wrong(f"{store}.type", f"expected PEM, since {store}.{text} is set; it is {kind}")
+    for store in ("ssl.truststore", "ssl.keystore"):
+        if properties.get(f"{store}.type") == "PEM" and f"{store}.password" in properties:
+            cure = (
+                "; that of an encrypted key is ssl.key.password" if store == "ssl.keystore" else ""
+            )
+            raise wrong(f"{store}.password", f"a store of the type PEM has no password{cure}")
     if "sasl.jaas.config" not in properties:
         return
     module = login_module(properties["sasl.jaas.config"])
@@ -186,39 +189,6 @@ _LOGIN_MODULES = {
     "Krb5LoginModule": ("GSSAPI",),
 }
 
-# -- JAAS ------------------------------------------------------------------------------------------
-
-_QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
-_ENTRY = re.compile(
-    rf"\s*(?P<name>[\w.$]+)(?P<rest>\s+(?:required|requisite|sufficient|optional)\b"
-    rf"(?P<options>(?:\s+[\w.-]+\s*=\s*(?:{_QUOTED}|[^\s;\"']+))*)\s*;\s*)",
-    re.IGNORECASE,
-)
-_OPTION = re.compile(rf"([\w.-]+)\s*=\s*({_QUOTED}|[^\s;\"']+)")
-
-
-def login_module(jaas: str) -> LoginModule | None:
-    """The one entry of a JAAS configuration; None when it is not one."""
-    entry = _ENTRY.fullmatch(jaas)
-    if entry is None:
-        return None
-    options = {name: _unquoted(value) for name, value in _OPTION.findall(entry["options"])}
-    return LoginModule(entry["name"], options, entry["rest"])
-
-
-def quoted_for_jaas(text: str) -> str:
-    """`text` as it stands between the double quotes of a JAAS value."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _unquoted(value: str) -> str:
-    if value[:1] not in ('"', "'"):
-        return value
-    return re.sub(
-        r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), value[1:-1]
-    )
-
-
 # -- for the connector -----------------------------------------------------------------------------
 
 
@@ -243,80 +213,3 @@ def _moved(class_name: str, package: str) -> str:
     if not class_name.startswith(KAFKA_PACKAGE):
         return class_name
     return package + class_name.removeprefix(KAFKA_PACKAGE)
-
-
-# -- for the Python client -------------------------------------------------------------------------
-
-
-def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
-    """What `kafka.KafkaConsumer` (kafka-python) is to be given for these properties.
-
-    Raises UnusableError for a mechanism or a key store that it does not know.
-    """
-    protocol = properties.get("security.protocol", "PLAINTEXT")
-    options: dict[str, Any] = {"security_protocol": protocol}
-    if "isolation.level" in properties:
-        options["isolation_level"] = properties["isolation.level"]
-    if protocol.startswith("SASL_"):
-        options |= _sasl(properties)
-    if protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(properties)
-        options["ssl_check_hostname"] = options["ssl_context"].check_hostname
-    return options
-
-
-def _sasl(properties: Mapping[str, str]) -> dict[str, Any]:
-    mechanism = properties.get("sasl.mechanism", "GSSAPI")
-    if mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
-        raise UnusableError(f"sasl.mechanism {mechanism} is not one that the Python client takes")
-    module = login_module(properties.get("sasl.jaas.config", ""))
-    if module is None or not {"username", "password"} <= module.options.keys():
-        raise UnusableError("sasl.jaas.config says no username and password")
-    return {
-        "sasl_mechanism": mechanism,
-        "sasl_plain_username": module.options["username"],
-        "sasl_plain_password": module.options["password"],
-    }
-
-
-def _ssl_context(properties: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    # Kafka: an empty algorithm switches the check of the host name off
-    context.check_hostname = bool(
-        properties.get("ssl.endpoint.identification.algorithm", "https").strip()
-    )
-    try:
-        if "ssl.truststore.certificates" in properties:
-            context = _trusting(context, cadata=properties["ssl.truststore.certificates"])
-        elif "ssl.truststore.location" in properties:
-            _only_pem(properties, "ssl.truststore")
-            context = _trusting(context, cafile=properties["ssl.truststore.location"])
-        if "ssl.keystore.key" in properties or "ssl.keystore.certificate.chain" in properties:
-            raise UnusableError(
-                "ssl.keystore.key is not taken by the Python client; put key and certificates"
-                " into a file, with ssl.keystore.type = PEM and ssl.keystore.location"
-            )
-        if "ssl.keystore.location" in properties:
-            _only_pem(properties, "ssl.keystore")
-            context.load_cert_chain(
-                properties["ssl.keystore.location"], password=properties.get("ssl.key.password")
-            )
-    except (OSError, ssl.SSLError) as error:
-        raise UnusableError(f"ssl.*: {error}") from None
-    return context
-
-
-def _trusting(default: ssl.SSLContext, **certificates: str) -> ssl.SSLContext:
-    """A context that trusts these certificates, and not those of the system."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = default.check_hostname
-    context.load_verify_locations(**certificates)
-    return context
-
-
-def _only_pem(properties: Mapping[str, str], store: str) -> None:
-    kind = properties.get(f"{store}.type", "JKS")
-    if kind != "PEM":
-        raise UnusableError(f"{store}.type {kind} is not read by the Python client; it takes PEM")
-    if not Path(properties[f"{store}.location"]).is_file():
-        raise UnusableError(f"{store}.location: there is no file {properties[f'{store}.location']}")

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jobs.pipeline.kafka_properties import is_secret, login_module, quoted_for_jaas
+from jobs.pipeline.jaas import login_module, quoted_for_jaas
+from jobs.pipeline.kafka_properties import is_secret
 
 _REFERENCE = re.compile(r"\$\{(file:[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 #: Shorter ones would hide half of every text, and protect nothing.

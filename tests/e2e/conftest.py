@@ -7,19 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from services.flink_cluster import FlinkCluster
-from services.kafka_broker import KafkaBroker
-
-#: Password by user name.
-KAFKA_USERS = {"joiner": "Xq7CorrectHorse"}
+from tests.e2e.secured import SecuredBroker
 
 
 @pytest.fixture(scope="session")
-def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """A running broker without topics; tests use topic names of their own.
-
-    Its second listener knows the users of `KAFKA_USERS`.
-    """
-    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users=KAFKA_USERS) as broker:
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A running broker without topics; tests use topic names of their own."""
+    with SecuredBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 

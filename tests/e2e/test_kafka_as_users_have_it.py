@@ -19,13 +19,14 @@ from kafka.structs import OffsetAndMetadata
 from jobs.pipeline.config import load
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
-from tests.e2e.conftest import KAFKA_USERS
 from tests.e2e.local_job import started
+from tests.e2e.secured import USERS
 from tests.e2e.sockets import is_loopback, listening
 from tests.flink import running
 from tools.audit.command import audit
 
-[(USER, PASSWORD)] = KAFKA_USERS.items()
+USER = "joiner"
+PASSWORD = USERS[USER]
 START = 1_700_000_000_000
 
 SOURCE = """
@@ -56,7 +57,7 @@ def configuration(
         text += SOURCE.format(
             stream=stream,
             name=name,
-            servers=broker.secured_servers,
+            servers=broker.servers("LOGIN"),
             keys=keys[stream],
             mechanism=mechanism,
             module=MECHANISMS[mechanism],

@@ -19,7 +19,7 @@ from jobs.pipeline.config import (
     load,
     secrets_of,
 )
-from jobs.pipeline.kafka_properties import login_module
+from jobs.pipeline.jaas import login_module
 from jobs.pipeline.secrets import Redaction
 
 GOOD = """
@@ -136,6 +136,21 @@ S = "sources.actions"
         ([f"{S}.properties.isolation.level=x"], r"expected one of read_uncommitted, read_comm"),
         ([f"{S}.properties.ssl.protocol=TLS"], r"security.protocol: expected SSL or SASL_SSL"),
         ([f"{S}.properties.sasl.mechanism=PLAIN"], r"security.protocol: expected SASL_SSL or"),
+        (
+            [
+                f"{S}.properties.security.protocol=SSL",
+                f"{S}.properties.ssl.truststore.certificates=x",
+            ],
+            r"ssl.truststore.type: expected PEM, since ssl.truststore.certificates is set",
+        ),
+        (
+            [
+                f"{S}.properties.security.protocol=SSL",
+                f"{S}.properties.ssl.keystore.type=PEM",
+                f"{S}.properties.ssl.keystore.password=x",
+            ],
+            r"ssl.keystore.password: a store of the type PEM has no password",
+        ),
         (
             [
                 f"{S}.properties.security.protocol=SASL_SSL",

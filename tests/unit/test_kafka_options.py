@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import zipfile
 from pathlib import Path
 
@@ -9,18 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.pipeline import kafka_properties
+from jobs.pipeline import kafka_properties, kafka_tokens
 from jobs.pipeline.config import KafkaSource
+from jobs.pipeline.jaas import login_module, quoted_for_jaas
 from jobs.pipeline.kafka_options import table_options, watermark_lag
-from jobs.pipeline.kafka_properties import (
-    KNOWN,
-    SHADED_PACKAGE,
-    UnusableError,
-    for_connector,
-    for_python,
-    login_module,
-    quoted_for_jaas,
-)
+from jobs.pipeline.kafka_properties import KNOWN, SHADED_PACKAGE, for_connector
+from jobs.pipeline.kafka_python import UnusableError, for_python
 from services.jars import jar_paths
 
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -182,7 +178,17 @@ def test_what_is_no_jaas_entry_is_none_and_raises_nothing(text: str) -> None:
     ("properties", "said"),
     [
         ({"sasl.mechanism": "GSSAPI"}, "sasl.mechanism GSSAPI"),
-        ({"sasl.mechanism": "OAUTHBEARER"}, "sasl.mechanism OAUTHBEARER"),
+        (
+            {"sasl.mechanism": "OAUTHBEARER"},
+            "token.endpoint.url is not set, and sasl.jaas.config has no claims",
+        ),
+        (
+            {
+                "sasl.mechanism": "OAUTHBEARER",
+                "sasl.oauthbearer.token.endpoint.url": "https://idp/token",
+            },
+            "asks no token endpoint",
+        ),
         ({"sasl.jaas.config": f"{SCRAM} required;"}, "says no username and password"),
         (
             {"security.protocol": "SASL_SSL", "ssl.truststore.location": "/x"},
@@ -201,6 +207,34 @@ def test_what_is_no_jaas_entry_is_none_and_raises_nothing(text: str) -> None:
 def test_what_the_python_client_cannot_do_is_said(properties: dict[str, str], said: str) -> None:
     with pytest.raises(UnusableError, match=said):
         for_python(SECURE | properties)
+
+
+def test_a_token_is_made_of_the_claims_as_kafka_makes_it() -> None:
+    """Options as in OAuthBearerUnsecuredLoginCallbackHandler; three parts, the last one empty."""
+    options = {
+        "unsecuredLoginStringClaim_sub": "joiner",
+        "unsecuredLoginNumberClaim_age": "1.5",
+        "unsecuredLoginListClaim_scope": ",a,b",
+        "unsecuredLoginLifetimeSeconds": "60",
+    }
+    head, claims, signature = kafka_tokens.unsigned(options, 1_000).split(".")
+    read = [json.loads(base64.urlsafe_b64decode(part + "==")) for part in (head, claims)]
+    assert read == [
+        {"alg": "none"},
+        {"iat": 1_000, "exp": 1_060, "sub": "joiner", "age": 1.5, "scope": ["a", "b"]},
+    ]
+    assert signature == ""
+
+
+def test_a_renewed_token_is_read_for_the_next_connection(tmp_path: Path) -> None:
+    path = tmp_path / "a token"
+    path.write_text("one\n")
+    module = login_module("a.OAuthBearerLoginModule required;")
+    assert module is not None
+    token = kafka_tokens.token_of({"sasl.oauthbearer.token.endpoint.url": path.as_uri()}, module)
+    assert token() == "one"
+    path.write_text("two\n")
+    assert token() == "two"
 
 
 def test_the_known_properties_are_those_of_the_connectors_kafka() -> None:

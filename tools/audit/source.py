@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Source
 from jobs.pipeline.file_plan import find
-from jobs.pipeline.kafka_consumer import connect
+from jobs.pipeline.kafka_consumer import connect, refused
 from schemas import event_files
 from schemas.events import Origin, Stream
 
@@ -134,7 +134,7 @@ def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator
         for partition in partitions:
             yield from _of_partition(consumer, partition, first[partition], last[partition], where)
     except KafkaError as error:
-        raise ConfigError(f"{where}: the broker refuses: {error}") from None
+        raise refused(stream, source, error) from None
     finally:
         consumer.close()
 
