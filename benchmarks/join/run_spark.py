@@ -28,7 +28,7 @@ from services.java import find_java_home
 
 #: Requests in a micro-batch: each costs about a second of planning and commits, whatever its size.
 #: In short inputs fewer, so that time moves and rows come out before the end.
-_BATCH_REQUESTS, _LEAST_BATCHES = 10_000, 4
+_BATCH_REQUESTS, _LEAST_BATCHES = 25_000, 2
 #: What Spark must allow for when a topic has several partitions: a micro-batch ends at another time
 #: in each, and the watermark follows the one that is furthest ahead.
 PARTITIONS_APART_MS = 60_000
