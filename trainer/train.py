@@ -7,13 +7,13 @@ unusable, 130 interrupted (saved).
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # one process of several on a machine: no pool of threads for small matrices in each
@@ -38,19 +38,23 @@ from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
 from trainer.disk import LockedError, WriteError, locked, replace
 from trainer.evaluation.tally import Limited
+from trainer.logs import logged
 from trainer.reading.files import ReadError
+from trainer.run.instruments import Instruments, endpoint
 from trainer.run.session import Session
+from trainer.run.status import Status, moment
 from trainer.serving import format as serving
 from trainer.serving.write import discard
 from trainer.table.finite import NotFiniteError
 
 _EVERY_S = 0.2
-_YEAR_10000 = 253_402_300_800_000
 PAGE = "evaluation/report.html"
 #: How many values were clipped, by slot, and how many rows were refused.
 LIMITED = "evaluation/limited.json"
 
 console = Console(stderr=True, highlight=False)
+# by its name, for this module is __main__ when it is the command
+_log = logging.getLogger("trainer.train")
 
 
 def command(config: TrainerFile, overrides: Overrides = None) -> int:
@@ -62,17 +66,26 @@ def command(config: TrainerFile, overrides: Overrides = None) -> int:
     """
     try:
         settings = load(config, overrides or ())
+    except ConfigError as error:
+        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    with logged(settings.log, console):
+        return _locked(settings)
+
+
+def _locked(settings: TrainerConfig) -> int:
+    try:
         _check_samples(settings)
         with locked(Path(settings.output.path)):
             return train(settings)
     except (LockedError, WriteError) as error:
-        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        _log.error(f"train: {error}")
         return 1
     except (ConfigError, ReadError, CheckpointError) as error:
-        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
+        _log.error(f"train: {error}")
         return 2
     except KeyboardInterrupt:
-        console.print("train: stopped at once; the last checkpoint stands", style="red")
+        _log.error("train: stopped at once; the last checkpoint stands")
         return 130
 
 
@@ -94,15 +107,19 @@ def train(config: TrainerConfig) -> int:
     from trainer.run.job import job_of
     from trainer.run.runner import LostShardError, RunError, ServerGoneError
 
-    with _interrupts() as interrupted, _shown(config) as watch:
+    with ExitStack() as stack:
+        interrupted = stack.enter_context(_interrupts())
+        watch = stack.enter_context(_shown(config))
+        instruments = Instruments(tuple(kind.name for kind in config.actions))
+        _serve(config, instruments, stack)
         if not _there_are_samples(config, interrupted):
-            console.print("interrupted, before there were samples", style="yellow")
+            _log.warning("interrupted, before there were samples")
             return 130
         job = job_of(config)
         if config.train.servers:
-            console.print(
-                f"train: starting {config.train.workers} workers and {config.train.servers} servers"
-                " on Ray; that takes some seconds"
+            _log.info(
+                f"starting {config.train.workers} workers and {config.train.servers} servers on"
+                " Ray; that takes some seconds"
             )
         session, failed, stats = None, "", None
         try:
@@ -111,7 +128,9 @@ def train(config: TrainerConfig) -> int:
                 lambda names: runner_of(config, job, names),
                 watch=watch,
                 stopping=interrupted,
-                say=lambda text: console.print(text, style="yellow", markup=False),
+                report=Status().report,
+                evaluate=_evaluate,
+                instruments=instruments,
             )
             session.run()
             stats = session.runner.stats()
@@ -127,23 +146,39 @@ def train(config: TrainerConfig) -> int:
             if session is not None:
                 session.runner.stop()
     if session is None:
-        console.print(failed, style="red", markup=False, soft_wrap=True)
+        _log.error(failed)
         return 1
     if failed:
-        console.print(failed, style="red", markup=False, soft_wrap=True)
+        _log.error(failed)
         _clear(session)
-        console.print(_kept(session), markup=False, soft_wrap=True)
+        _log.info(_kept(session))
         return 1
     try:
         _report(session, stats)
     except WriteError as error:
-        console.print(f"train: {error}", style="red", markup=False, soft_wrap=True)
-        console.print(_kept(session), markup=False, soft_wrap=True)
+        _log.error(f"train: {error}")
+        _log.info(_kept(session))
         return 1
     if interrupted():
-        console.print("interrupted, and saved: the same command goes on from here", style="yellow")
+        _log.warning("interrupted, and saved: the same command goes on from here")
         return 130
     return 0
+
+
+def _serve(config: TrainerConfig, instruments: Instruments, stack: ExitStack) -> None:
+    """Serves the metrics if that is configured. Raises ConfigError."""
+    address, port = config.metrics.address, config.metrics.port
+    if port is None:
+        return
+    try:
+        port = stack.enter_context(endpoint(instruments, address, port))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(
+            f"metrics.port: nothing can listen on {address}:{port}: {why}. Set another port"
+        ) from None
+    host = f"[{address}]" if ":" in address else address
+    _log.info(f"metrics are on http://{host}:{port}/metrics")
 
 
 def _there_are_samples(config: TrainerConfig, interrupted: Callable[[], bool]) -> bool:
@@ -214,7 +249,8 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
         TimeRemainingColumn(),
     )
     last = 0.0
-    with Progress(*columns, console=console, transient=True, expand=True) as bar:
+    disable = config.log.format == "json"
+    with Progress(*columns, console=console, transient=True, expand=True, disable=disable) as bar:
         task: TaskID = bar.add_task("", total=None, rate="", lag="")
 
         def watch(session: Session) -> None:
@@ -227,7 +263,7 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
             p = session.progress
             lag = f"{left:,} behind" if config.samples.follow else ""
             if config.samples.follow and session.newest:
-                lag += f", newest {_moment(session.newest)}"
+                lag += f", newest {moment(session.newest)}"
             bar.update(
                 task,
                 completed=p.rows,
@@ -239,19 +275,15 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
         yield watch
 
 
-def _moment(epoch_ms: int) -> str:
-    if not 0 <= epoch_ms < _YEAR_10000:
-        return f"{epoch_ms} ms"  # accepted, and no time that a calendar has
-    return datetime.fromtimestamp(epoch_ms / 1e3, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+def write_evaluation(session: Session, facts: Sequence[tuple[str, str]]) -> tuple[Path, Path]:
+    """Write the metrics as Parquet and as a page, under `evaluation/`; returns their paths.
 
-
-def _report(session: Session, stats: object) -> None:
-    """Metrics as Parquet and as a page, and the headline here."""
+    `facts`: what the page says of the run. Raises WriteError.
+    """
     from trainer.evaluation.page import render
-    from trainer.evaluation.terminal import print_headline
     from trainer.evaluation.write import write_metrics
 
-    labels, facts = session.names.names, about(session, stats)
+    labels = session.names.names
     limited = session.tally.limited
     limited_values = {
         "refused_rows": limited.refused,
@@ -260,7 +292,20 @@ def _report(session: Session, stats: object) -> None:
     path = write_metrics(session.tally, session.output, labels)
     page = session.output / PAGE
     replace(session.output / LIMITED, msgspec.json.format(msgspec.json.encode(limited_values)))
-    replace(page, render(session.tally, facts, "Training", labels).encode())
+    replace(page, render(session.tally, list(facts), "Training", labels).encode())
+    return path, page
+
+
+def _evaluate(session: Session) -> None:
+    write_evaluation(session, about(session, None))
+
+
+def _report(session: Session, stats: object) -> None:
+    """Write the evaluation, and its headline here."""
+    from trainer.evaluation.terminal import print_headline
+
+    facts = about(session, stats)
+    path, page = write_evaluation(session, facts)
     out = Console(highlight=False)
     print_headline(session.tally, out)
     out.print()
@@ -299,7 +344,7 @@ def about(session: Session, stats: object) -> list[tuple[str, str]]:
         ("samples/s", f"{p.rate:,.0f}"),
         ("keys", f"{rows:,}" + (f", {size / rows:.1f} bytes each" if rows else "")),
         ("keys a batch", f"{p.keys / p.steps:,.0f}" if p.steps else "-"),
-        ("newest sample", _moment(session.newest) if session.newest else "-"),
+        ("newest sample", moment(session.newest) if session.newest else "-"),
         ("checkpoints, exports", f"{p.checkpoints}, {p.exports}"),
     ]
     pairs += session.runner.facts()
@@ -310,7 +355,7 @@ def about(session: Session, stats: object) -> list[tuple[str, str]]:
         files = sum(bool(entry.absent) for entry in session.ledger.entries)
         pairs.append(("columns read as null", f"{', '.join(absent)}: {files:,} files lack some"))
     for name, at in session.since.items():
-        pairs.append((f"{name} known since", f"batch {at.step:,}, {_moment(at.event_time)}"))
+        pairs.append((f"{name} known since", f"batch {at.step:,}, {moment(at.event_time)}"))
     return [*pairs, *_limited(session.tally.limited)]
 
 

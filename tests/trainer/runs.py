@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -63,6 +64,11 @@ class Run:
     def runner(self) -> Coordinator:
         assert isinstance(self.session.runner, Coordinator)
         return self.session.runner
+
+
+def unstamped(log: str) -> str:
+    """The lines of a log without their times and levels."""
+    return re.sub(r"^[-0-9T:.]+Z [A-Z]+ +", "", log, flags=re.MULTILINE)
 
 
 def samples(folder: Path) -> Path:

@@ -191,7 +191,7 @@ def test_after_ctrl_c_the_same_command_goes_on(
 def said(capsys: pytest.CaptureFixture[str], argv: list[str], code: int = 2) -> str:
     """What the command writes to stderr when it ends with `code`."""
     assert main(argv) == code
-    return capsys.readouterr().err.strip()
+    return runs.unstamped(capsys.readouterr().err).strip()
 
 
 def test_a_wrong_key_ends_the_process_with_2(folder: Path, tmp_path: Path) -> None:

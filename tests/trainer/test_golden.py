@@ -87,15 +87,14 @@ def _members(archive: io.BytesIO | Path) -> list[tuple[str, int, bytes]]:
         return [(one.filename, one.compress_type, file.read(one)) for one in file.infolist()]
 
 
-def test_a_run_goes_on_from_it(project: Path) -> None:
+def test_a_run_goes_on_from_it(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The second hour, and with a feature that the first did not have."""
     shutil.copytree(project / "later", project / "first", dirs_exist_ok=True)
     config = load(project / "trainer.toml", ())
     session = runs.session_of(config)
-    said: list[str] = []
-    session._say = said.append
-    run = runs.run(session)
-    assert "resumed from step-000000000003: 48 samples were learned before" in said
+    with caplog.at_level("INFO"):
+        run = runs.run(session)
+    assert "resumed from step-000000000003: 48 samples were learned before" in caplog.messages
     assert run.session.rows == 96
     assert run.session.progress.rows == 48
     assert run.session.since == {}

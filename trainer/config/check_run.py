@@ -22,9 +22,14 @@ def check_run(config: TrainerConfig, wrong: Wrong) -> None:
             "train.max_in_flight",
             f"must hold a batch for every worker: {train.workers * train.batch} samples or more",
         )
-    for key, every in (("checkpoint", output.checkpoint_every), ("export", output.export_every)):
+    for key, every in (
+        ("output.checkpoint_every", output.checkpoint_every),
+        ("output.export_every", output.export_every),
+        ("evaluation.every", config.evaluation.every),
+        ("log.every", config.log.every),
+    ):
         if every <= 0:
-            raise wrong(f"output.{key}_every", "must be longer than 0")
+            raise wrong(key, "must be longer than 0")
 
 
 def check_evaluation(config: TrainerConfig, wrong: Wrong) -> None:

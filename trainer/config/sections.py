@@ -146,10 +146,36 @@ class OutputSection(Section, frozen=True, kw_only=True):
 
 
 class EvaluationSection(Section, frozen=True, kw_only=True):
-    """`[evaluation]`: progressive validation, in windows of event time, also by columns' values."""
+    """`[evaluation]`: progressive validation, in windows of event time, also by columns' values.
+
+    `every`: how often `evaluation/` is written while the run goes on (wall time).
+    """
 
     window: Duration = Duration(3_600_000)
+    every: Duration = Duration(300_000)
     by: list[str] = msgspec.field(default_factory=lambda: ["position"])
+
+
+class LogSection(Section, frozen=True, kw_only=True):
+    """`[log]`: lines on stderr, as "text" or as "json" (an object a line).
+
+    `every`: how often a line says how the run is doing (wall time).
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    every: Duration = Duration(60_000)
+
+
+class MetricsSection(Section, frozen=True, kw_only=True):
+    """`[metrics]`: for Prometheus, over HTTP at `/metrics`.
+
+    `port`: nothing listens when absent; 0: any free port, which the log names. `address`: of this
+    machine; who reaches it reads the metrics without a password.
+    """
+
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    address: str = "127.0.0.1"
 
 
 class Document(Section, frozen=True, kw_only=True):
@@ -163,3 +189,5 @@ class Document(Section, frozen=True, kw_only=True):
     train: TrainSection = TrainSection()
     output: OutputSection
     evaluation: EvaluationSection = EvaluationSection()
+    log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()

@@ -74,6 +74,17 @@ class Metric(msgspec.Struct, frozen=True):
     measures: Measures
 
 
+class Sums(msgspec.Struct, frozen=True):
+    """Sums over the evaluated rows of an action, each times its weight: of 1, the log loss (nats),
+    the prediction and the label.
+    """
+
+    weight: float
+    loss: float
+    predicted: float
+    positive: float
+
+
 class Limited(msgspec.Struct, array_like=True):
     """What was changed or left out so that the model stays finite.
 
@@ -238,6 +249,16 @@ class Tally:
         parts = (self._sliced.as_one_window(), self._slots.as_one_window())
         found = self._metrics(labels or {}, parts)
         return [msgspec.structs.replace(metric, window=None) for metric in found]
+
+    def sums(self) -> list[Sums]:
+        """The sums of all rows, for each action of the layout."""
+        found = []
+        for action in range(len(self.layout.actions)):
+            places = [int(of[action, 0]) for of in self._sliced.places.values()]
+            total = self._sliced.sums[[place for place in places if place >= 0]].sum(axis=0)
+            each = (counting.WEIGHT, counting.LOSS, counting.PREDICTION, counting.LABEL)
+            found.append(Sums(*(float(total[column]) for column in each)))
+        return found
 
     def histogram(self, action: str) -> Doubles:
         """The logits of an action in the whole run, (2, BINS): negatives, then positives."""

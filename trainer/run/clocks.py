@@ -39,6 +39,11 @@ class Clocks:
         """Batches that are begun and not finished."""
         return len(self._busy)
 
+    @property
+    def lead(self) -> int:
+        """Batches by which the fastest worker is ahead of the slowest now."""
+        return max(self.clocks) - min(self.clocks)
+
     def may_begin(self, worker: int) -> bool:
         """Whether a worker that has nothing to do may begin a batch.
 

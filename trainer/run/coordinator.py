@@ -14,6 +14,7 @@ is what happens when a process ends:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from trainer.features.encode import SliceNames
 from trainer.run.clocks import Clocks
 from trainer.run.cluster import Cluster, Process, WorkerMain
 from trainer.run.dispatcher import Dispatcher
+from trainer.run.instruments import Instruments
 from trainer.run.job import Job, Outcome, Task
 from trainer.run.messages import Route
 from trainer.run.placement import Placement, resize_plan
@@ -46,6 +48,7 @@ _POLL_MS = 20
 _LOOK_S = 0.05
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 def coordinator_of(
@@ -83,7 +86,7 @@ class Coordinator:
         virtual_nodes: int,
     ) -> None:
         self.job = job
-        self.say: Callable[[str], None] = lambda _: None
+        self.instruments = Instruments()
         self.recoveries: list[float] = []
         self._events: list[str] = []
         self._shards, self._replicas, self._virtual_nodes = servers, replicas, virtual_nodes
@@ -182,12 +185,14 @@ class Coordinator:
             if outcome is not None:
                 if self._died_at is not None:
                     self.recoveries.append(time.monotonic() - self._died_at)
+                    self.instruments.recovered(self.recoveries[-1])
                     self._died_at = None
                 done(outcome)
         now = time.monotonic()
         if now - self._last_look >= _LOOK_S:
             self._last_look = now
             self._look_for_ends()
+            self._show()
 
     # -- when a process ends -----------------------------------------------------------------------
 
@@ -204,12 +209,14 @@ class Coordinator:
         for process in self.servers.ended():
             self._server_ended(process)
         for number in self.workers.ended():
+            self.instruments.failed_over("worker")
             self._note(f"worker {number} ended; another process takes its work")
             self.dispatcher.restart(number)
 
     def _server_ended(self, process: Process) -> None:
         number = process.number
         self._died_at = time.monotonic()
+        self.instruments.failed_over("server")
         try:
             placement = self.placement.without(number)
         except LostShardError as error:
@@ -257,9 +264,19 @@ class Coordinator:
         if placement != self.placement:
             self._announce(placement.renewed())
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, level: int = logging.WARNING) -> None:
         self._events.append(text)
-        self.say(text)
+        _log.log(level, text)
+
+    def _show(self) -> None:
+        """Tell the instruments what is up."""
+        backups = self.placement.backups.values()
+        self.instruments.cluster(
+            servers=len(self.servers.running),
+            workers=len(self.workers.processes),
+            bare=sum(at is None for at in backups) if self._is_replicated else 0,
+            staleness=self.dispatcher.clocks.lead,
+        )
 
     # -- between batches ---------------------------------------------------------------------------
 
@@ -322,7 +339,7 @@ class Coordinator:
         self._shards = servers
         self._announce(self.placement.renewed())
         self.repair()
-        self._note(f"{servers} servers now; {moved:,} of {total:,} rows moved")
+        self._note(f"{servers} servers now; {moved:,} of {total:,} rows moved", logging.INFO)
         return moved / total if total else 0.0
 
     def _join(self, shards: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
 from trainer.run.batches import Batches
+from trainer.run.instruments import Instruments
 from trainer.run.job import Job, Outcome, Task
 from trainer.run.learner import Learner
 from trainer.run.runner import Written
@@ -43,7 +44,7 @@ class LocalRunner:
 
     def __init__(self, job: Job, names: SliceNames, writer: Writer | None = None) -> None:
         self.job = job
-        self.say: Callable[[str], None] = lambda _: None
+        self.instruments = Instruments()
         self._batches = Batches(job, names.number)
         self._learner = Learner(job.spec, job.rules, job.layout, job.batch_rows)
         self.shard = Shard(job.spec, contributions=None, has_dense=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from trainer.evaluation.tally import Tally
+from trainer.run.instruments import Instruments
 from trainer.run.job import Job, Outcome, Task
 from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File
@@ -41,8 +42,8 @@ class Runner(Protocol):
     """
 
     job: Job
-    #: Called with a line of text when something happens that a person should know.
-    say: Callable[[str], None]
+    #: Told of processes that end, and of what is up.
+    instruments: Instruments
 
     @property
     def wants_pause(self) -> bool:

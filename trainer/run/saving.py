@@ -30,6 +30,9 @@ class _InBackground(Generic[_File]):
     def __init__(self) -> None:
         self._written: Written[_File] | None = None
         self._complete: Callable[[Sequence[_File]], None]
+        self._began = 0.0
+        #: Seconds from the beginning of the last complete set to its end.
+        self.took_s = 0.0
 
     @property
     def writing(self) -> bool:
@@ -38,7 +41,7 @@ class _InBackground(Generic[_File]):
 
     def _start(self, written: Written[_File], complete: Callable[[Sequence[_File]], None]) -> None:
         """`complete` is called with the files when all of them are there."""
-        self._written, self._complete = written, complete
+        self._written, self._complete, self._began = written, complete, time.monotonic()
 
     def finish(self) -> bool:
         """Complete the files if all are written. Returns whether they were.
@@ -50,6 +53,7 @@ class _InBackground(Generic[_File]):
             return False
         self._complete(files)
         self._written = None
+        self.took_s = time.monotonic() - self._began
         return True
 
     def discard(self) -> None:

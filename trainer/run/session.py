@@ -7,6 +7,7 @@ in them is from one moment.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainer.evaluation.tally import Tally
 from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
+from trainer.run.instruments import Instruments
 from trainer.run.job import Outcome, Task
 from trainer.run.progress import Progress
 from trainer.run.runner import LostShardError, RunError, Runner, ServerGoneError
@@ -35,6 +37,8 @@ _RESIZE_LOOK_S = 1.0
 _WRITING_LOOK_S = 0.2
 #: How often a run goes back to the same checkpoint before it gives up.
 _MOST_IN_VAIN = 5
+
+_log = logging.getLogger(__name__)
 
 
 class State(msgspec.Struct):
@@ -57,9 +61,10 @@ class State(msgspec.Struct):
 class Session:
     """One run.
 
-    `watch` is called after each batch, `stopping` before each. `clock`: in seconds. `say` gets
-    lines of text for a person. `step` and `rows`: batches and samples that the parameters have
-    learned from. `newest`: the event time of the newest sample, epoch ms.
+    `watch` is called after each batch, `stopping` before each. `report` is called between batches
+    every `log.every`, `evaluate` every `evaluation.every` if there is something new. `clock`: in
+    seconds. `step` and `rows`: batches and samples that the parameters have learned from. `newest`:
+    the event time of the newest sample, epoch ms.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class Session:
         *,
         watch: Callable[[Session], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = lambda _: None,
+        report: Callable[[Session], None] = lambda _: None,
+        evaluate: Callable[[Session], None] = lambda _: None,
+        instruments: Instruments | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -81,9 +88,15 @@ class Session:
         #: Whether the runner has metrics that were not taken yet.
         self._untold = False
         self.runner = make_runner(self.names)
-        self.runner.say = say
+        self.instruments = instruments or Instruments(self.runner.job.layout.actions)
+        self.runner.instruments = self.instruments
         self.progress = Progress()
-        self._watch, self._stopping, self._say, self._clock = watch, stopping, say, clock
+        self._watch, self._stopping, self._clock = watch, stopping, clock
+        self._report, self._evaluate = report, evaluate
+        #: The step that `evaluate` was last called at.
+        self._evaluated = 0
+        #: The file that is learned next, and when it was written.
+        self._next_file: tuple[str, float] | None = None
         self._checkpoints = Checkpoints(self.output / "checkpoints", config.output.keep_checkpoints)
         self._exports = Exports(self.output / "serving", config.output.base_every)
         self._resize_file = self.output / RESIZE
@@ -115,7 +128,7 @@ class Session:
         self._vain, self._back_at = 0, -1
         found = self._checkpoints.find()
         if found and not output.resume:
-            self._say(
+            _log.warning(
                 f"beginning anew (output.resume = false): the {len(found)} checkpoints of an"
                 f" earlier run, up to {found[-1].name}, go when this run has saved its first"
             )
@@ -129,6 +142,8 @@ class Session:
         now = self._clock()
         self._checkpoint_at = now + output.checkpoint_every / 1e3
         self._export_at = now + output.export_every / 1e3
+        self._report_at = now + self.config.log.every / 1e3
+        self._evaluate_at = now + self.config.evaluation.every / 1e3
         self.ledger.discover(self.root)
         self._discover_at = now + self.config.samples.poll / 1e3
         while True:
@@ -150,7 +165,9 @@ class Session:
         self._end_writing()
         if self._untold:
             self._untold = False
-            self.tally.merge(self.runner.take_tally())
+            taken = self.runner.take_tally()
+            self.tally.merge(taken)
+            self.instruments.evaluated(taken)
         now = self._clock()
         self._expire()
         self._resize()
@@ -160,13 +177,49 @@ class Session:
         if now >= self._export_at:
             self._export()
             self._export_at = self._clock() + self.config.output.export_every / 1e3
+        if now >= self._report_at:
+            self._size()
+            self._turn()
+            self._report(self)
+            self._report_at = self._clock() + self.config.log.every / 1e3
+        if now >= self._evaluate_at:
+            if self.step != self._evaluated:
+                self._evaluate(self)
+                self._evaluated = self.step
+            self._evaluate_at = self._clock() + self.config.evaluation.every / 1e3
+
+    def _size(self) -> None:
+        """Measure the tables."""
+        try:
+            stats = self.runner.stats()
+        except ServerGoneError:
+            return  # its backup answers the next time
+        self.instruments.sized(int(stats["rows"]), int(stats["bytes"]))
+
+    def _turn(self) -> None:
+        """Say that the run goes on."""
+        self.instruments.turned(self.planner.rows_left, self.newest, self._pending_since())
+        self._watch(self)
+
+    def _pending_since(self) -> float | None:
+        """When the oldest file with rows to learn was written, epoch seconds; None: no such."""
+        if self._nothing_left:
+            return None
+        path = self.ledger.entries[self.planner.cursor.entry].path
+        if self._next_file is None or self._next_file[0] != path:
+            try:
+                written = (self.root / path).stat().st_mtime
+            except OSError:
+                written = time.time()  # reading it says what is wrong
+            self._next_file = path, written
+        return self._next_file[1]
 
     def _more(self) -> bool:
         """Wait for new files, if configured. Returns whether to continue."""
         if not self.config.samples.follow:
             return bool(self.ledger.discover(self.root))
         if self._discover() == 0:
-            self._watch(self)
+            self._turn()
             self.progress.idle(self._clock())
             time.sleep(min(0.05, self.config.samples.poll / 1e3))
         return True
@@ -198,13 +251,15 @@ class Session:
         self.newest = max(self.newest, outcome.newest)
         now = self._clock()
         self.progress.count(outcome, now)
+        self.instruments.learned(outcome)
         if now >= self._look_at:
             self._end_writing()
-        self._watch(self)
+        self._turn()
 
     def _pause(self) -> bool:
         now = self._clock()
-        due = now >= self._checkpoint_at or now >= self._export_at or self._expiry_is_due
+        times = (self._checkpoint_at, self._export_at, self._report_at, self._evaluate_at)
+        due = now >= min(times) or self._expiry_is_due
         if now >= self._resize_at:
             self._resize_at = now + _RESIZE_LOOK_S
             due = due or self._resize_file.exists()
@@ -221,7 +276,9 @@ class Session:
         """Drop old rows by event time, so a repeated run drops the same rows."""
         if self._expiry_is_due:
             self.expired_at = self.newest // 1000
-            self.progress.expired += self.runner.expire(self.expired_at)
+            gone = self.runner.expire(self.expired_at)
+            self.progress.expired += gone
+            self.instruments.expired(gone)
 
     def _resize(self) -> None:
         """Change to the number of servers that somebody has written into the file."""
@@ -235,7 +292,7 @@ class Session:
             file.unlink()
             self.runner.resize(int(text))
         except (ValueError, OSError) as error:
-            self._say(f"{file}: the number of servers stays as it is: {error}")
+            _log.warning(f"{file}: the number of servers stays as it is: {error}")
 
     def _save(self) -> None:
         """Begin a checkpoint, if anything was learned since the last one."""
@@ -255,11 +312,13 @@ class Session:
         try:
             # the present state, because the ledger grows while the files are written
             self._checkpoints.begin(self.runner, self.step, msgspec.to_builtins(state))
+            self.instruments.unsaved.begun()
         except ServerGoneError:
             self._not_saved()
 
     def _not_saved(self) -> None:
-        self._say("a server ended while a checkpoint was made; it is made again")
+        _log.warning("a server ended while a checkpoint was made; it is made again")
+        self.instruments.gave_up("checkpoint")
         self._checkpoints.discard()
         self._checkpoint_at = self._clock()
 
@@ -269,24 +328,50 @@ class Session:
             return
         try:
             self._exports.begin(self.runner, self.step, self.newest, self.since)
+            self.instruments.unserved.begun()
         except ServerGoneError:
             self._not_exported()
 
     def _not_exported(self) -> None:
-        self._say("a server ended while the model was exported; the next export has all of it")
+        _log.warning("a server ended while the model was exported; the next export has all of it")
+        self.instruments.gave_up("export")
         self._exports.discard()
 
     def _end_writing(self) -> None:
         """Complete the checkpoint and the export that are being written, if all files are there."""
         self._look_at = self._clock() + _WRITING_LOOK_S
         try:
-            self.progress.checkpoints += self._checkpoints.finish()
+            if self._checkpoints.finish():
+                self._saved()
         except ServerGoneError:
             self._not_saved()
         try:
-            self.progress.exports += self._exports.finish()
+            if self._exports.finish():
+                self._served()
         except ServerGoneError:
             self._not_exported()
+
+    def _saved(self) -> None:
+        """A checkpoint is complete."""
+        seconds, step = self._checkpoints.took_s, self._checkpoints.step
+        self.progress.checkpoints += 1
+        self.instruments.unsaved.completed()
+        self.instruments.wrote("checkpoint", seconds)
+        _log.info(
+            f"checkpoint of batch {step:,} in {seconds:.1f} s",
+            extra={"fields": {"event": "checkpoint", "batch": step, "seconds": seconds}},
+        )
+
+    def _served(self) -> None:
+        """An export is complete."""
+        seconds, step = self._exports.took_s, self._exports.step
+        self.progress.exports += 1
+        self.instruments.unserved.completed()
+        self.instruments.wrote("export", seconds)
+        _log.debug(
+            f"export of batch {step:,} in {seconds:.1f} s",
+            extra={"fields": {"event": "export", "batch": step, "seconds": seconds}},
+        )
 
     def _put_out(self) -> bool:
         """At the end: save and export. Returns whether all of it is complete."""
@@ -317,19 +402,19 @@ class Session:
         for name in (*evolution.added, *evolution.new_heads):
             self.since[name] = Since(state.step, state.newest)
         if evolution.text:
-            self._say(f"the model has changed: {evolution.text}")
+            _log.info(f"the model has changed: {evolution.text}")
         self.ledger = Ledger(self.runner.job.samples, state.entries)
         self.planner = Planner(self.ledger, state.cursor, self.runner.job.batch_rows)
         self.tally = Tally.decode(state.tally)
         if self.tally.layout != self.runner.job.layout:
-            self._say("what is evaluated has changed: the metrics begin anew")
+            _log.warning("what is evaluated has changed: the metrics begin anew")
             self.tally = Tally(self.runner.job.layout)
         self.names.names = {c: list(n) for c, n in state.names.items()}
         self.step, self.rows, self.newest = state.step, state.rows, state.newest
         self.expired_at = state.expired_at
         self._exports.restart()
         self.runner.start(shards)
-        self._say(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
+        _log.info(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
 
     def _go_back(self, error: Exception) -> None:
         """Set all shards and the cursor to the last checkpoint, so that each sample counts once.
@@ -338,6 +423,7 @@ class Session:
         """
         while True:
             self.progress.rollbacks += 1
+            self.instruments.rolled_back()
             self._checkpoints.discard()
             self._exports.discard()
             saved = self._checkpoints.step
@@ -360,7 +446,7 @@ class Session:
     def _begin_from_the_last(self, error: Exception) -> None:
         found = self._checkpoints.find()
         to = f"going back to {found[-1].name}" if found else "there is no checkpoint; starting over"
-        self._say(f"{_told(error)}; {to}")
+        _log.warning(f"{_told(error)}; {to}")
         self._start(found)
 
     def _start(self, found: list[Path]) -> None:
