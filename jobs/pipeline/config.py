@@ -81,14 +81,17 @@ class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="ty
 class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
     """`[sources.*] type = "kafka"`.
 
-    `start`: "earliest", "latest", "committed" (offsets of the group) or epoch ms. `end`: "never"
-    (service), "latest" (as of the submission) or epoch ms (backfills). `properties` go to the Kafka
-    client; `${NAME}` in them stands for a variable of the environment, `${file:PATH}` for the
-    content of a file. `partition_discovery`: how often to look for new partitions; 0 is never.
+    `topic`: a name or several; or `topic_pattern`, a regular expression that whole names match, for
+    topics that come later, too. `start`: "earliest", "latest", "committed" (offsets of the group)
+    or epoch ms. `end`: "never" (service), "latest" (as of the submission) or epoch ms (backfills).
+    `properties` go to the Kafka client; `${NAME}` in them stands for a variable of the environment,
+    `${file:PATH}` for the content of a file. `partition_discovery`: how often to look for new
+    partitions; 0 is never.
     """
 
-    topic: str
     bootstrap_servers: str
+    topic: str | list[str] | None = None
+    topic_pattern: str | None = None
     group_id: str | None = None
     start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
     end: Literal["never", "latest"] | _Time = "never"
@@ -99,6 +102,11 @@ class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="ty
     max_future: Duration = Duration(600_000)
     max_record_bytes: _Positive = 4 << 20
     properties: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def topics(self) -> list[str]:
+        """The names in `topic`; none with a pattern."""
+        return [self.topic] if isinstance(self.topic, str) else list(self.topic or ())
 
 
 Source = FilesSource | KafkaSource
@@ -398,16 +406,36 @@ def _references(
     return {name: resolved(name, text) for name, text in table.items()}
 
 
+def _check_topics(key: str, source: KafkaSource, wrong: Wrong) -> None:
+    if (source.topic is None) == (source.topic_pattern is None):
+        raise wrong(
+            f"{key}.topic", "one of topic (a name or a list of names) and topic_pattern is required"
+        )
+    if source.topic_pattern is not None:
+        try:
+            re.compile(source.topic_pattern)
+        except re.error as error:
+            raise wrong(
+                f"{key}.topic_pattern",
+                f"expected a regular expression of Java's that Python reads, too: {error}",
+            ) from None
+        return
+    if not source.topics or len(set(source.topics)) < len(source.topics):
+        raise wrong(f"{key}.topic", f"expected names, each once; got {source.topic!r}")
+    for topic in source.topics:
+        if not _TOPIC.fullmatch(topic):
+            raise wrong(
+                f"{key}.topic",
+                "expected the name of a topic (letters, digits, '.', '_', '-'), or a list of such;"
+                f" got {topic!r}",
+            )
+
+
 def _resolved_kafka(
     key: str, source: KafkaSource, path: Path, environment: Mapping[str, str], wrong: Wrong
 ) -> KafkaSource:
     """The source with its references replaced. Raises ConfigError for what cannot work together."""
-    if not _TOPIC.fullmatch(source.topic):
-        raise wrong(
-            f"{key}.topic",
-            "expected the name of one topic (letters, digits, '.', '_', '-');"
-            f" got {source.topic!r}",
-        )
+    _check_topics(key, source, wrong)
     if source.start == "committed" and not source.group_id:
         raise wrong(
             f"{key}.group_id",

@@ -5,6 +5,8 @@ It connects by the same properties as the job, as far as the Python client can t
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jobs.pipeline.config import ConfigError, KafkaSource
@@ -53,15 +55,36 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
     except KafkaError as error:
         consumer.close()
         raise refused(stream, source, error) from None
-    if source.topic not in topics:
+    missing = [topic for topic in source.topics if topic not in topics]
+    if missing or not topics_of(source, topics):
         consumer.close()
         known = ", ".join(sorted(t for t in topics if not t.startswith("__"))) or "none"
+        key = "topic" if missing else "topic_pattern"
+        which = f"topic {missing[0]!r}" if missing else f"topic like {source.topic_pattern!r}"
         raise ConfigError(
-            f"{where}.topic: there is no topic {source.topic!r} at {source.bootstrap_servers} "
-            f"(there are: {known}); create it, correct the name, or let the "
-            f"user see it: {_allowing(source, 'Read', 'Describe', '--topic', source.topic)}"
+            f"{where}.{key}: there is no {which} at {source.bootstrap_servers} (there are: {known})"
+            "; create it, correct the name, or let the user see it: "
+            f"{_allowing_topics(source, missing)}"
         )
     return consumer
+
+
+def topics_of(source: KafkaSource, known: Iterable[str]) -> list[str]:
+    """The topics of a source among those that are known, by name."""
+    if source.topic_pattern is not None:
+        return sorted(topic for topic in known if re.fullmatch(source.topic_pattern, topic))
+    return sorted(set(source.topics) & set(known))
+
+
+def partitions(source: KafkaSource, consumer: Any) -> list[Any]:
+    """The partitions (`kafka.TopicPartition`) of all topics of a source, in order."""
+    from kafka import TopicPartition
+
+    return [
+        TopicPartition(topic, number)
+        for topic in topics_of(source, consumer.topics())
+        for number in sorted(consumer.partitions_for_topic(topic) or ())
+    ]
 
 
 def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigError:
@@ -71,8 +94,11 @@ def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigErro
     where, user = f"sources.{stream}", _user(source)
     who = "the user" if user is None else f"the user {user!r}"
     if isinstance(error, errors.TopicAuthorizationFailedError):
-        allowing = _allowing(source, "Read", "Describe", "--topic", source.topic)
-        return ConfigError(f"{where}.topic: {who} may not read {source.topic!r}; {allowing}")
+        topics = sorted(error.args[0]) if error.args else source.topics
+        return ConfigError(
+            f"{where}.{'topic' if source.topics else 'topic_pattern'}: {who} may not read "
+            f"{', '.join(map(repr, topics))}; {_allowing_topics(source, topics)}"
+        )
     if isinstance(error, errors.GroupAuthorizationFailedError):
         allowing = _allowing(source, "Read", "--group", str(source.group_id))
         return ConfigError(
@@ -85,6 +111,10 @@ def _user(source: KafkaSource) -> str | None:
     """The name by which a SASL login goes, if the properties have it."""
     module = login_module(source.properties.get("sasl.jaas.config", ""))
     return None if module is None else module.options.get("username")
+
+
+def _allowing_topics(source: KafkaSource, topics: Sequence[str]) -> str:
+    return _allowing(source, "Read", "Describe", "--topic", topics[0] if topics else "TOPIC")
 
 
 def _allowing(source: KafkaSource, *words: str) -> str:

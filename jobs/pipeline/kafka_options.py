@@ -25,7 +25,7 @@ def table_options(source: KafkaSource, kafka_package: str = SHADED_PACKAGE) -> d
     options = {f"properties.{name}": value for name, value in properties.items()}
     options |= {
         "connector": "kafka",
-        "topic": source.topic,
+        **_topics(source),
         "properties.bootstrap.servers": source.bootstrap_servers,
         "format": "raw",
         "scan.topic-partition-discovery.interval": f"{int(source.partition_discovery)} ms",
@@ -51,6 +51,13 @@ def watermark_lag(source: KafkaSource) -> int:
     bound = int(source.out_of_orderness)
     interval = int(source.partition_discovery)
     return bound + interval + DISCOVERY_TAKES_MS if interval else bound
+
+
+def _topics(source: KafkaSource) -> dict[str, str]:
+    if source.topic_pattern is not None:
+        return {"topic-pattern": source.topic_pattern}
+    # no name has a semicolon
+    return {"topic": ";".join(source.topics)}
 
 
 def _start(source: KafkaSource) -> dict[str, str]:

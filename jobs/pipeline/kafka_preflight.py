@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
-from jobs.pipeline.kafka_consumer import connect, refused
+from jobs.pipeline.kafka_consumer import connect, partitions, refused
 from schemas.decoding import readable_time
 from schemas.events import Stream
 
@@ -38,19 +38,18 @@ def check(stream: Stream, source: KafkaSource, pipeline: Pipeline) -> None:
     """Raises ConfigError when the job could not read the topic, or hardly use what it reads."""
     group = {} if source.group_id is None else {"group_id": source.group_id}
     consumer = connect(stream, source, enable_auto_commit=False, **group)
-    from kafka import TopicPartition
     from kafka.errors import KafkaError
 
     try:
-        numbers = sorted(consumer.partitions_for_topic(source.topic) or ())
-        partitions = [TopicPartition(source.topic, number) for number in numbers]
-        if source.group_id is not None and partitions:
-            consumer.committed(partitions[0])  # the right to do so
+        found = partitions(source, consumer)
+        if source.group_id is not None and found:
+            consumer.committed(found[0])  # the right to do so
         if source.start == "committed":
-            _check_committed(stream, source, consumer, partitions)
-        sample = list(_sample(source, consumer, partitions))
-        if not sample and partitions:
-            _fetch(consumer, partitions[0])
+            _check_committed(stream, source, consumer, found)
+        sample = list(_sample(source, consumer, found))
+        one_of_each = list({partition.topic: partition for partition in found}.values())
+        if not sample or len(one_of_each) > 1:
+            _fetch(consumer, one_of_each)
     except KafkaError as error:
         raise refused(stream, source, error) from None
     finally:
@@ -74,7 +73,7 @@ def judge(
     old = sorted(age for age in behind if age > bound)
     ahead = sorted(-age for age in behind if -age > source.max_future)
     tolerated = pipeline.runtime.max_late_requests * len(sample)
-    of = f"of {len(sample)} sampled records of topic {source.topic!r}"
+    of = f"of {len(sample)} sampled records of {_named(source)}"
     if ahead and len(ahead) > tolerated:
         return (
             f"{len(ahead)} {of} have an event_time that is ahead of the record's timestamp (median "
@@ -117,12 +116,12 @@ def _check_committed(
     """Without `auto.offset.reset` each partition needs a committed offset, or the job fails."""
     if source.properties.get("auto.offset.reset", "none") != "none":
         return
-    missing = [str(p.partition) for p in partitions if consumer.committed(p) is None]
+    missing = [f"{p.topic}[{p.partition}]" for p in partitions if consumer.committed(p) is None]
     if missing:
         raise ConfigError(
             f"sources.{stream}.start: the group {source.group_id!r} has committed no offset in "
-            f"partition {', '.join(missing)} of {source.topic!r}; correct group_id, or say where "
-            'to begin then: properties."auto.offset.reset" = "earliest" or "latest"'
+            f"{', '.join(missing)}; correct group_id, or say where to "
+            'begin then: properties."auto.offset.reset" = "earliest" or "latest"'
         )
 
 
@@ -144,10 +143,12 @@ def _sample(source: KafkaSource, consumer: Any, partitions: list[Any]) -> Iterat
             yield from _records(consumer, partition, at, min(at + _RECORDS, last[partition]))
 
 
-def _fetch(consumer: Any, partition: Any) -> None:
-    """Raises KafkaError when the partition may not be read."""
-    consumer.assign([partition])
-    consumer.seek_to_end(partition)
+def _fetch(consumer: Any, partitions: list[Any]) -> None:
+    """Raises KafkaError when one of the partitions may not be read."""
+    if not partitions:
+        return
+    consumer.assign(partitions)
+    consumer.seek_to_end(*partitions)
     consumer.poll(timeout_ms=_NOTHING_MS, max_records=1)
 
 
@@ -161,6 +162,13 @@ def _records(consumer: Any, partition: Any, begin: int, end: int) -> Iterator[Sa
         event_time = None if record.value is None else readable_time(record.value)
         if record.offset < end and event_time is not None:
             yield Sampled(record.timestamp, event_time, record.timestamp_type == 1)
+
+
+def _named(source: KafkaSource) -> str:
+    if source.topic_pattern is not None:
+        return f"topics like {source.topic_pattern!r}"
+    names = ", ".join(map(repr, source.topics))
+    return f"{'topic' if len(source.topics) == 1 else 'topics'} {names}"
 
 
 def _words(ms: int) -> str:

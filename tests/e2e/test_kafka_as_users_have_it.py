@@ -1,4 +1,4 @@
-"""Kafka with a login, every start, partitions added while the job runs, and old timestamps.
+"""Kafka with a login, every start, partitions and topics added on the way, and old timestamps.
 
 Two runs of the job hold all of it, for a run costs more than what is asked of it.
 """
@@ -32,7 +32,7 @@ START = 1_700_000_000_000
 SOURCE = """
 [sources.{stream}]
 type = "kafka"
-topic = "{name}-{stream}"
+topic_pattern = "{name}-{stream}(-.+)?"
 bootstrap_servers = "{servers}"
 out_of_orderness = "1s"
 partition_discovery = "1s"
@@ -128,20 +128,32 @@ class Topics:
         consumer.commit({partition: OffsetAndMetadata(offset, "", -1)})
         consumer.close()
 
+    def committed(self, stream: str, group: str) -> int:
+        """The offset that a group has committed in partition 0; 0 if it has not."""
+        consumer = KafkaConsumer(
+            bootstrap_servers=self._servers, group_id=group, enable_auto_commit=False
+        )
+        try:
+            return consumer.committed(TopicPartition(f"{self.name}-{stream}", 0)) or 0
+        finally:
+            consumer.close()
+
 
 def files_with(secret: str, *folders: Path) -> list[str]:
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return [str(path) for path in files if secret.encode() in path.read_bytes()]
 
 
-def test_scram_latest_and_a_partition_added_on_the_way(
+@pytest.mark.thorough
+def test_scram_latest_and_a_partition_and_a_topic_added_on_the_way(
     kafka_broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests in the one partition are clicked in the other. Not one becomes a negative."""
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
     topics = Topics(kafka_broker, "added")
     topics.send_pair("before", START, 0, 0)
-    keys = dict.fromkeys(("features", "actions"), 'start = "latest"\nidle_timeout = "5s"')
+    common = 'start = "latest"\nidle_timeout = "5s"\ngroup_id = "watched"'
+    keys = dict.fromkeys(("features", "actions"), common)
     config = configuration(kafka_broker, tmp_path, "added", "SCRAM-SHA-512", keys)
     output, log = tmp_path / "out", tmp_path / "job.log"
     sent = 0
@@ -151,7 +163,11 @@ def test_scram_latest_and_a_partition_added_on_the_way(
         nonlocal sent
         assert job.poll() is None, log.read_text()
         now = int(time.time() * 1000)
-        if second:
+        if phase == "topic":
+            topics.send_pair(f"old{sent}", now, 0, 1)
+            topics.send("actions-more", [(click(f"topic{sent}", now + 1), 0)])
+            topics.send("features-more", [(request(f"topic{sent}", now), 0)])
+        elif phase == "partition":
             topics.send_pair(f"old{sent}", now, 0, 1)
             topics.send_pair(f"new{sent}", now, 1, 0)
         else:
@@ -160,14 +176,24 @@ def test_scram_latest_and_a_partition_added_on_the_way(
         return any(row["request_id"].startswith(found) for row in running.rows(output, "samples"))
 
     with started(["--config", str(config)], log) as job:
-        second = False
+        phase = "first"
         wait_until(lambda: produced_until("first"), 150, "a first row", every_s=0.2)
         assert listening(job.pid)
         assert not [address for address in listening(job.pid) if not is_loopback(address)]
         topics.add_partition()
-        second = True
+        phase = "partition"
         wait_until(lambda: produced_until("new"), 120, "a row of the new partition", every_s=0.2)
-        # what was read together with the first row of the new partition is written with it
+        for stream in ("features", "actions"):
+            kafka_broker.create_topic(f"added-{stream}-more")
+        phase = "topic"
+        wait_until(lambda: produced_until("topic"), 120, "a row of the new topic", every_s=0.2)
+        # checkpoints commit the offsets, for whoever watches the group
+        wait_until(
+            lambda: all(topics.committed(stream, "watched") > 1 for stream in keys),
+            60,
+            "committed offsets",
+        )
+        # what was read together with the first row of the new topic is written with it
         rejected = running.rows(output, "rejected")
         rows = running.rows(output, "samples")
 
@@ -175,7 +201,7 @@ def test_scram_latest_and_a_partition_added_on_the_way(
     # a request may be read from "latest" on, and its click have been there before
     assert [name for name in wrong if not name.startswith("first")] == []
     assert [row for row in rejected if row["reason"] == "late_request"] == []
-    assert {row["request_id"][:3] for row in rows} == {"fir", "old", "new"}
+    assert {row["request_id"][:3] for row in rows} == {"fir", "old", "new", "top"}
     assert files_with(PASSWORD, tmp_path) == []
 
 
@@ -237,6 +263,7 @@ def test_what_cannot_work_is_one_line_before_the_start(
     assert files_with("Zw4WrongBattery", tmp_path) == []
 
     monkeypatch.setenv("KAFKA_PASSWORD", PASSWORD)
-    assert "20 of 20 sampled records of topic 'wrong-features' have an event_time too far" in line()
+    said = line()
+    assert "20 of 20 sampled records of topics like 'wrong-features(-.+)?' have an event" in said
     said = line("sources.features.start=committed", "sources.features.group_id=nobody")
-    assert "the group 'nobody' has committed no offset in partition 0" in said
+    assert "the group 'nobody' has committed no offset in wrong-features[0]" in said

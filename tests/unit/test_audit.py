@@ -523,8 +523,11 @@ def test_what_must_have_been_read_follows_from_the_watermark() -> None:
     for offset, time in enumerate((100, 120, 115, 131, 140)):
         reached.read(Record(b"", Origin("t", 0, offset), time))
     reached.read(Record(b"", Origin("t", 1, 0), 100))
+    # partitions of different topics have the same numbers
+    for offset, time in enumerate((100, 150)):
+        reached.read(Record(b"", Origin("u", 0, offset), time))
     # a watermark of 120 takes a timestamp of more than 130 in every partition that is not idle
-    assert reached.read_up_to(120) == {0: 3}
+    assert reached.read_up_to(120) == {("t", 0): 3, ("u", 0): 1}
     assert reached.read_up_to(200) == {}
 
 

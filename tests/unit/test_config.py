@@ -122,7 +122,11 @@ S = "sources.actions"
     ("overrides", "said"),
     [
         ([f"{S}.start=committed"], rf"{S}.group_id: this key is required with start"),
-        ([f"{S}.topic=a;b"], rf"{S}.topic: expected the name of one topic"),
+        ([f"{S}.topic=a;b"], rf"{S}.topic: expected the name of a topic"),
+        ([f"{S}.topic=['a','b c']"], rf"{S}.topic: expected the name of a topic .* got 'b c'"),
+        ([f"{S}.topic=['a','a']"], rf"{S}.topic: expected names, each once"),
+        ([f"{S}.topic=[]"], rf"{S}.topic: expected names, each once"),
+        ([f"{S}.topic_pattern=a.*"], rf"{S}.topic: one of topic .* and topic_pattern is required"),
         ([f"{S}.start=latest", f"{S}.end=latest"], rf"{S}.start: .*nothing to read"),
         ([f"{S}.start=5", f"{S}.end=5"], rf"{S}.end: must be after start \(5\)"),
         ([f"{S}.max_drift=1s"], r"sources.actions.max_drift: must be that of sources.features"),

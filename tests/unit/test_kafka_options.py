@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jobs.pipeline import kafka_properties, kafka_tokens
 from jobs.pipeline.config import KafkaSource
 from jobs.pipeline.jaas import login_module, quoted_for_jaas
+from jobs.pipeline.kafka_consumer import topics_of
 from jobs.pipeline.kafka_options import table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KNOWN, SHADED_PACKAGE, for_connector
 from jobs.pipeline.kafka_python import UnusableError, for_python
@@ -42,6 +43,18 @@ def source(**keys: object) -> KafkaSource:
 )
 def test_every_start(start: str | int, options: dict[str, str]) -> None:
     assert options.items() <= table_options(source(start=start, group_id="g")).items()
+
+
+def test_topics_by_list_and_by_pattern() -> None:
+    assert table_options(source())["topic"] == "t"
+    several = KafkaSource(topic=["a", "b"], bootstrap_servers="b:1")
+    assert table_options(several)["topic"] == "a;b"
+    pattern = KafkaSource(topic_pattern="a.*", bootstrap_servers="b:1")
+    assert table_options(pattern)["topic-pattern"] == "a.*"
+    assert "topic" not in table_options(pattern)
+    known = ["ab", "a", "b", "ba"]
+    assert topics_of(several, known) == ["a", "b"]
+    assert topics_of(pattern, known) == ["a", "ab"]
 
 
 def test_an_end_bounds_the_source_and_idleness_is_for_those_without() -> None:

@@ -15,12 +15,13 @@ from schemas.events import Origin, Stream
 from tools.audit.eras import Eras
 from tools.audit.records import Request, Source
 from tools.audit.samples import Rows
+from tools.audit.source import Place, place_of
 
 
 @dataclass(frozen=True)
 class Progress:
     """`watermark`: what it had reached at least (epoch ms), None when everything is done, and
-    `read`: up to which offset each partition was read at least by then.
+    `read`: up to which offset each partition of a topic was read at least by then.
 
     `complete_until`: rule 11's P, up to which the end of the input vouches for labels; None is
     minus infinity.
@@ -28,7 +29,7 @@ class Progress:
 
     eras: Eras
     watermark: int | None
-    read: dict[Stream, dict[int, int]]
+    read: dict[Stream, dict[Place, int]]
     complete_until: int | None
 
     def deadline(self, request_time: int) -> int:
@@ -41,9 +42,10 @@ class Progress:
 
     def was_read(self, stream: Stream, origin: Origin) -> bool:
         """Whether the job had certainly read this record when it had its watermark."""
-        if self.watermark is None or origin.partition is None:
+        place = place_of(origin)
+        if self.watermark is None or place is None:
             return True
-        last = self.read[stream].get(origin.partition)
+        last = self.read[stream].get(place)
         return last is None or origin.offset <= last
 
     def settled(self, request: Request) -> bool:

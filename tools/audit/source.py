@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect, refused
+from jobs.pipeline.kafka_consumer import partitions as partitions_of
 from schemas import event_files
 from schemas.events import Origin, Stream
 
 _TIMEOUT_MS = 10_000
 #: Without a record for so long a topic is taken to be unreachable (there are still some to come).
 _SILENT_S = 60
+
+
+#: A topic, and the number of a partition.
+Place = tuple[str, int]
 
 
 class Record(NamedTuple):
@@ -26,19 +31,24 @@ class Record(NamedTuple):
     time: int | None
 
 
+def place_of(origin: Origin) -> Place | None:
+    """Where a record of Kafka's lies; None for one of a file."""
+    return None if origin.partition is None else (origin.name, origin.partition)
+
+
 @dataclass
 class Reached:
     """How far a stream has come, as rule 11 counts it, and what must have been read at what time.
 
     `latest`: the greatest time of a good record, in the steps in which the job announces it.
-    `is_one_log`: what `is_one_log` says. `_rises`: by Kafka partition, each (offset, timestamp)
+    `is_one_log`: what `is_one_log` says. `_rises`: by topic and partition, each (offset, timestamp)
     that was greater than all before it.
     """
 
     out_of_orderness: int
     latest: int | None = None
     is_one_log: bool = False
-    _rises: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _rises: dict[Place, list[tuple[int, int]]] = field(default_factory=dict)
 
     def good(self, event_time: int, record: Record) -> None:
         """A record that could be decoded was read; `event_time` in epoch ms."""
@@ -50,9 +60,10 @@ class Reached:
 
     def read(self, record: Record) -> None:
         """Any record was read."""
-        if record.time is None or record.origin.partition is None:
+        place = place_of(record.origin)
+        if record.time is None or place is None:
             return
-        rises = self._rises.setdefault(record.origin.partition, [])
+        rises = self._rises.setdefault(place, [])
         if not rises or record.time > rises[-1][1]:
             rises.append((record.origin.offset, record.time))
 
@@ -62,16 +73,16 @@ class Reached:
             return math.inf
         return -math.inf if self.latest is None else self.latest - self.out_of_orderness
 
-    def read_up_to(self, watermark: int) -> dict[int, int]:
-        """By partition, the last offset that a job had read for certain when its watermark was
-        there. Partitions that hold nothing up (they were idle) are not in it.
+    def read_up_to(self, watermark: int) -> dict[Place, int]:
+        """By topic and partition, the last offset that a job had read for certain when its
+        watermark was there. Partitions that hold nothing up (they were idle) are not in it.
         """
-        found: dict[int, int] = {}
-        for partition, rises in self._rises.items():
+        found: dict[Place, int] = {}
+        for place, rises in self._rises.items():
             beyond = (o for o, time in rises if time > watermark + self.out_of_orderness)
             last = next(beyond, None)
             if last is not None:
-                found[partition] = last
+                found[place] = last
         return found
 
 
@@ -105,7 +116,6 @@ def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
 
 
 def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:
-    from kafka import TopicPartition
     from kafka.errors import KafkaError
 
     where = f"sources.{stream}"
@@ -121,14 +131,13 @@ def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator
         auto_offset_reset="earliest",
     )
     try:
-        numbers = sorted(consumer.partitions_for_topic(source.topic) or ())
-        partitions = [TopicPartition(source.topic, number) for number in numbers]
+        partitions = partitions_of(source, consumer)
         consumer.assign(partitions)
         first, last = _span(consumer, partitions, source)
         gone = sum(o > 0 for o in consumer.beginning_offsets(partitions).values())
         if gone and source.start == "earliest":
             notes.append(
-                f"{where}: {gone} partitions of {source.topic} no longer begin at offset 0: what"
+                f"{where}: {gone} partitions no longer begin at offset 0: what"
                 " the job made of records that are deleted is surplus here."
             )
         for partition in partitions:
