@@ -137,7 +137,11 @@ def _run(pipeline: Pipeline, asked: Asked, signals: Signals) -> int:
                 held.enter_context(output_guard.locked(pipeline.output.path))
                 output_guard.check(pipeline.output.path, _start(pipeline, asked))
         if local:
-            environment.prepare_process(log_folder)
+            environment.prepare_process(
+                log_folder,
+                metrics=pipeline.runtime.metrics_port is not None,
+                log_format=pipeline.runtime.log_format,
+            )
         log = _log(log_folder)
         hide = Redaction(secrets_of(pipeline))
         for handler in log.handlers:

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from services import process
+from services import flink_metrics, log4j, process
 from services.jars import JarError, jar_paths
 from services.java import JavaError, find_java_home
 from services.process import ProcessId
@@ -55,15 +55,6 @@ _READY_DEADLINE_S = 90.0
 _SUBMIT_DEADLINE_S = 180.0
 _REQUEST_DEADLINE_S = 15.0
 _JOB_ID = re.compile(r"Job has been submitted with JobID ([0-9a-f]{32})")
-
-_LOG4J = """\
-rootLogger.level=INFO
-rootLogger.appenderRef.console.ref=console
-appender.console.name=console
-appender.console.type=CONSOLE
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=%d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %-60c %x - %m%n
-"""
 
 # The client writes the whole environment, secrets included, into its log when it starts Python.
 _NO_ENVIRONMENT_IN_LOG = """
@@ -105,6 +96,8 @@ class FlinkCluster:
         task_managers: int = 2,
         slots: int = 1,
         rest_port: int = 0,
+        metrics_port: int | None = None,
+        log_format: log4j.Format = "text",
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """Describe a cluster; nothing is started.
@@ -115,8 +108,15 @@ class FlinkCluster:
                 it scales by task managers.
             slots: of each task manager.
             rest_port: the port wanted on 127.0.0.1; a free one if it is 0 or taken.
+            metrics_port: the first port for Prometheus, on all interfaces; the processes have
+                it and the next ones, or free ones if it is 0 or they are taken (see
+                ``metrics_ports``). None: no metrics.
+            log_format: of the logs, which are rolling files.
             settings: Flink options over the ones chosen here.
         """
+        self._log_format = log_format
+        self.metrics_ports: dict[str, int] = {}
+        self._metrics_port = metrics_port
         self.folder = folder.resolve()
         self.log_folder = self.folder / "log"
         self.rest_port = rest_port
@@ -136,6 +136,7 @@ class FlinkCluster:
             return None
         note = json.loads(cluster._note.read_text(encoding="utf-8"))
         cluster.rest_port = note["rest_port"]
+        cluster.metrics_ports = note.get("metrics_ports", {})
         cluster._tied = False
         cluster._job_manager = ProcessId(**note["job_manager"])
         cluster._task_managers = {
@@ -165,22 +166,25 @@ class FlinkCluster:
         """
         self._tied = tied
         self.prepare()
-        self._job_manager = self._launch("jobmanager", "jobmanager")
+        self._job_manager = self._launch("jobmanager", "jobmanager", *self._reporter("jobmanager"))
         for _ in range(self.task_manager_count):
             self._launch_task_manager()
         try:
             self._wait_for_task_managers()
         except DeadlineError as error:
-            logs = "\n".join(process.tail(log) for log in sorted(self.log_folder.glob("*.log")))
+            logs = "\n".join(process.tail(log) for log in sorted(self.log_folder.glob("*")))
             self.stop()
             raise ClusterError(f"{error}; the logs end:\n{logs}") from error
         self._write_note()
 
-    def prepare(self) -> None:
+    def prepare(self, *, logs: log4j.Target = "files") -> None:
         """Write the folder anew: configuration, links to the jars, empty logs.
 
         For ``start``, and for whoever runs the wheel's scripts in another way, such as
         the image in ``docker/``.
+
+        Args:
+            logs: rolling files in the folder of logs, or the console.
 
         Raises:
             JarError: if the set-up has not been run.
@@ -199,8 +203,11 @@ class FlinkCluster:
         for jar in jars:
             (self.folder / "lib" / jar.name).symlink_to(jar.resolve())
         self.rest_port = process.free_port(self.rest_port)
+        self.metrics_ports = {}
         self._write_configuration()
-        (self.folder / "conf" / "log4j-console.properties").write_text(_LOG4J, encoding="utf-8")
+        (self.folder / "conf" / "log4j-console.properties").write_text(
+            log4j.configuration(logs, self._log_format), encoding="utf-8"
+        )
         with (self.folder / "conf" / "log4j-cli.properties").open("a", encoding="utf-8") as client:
             client.write(_NO_ENVIRONMENT_IN_LOG)
 
@@ -227,6 +234,7 @@ class FlinkCluster:
         The job manager notices some moments later: wait for ``restarts`` of a job to grow.
         """
         process.kill(self._task_managers.pop(name))
+        self.metrics_ports.pop(name, None)
         self._write_note()
 
     def kill_job_manager(self) -> None:
@@ -481,6 +489,8 @@ class FlinkCluster:
             "python.client.executable": python,
             "classloader.parent-first-patterns.additional": "pemja.",
         }
+        if self._metrics_port is not None:
+            settings |= flink_metrics.settings(self._metrics_port)
         settings |= self._settings
         # JSON strings are YAML strings; dotted keys are as good as nested ones.
         lines = [f"{key}: {json.dumps(str(value))}" for key, value in sorted(settings.items())]
@@ -489,15 +499,27 @@ class FlinkCluster:
     def _launch(self, role: str, name: str, *options: str) -> ProcessId:
         return process.start(
             [_flink_home() / "bin" / f"{role}.sh", "start-foreground", *options],
-            log=self.log_folder / f"{name}.log",
-            environment=self.environment(),
+            # what does not come from a logger, such as the last words of a JVM
+            log=self.log_folder / f"{name}.out",
+            # its name is in that of its log: two that start at once must not share one
+            environment=self.environment() | {"FLINK_IDENT_STRING": name},
             tied=self._tied,
         )
 
+    def _reporter(self, name: str) -> list[str]:
+        """The options of one process: each has a port of its own."""
+        if self._metrics_port is None:
+            return []
+        first = self._metrics_port
+        port = process.free_port(first and max([first - 1, *self.metrics_ports.values()]) + 1)
+        self.metrics_ports[name] = port
+        return ["-D", f"{flink_metrics.PORT}={port}"]
+
     def _launch_task_manager(self) -> str:
-        name = f"taskmanager-{len(list(self.log_folder.glob('taskmanager-*.log')))}"
+        name = f"taskmanager-{len(list(self.log_folder.glob('taskmanager-*.out')))}"
         self._task_managers[name] = self._launch(
-            "taskmanager", name, "-D", f"taskmanager.resource-id={name}"
+            *("taskmanager", name, "-D", f"taskmanager.resource-id={name}"),
+            *self._reporter(name),
         )
         return name
 
@@ -506,6 +528,7 @@ class FlinkCluster:
             return
         note = {
             "rest_port": self.rest_port,
+            "metrics_ports": self.metrics_ports,
             "job_manager": asdict(self._job_manager),
             "task_managers": {name: asdict(one) for name, one in self._task_managers.items()},
         }
@@ -603,14 +626,25 @@ def _job(cluster: FlinkCluster, asked: str | None, *, running: bool = True) -> s
     raise ClusterError(f"{len(found)} jobs fit; name one by its id: {', '.join(sorted(found))}")
 
 
-def _up(task_managers: int, port: int, settings: Mapping[str, str]) -> int:
+def _up(
+    task_managers: int,
+    port: int,
+    metrics_port: int | None,
+    log_format: log4j.Format,
+    settings: Mapping[str, str],
+) -> int:
     cluster = FlinkCluster.attach()
     if cluster is None or not cluster.is_running():
         if cluster is not None:
             # the job manager died: what it left behind ends, and a new cluster begins
             cluster.stop()
         cluster = FlinkCluster(
-            RUN_FOLDER, task_managers=task_managers, rest_port=port, settings=settings
+            RUN_FOLDER,
+            task_managers=task_managers,
+            rest_port=port,
+            metrics_port=metrics_port,
+            log_format=log_format,
+            settings=settings,
         )
         print("flink: starting ...", flush=True)
         cluster.start(tied=False)
@@ -630,6 +664,8 @@ def _status(cluster: FlinkCluster | None) -> int:
         f"flink: up, {cluster.rest_url}, {overview['taskmanagers']} task managers,"
         f" {overview['jobs-running']} jobs running, logs in {cluster.log_folder}"
     )
+    for name, port in cluster.metrics_ports.items():
+        print(f"flink: metrics of {name}: http://127.0.0.1:{port}/metrics")
     return 0
 
 
@@ -724,6 +760,14 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start it, unless it runs")
     up.add_argument("--task-managers", type=int, default=2, help="default: %(default)s")
     up.add_argument("--port", type=int, default=USUAL_PORT, help="REST; default: %(default)s")
+    up.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="show metrics to Prometheus, on all interfaces: the job manager on this port, the"
+        " task managers on the next ones (docker/prometheus has 9249); default: no metrics",
+    )
+    up.add_argument("--json-logs", action="store_true", help="a JSON object a line, not text")
     with_settings(up, "the cluster")
     commands.add_parser("status", help="say whether it runs, and where")
     commands.add_parser("down", help="stop it")
@@ -758,7 +802,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.command:
             case "up":
-                return _up(options.task_managers, options.port, _settings(options.set))
+                return _up(
+                    options.task_managers,
+                    options.port,
+                    options.metrics_port,
+                    "json" if options.json_logs else "text",
+                    _settings(options.set),
+                )
             case "down":
                 return _down(FlinkCluster.attach())
             case "status":

@@ -196,7 +196,7 @@ def _made(spec: Spec, tables: Any) -> Any:
             'format' = 'raw', 'source.monitor-interval' = '1s'"""
     tables.execute_sql(f"CREATE TEMPORARY TABLE batches ({columns}) WITH ({source})")
     made = batches.records(
-        batches.rows_of(tables, "SELECT i FROM batches"),
+        batches.rows_of(tables, "SELECT i FROM batches", name="batches"),
         MakeEvents(spec.requests, spec.step_ms, compressible=spec.goal != "large"),
         uid="make-events",
         columns="l",

@@ -133,6 +133,9 @@ class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unk
     late_features: bool = False
 
 
+LogFormat = Literal["text", "json"]
+
+
 class RuntimeSection(Section, frozen=True, kw_only=True):
     """`[runtime]`: how it runs.
 
@@ -141,6 +144,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     only where it is set. `checkpoint_path`: `_checkpoints` in the output when absent.
     `max_late_requests` (share of the requests that were read) and `max_rejected` (share of the
     records of a stream that could not be used): a bounded run with more ends with exit code 3.
+    `metrics_port` (for Prometheus) and `log_format` are of local runs; a cluster has its own.
     """
 
     parallelism: _Positive | None = None
@@ -150,6 +154,8 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     checkpoint_path: str | None = None
     max_late_requests: _Share = 0.1
     max_rejected: _Share = 0.9
+    metrics_port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    log_format: LogFormat = "text"
 
 
 class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=True):

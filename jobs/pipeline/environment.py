@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.pipeline import places
-from jobs.pipeline.config import ConfigError, Pipeline
+from jobs.pipeline.config import ConfigError, LogFormat, Pipeline
 
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
 
@@ -31,14 +31,18 @@ def submitted() -> bool:
     return "PYFLINK_GATEWAY_PORT" in os.environ
 
 
-def prepare_process(log_folder: Path) -> None:
+def prepare_process(
+    log_folder: Path, *, metrics: bool = False, log_format: LogFormat = "text"
+) -> None:
     """What must be in the environment before the JVM of a local run starts.
+
+    `metrics`: the options will have `flink_metrics.settings`.
 
     Thread mode embeds the `python` that is first on PATH, whatever `python.executable` says, so
     this one goes first. Raises SetupError without a suitable Java.
     """
     # Only for a local run: what is submitted to a cluster does not carry the local services.
-    from services import java
+    from services import flink_metrics, java, log4j
 
     os.environ["PATH"] = os.pathsep.join([f"{sys.prefix}/bin", os.environ.get("PATH", "")])
     try:
@@ -49,7 +53,14 @@ def prepare_process(log_folder: Path) -> None:
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112
     log_folder.mkdir(parents=True, exist_ok=True)
     os.environ["FLINK_LOG_DIR"] = str(log_folder)
-    os.environ["LOG4J_PROPERTIES"] = (Path(__file__).parent / "log4j-local.properties").as_uri()
+    log4j_properties = log_folder / "log4j.properties"
+    log4j_properties.write_text(log4j.configuration("files", log_format))
+    os.environ["LOG4J_PROPERTIES"] = log4j_properties.as_uri()
+    if metrics:
+        # the mini-cluster loads no plugins; PyFlink puts these on the class path of its JVM
+        others = os.environ.get("HADOOP_CLASSPATH", "")
+        jar = str(flink_metrics.reporter_jar())
+        os.environ["HADOOP_CLASSPATH"] = os.pathsep.join(filter(None, [others, jar]))
 
 
 def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
@@ -133,6 +144,10 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
     }
     if not submitted():
         options["python.executable"] = sys.executable
+        if runtime.metrics_port is not None:
+            from services import flink_metrics
+
+            options |= flink_metrics.settings(runtime.metrics_port)
         # one local process: a failure is the user's to see, not to be tried again without end
         options["restart-strategy.type"] = "none"
         # the mini-cluster is for this process alone; by default it listens on all interfaces

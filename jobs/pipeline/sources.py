@@ -127,7 +127,7 @@ def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
 def chunks_read(tables: Any, chunks: str, settings: DecodeSettings) -> DataStream:
     """The one ordered reader of the files that a table names, a chunk a row (`v STRING`)."""
     return batches.records(
-        batches.rows_of(tables, f"SELECT v FROM {chunks}"),
+        batches.rows_of(tables, f"SELECT v FROM {chunks}", name="chunks"),
         ReadFiles(settings),
         uid="read-files",
         columns="s",
@@ -160,7 +160,7 @@ def with_time_kept(
         *(beacon_head(stream).decode("latin-1") for stream in STREAMS),
         *of_silence,
         uid="keep-time",
-        needs=["Packed"],
+        needs=["Packed", "Moment"],
     )
     return keyed(kept, repartition=False)
 
@@ -210,7 +210,9 @@ def _kafka(
     decoded = batches.records(
         # the time attribute as a plain column
         batches.rows_of(
-            tables, f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts FROM {name}"
+            tables,
+            f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts FROM {name}",
+            name=stream,
         ),
         DecodeRecords(settings, stream),
         uid=f"decode-{stream}",

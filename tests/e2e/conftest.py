@@ -24,7 +24,11 @@ def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkClu
     A test that takes something away from it (kills a task manager) gives it back.
     """
     # how soon a dead task manager is missed; until then, jobs are restarted on it in vain
-    settings = {"heartbeat.interval": "2 s"}
+    settings = {
+        "heartbeat.interval": "2 s",
+        # how old the metrics may be that tests wait for; 10 s otherwise
+        "metrics.fetcher.update-interval": "500 ms",
+    }
     folder = tmp_path_factory.mktemp("flink")
     with FlinkCluster(folder, task_managers=2, settings=settings) as cluster:
         yield cluster

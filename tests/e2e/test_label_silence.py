@@ -57,6 +57,9 @@ def test_labels_are_held_until_actions_flow_again(
     job.wait_until_read("features", 160)
     assert job.metric("keep time", "label_silence_holds") == 1
 
+    pending = 160 - (held_at + 1)
+    assert job.metric("join", "pending_requests") == pending
+
     # both streams quiet, and a restart: the hold stands, in both subtasks
     savepoint = flink_cluster.stop_job(job.id, tmp_path / "savepoints")
     submission = flink_cluster.run(program, arguments, parallelism=2, savepoint=savepoint)
@@ -68,6 +71,9 @@ def test_labels_are_held_until_actions_flow_again(
         60,
         "the watermark of before in both subtasks",
     )
+    waiting = job.metrics("join", "pending_requests")
+    assert sum(waiting) == pending
+    assert min(waiting) > 0  # in both
     story.requests(range(160, 170))
     job.wait_until_read("features", 10)
     assert max(story.rows()) == held_at

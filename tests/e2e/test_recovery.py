@@ -302,6 +302,24 @@ def test_a_killed_task_manager_loses_and_doubles_nothing(
         assert victim not in job.task_managers("join")
 
 
+def waits(job: Job) -> tuple[int, int]:
+    """How many requests are pending, and how many actions are held."""
+    return job.metric("join", "pending_requests"), job.metric("join", "held_actions")
+
+
+def wait_until_nothing_moves(job: Job) -> tuple[int, int]:
+    """Until all that is in the topics is read, and what is due is done; returns what waits then."""
+    seen = [waits(job)]
+
+    def stands() -> bool:
+        job.wait_for_checkpoints(3)
+        seen.append(waits(job))
+        return seen[-1] == seen[-2]
+
+    wait_until(stands, 90, f"the same requests and actions to wait, of {seen}")
+    return seen[-1]
+
+
 @pytest.mark.thorough
 def test_a_lost_job_manager_and_then_a_move_to_another_job(
     kafka_broker: KafkaBroker, flink_cluster: FlinkCluster, tmp_path: Path
@@ -327,11 +345,13 @@ def test_a_lost_job_manager_and_then_a_move_to_another_job(
     with submitted(flink_cluster, story, "--restore", "latest", parallelism=1) as job:
         restored = wait_until(lambda: job.latest("restored"), 120, "a restore")
         assert restored["id"] >= lost["id"]
-        job.wait_for_checkpoints(2)
+        waiting = wait_until_nothing_moves(job)
+        assert min(waiting) > 0
         savepoint = flink_cluster.stop_job(job.id, tmp_path / "savepoints")
 
-    story.produce(story.after[some:])
-    story.close_time()
     with submitted(flink_cluster, story, parallelism=2, savepoint=savepoint) as job:
+        wait_until(lambda: waits(job) == waiting, 60, f"{waiting} in state, as before the move")
+        story.produce(story.after[some:])
+        story.close_time()
         check_everything(job, story)
         assert job.latest("restored")["external_path"] == savepoint

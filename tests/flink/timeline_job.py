@@ -55,7 +55,7 @@ def run(folder: Path) -> None:
         + ")"
     )
     said = batches.records(
-        batches.rows_of(tables, "SELECT v FROM script"),
+        batches.rows_of(tables, "SELECT v FROM script", name="script"),
         Say(),
         uid="say",
         columns="s",

@@ -58,6 +58,9 @@ public final class CommitFiles extends AbstractStreamOperator
 
     private long watermark = Long.MIN_VALUE;
 
+    /** When files last became visible; the event time before which all rows are. */
+    private final Moment lastVisible = new Moment(), completeUntil = new Moment();
+
     private transient BucketWriter writers;
     private transient ListState keptFiles, keptWatermarks, keptPartitions;
 
@@ -106,6 +109,12 @@ public final class CommitFiles extends AbstractStreamOperator
             reached = Math.max(reached, ((Long) all.next()).longValue());
         }
         markComplete(reached);
+    }
+
+    public void open() throws Exception {
+        super.open();
+        getMetricGroup().gauge("last_visible_ms", lastVisible);
+        getMetricGroup().gauge("complete_until_ms", completeUntil);
     }
 
     private static ListState state(
@@ -208,10 +217,12 @@ public final class CommitFiles extends AbstractStreamOperator
             return;
         }
         incomplete.add(ParquetFiles.partition(file));
+        lastVisible.set(getProcessingTimeService().getCurrentProcessingTime());
     }
 
     /** All rows that came before this watermark are visible. */
     private void markComplete(long reached) throws Exception {
+        completeUntil.set(reached);
         for (Iterator all = incomplete.iterator(); all.hasNext(); ) {
             String partition = (String) all.next();
             if (reached == Long.MAX_VALUE || reached > beginningOf(partition) + delayMs) {

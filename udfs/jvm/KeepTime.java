@@ -60,6 +60,10 @@ public final class KeepTime extends AbstractStreamOperator
     private boolean holding = false;
     private boolean ended = false;
 
+    /** What the gauges show: the watermark that the join has seen, the progress of each stream. */
+    private final Moment watermark = new Moment();
+    private final Moment[] newest = {new Moment(), new Moment()};
+
     private transient ListState kept;
     private transient Counter silences;
     /** All subtasks decide alike; one of them tells of it. */
@@ -137,16 +141,21 @@ public final class KeepTime extends AbstractStreamOperator
     public void open() throws Exception {
         super.open();
         speaks = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask() == 0;
-        if (holds) {
-            MetricGroup group = getMetricGroup();
-            silences = group.counter("label_silence_holds");
-            group.gauge(
-                    "label_silence_held_ms",
-                    new Gauge() {
-                        public Object getValue() {
-                            return Long.valueOf(heldMs());
-                        }
-                    });
+        MetricGroup group = getMetricGroup();
+        silences = group.counter("label_silence_holds");
+        group.gauge(
+                "label_silence_held_ms",
+                new Gauge() {
+                    public Object getValue() {
+                        return Long.valueOf(heldMs());
+                    }
+                });
+        group.gauge("watermark_ms", watermark);
+        watermark.set(sent);
+        String[] names = {"features", "actions"};
+        for (int stream = FEATURES; stream <= ACTIONS; stream++) {
+            newest[stream].set(progress[stream]);
+            group.addGroup("stream", names[stream]).gauge("newest_event_ms", newest[stream]);
         }
         // Flink opens operators from the last to the first, so the join can take this already.
         String key = ownKey();
@@ -213,6 +222,7 @@ public final class KeepTime extends AbstractStreamOperator
             long time = in.integer();
             if (time > progress[stream]) {
                 progress[stream] = time;
+                newest[stream].set(time);
                 if (holds && stream == ACTIONS) {
                     advance();
                 }
@@ -265,6 +275,7 @@ public final class KeepTime extends AbstractStreamOperator
         }
         if (to > sent) {
             sent = to;
+            watermark.set(to);
             output.emitWatermark(new Watermark(to));
         }
     }

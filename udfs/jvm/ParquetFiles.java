@@ -45,6 +45,11 @@ final class ParquetFiles {
         partitionColumns = Integer.parseInt((String) references[6]);
     }
 
+    /** The index of a column, or -1. */
+    int column(String name) {
+        return rows.getFieldIndex(name);
+    }
+
     boolean compact() {
         return compact;
     }

@@ -10,6 +10,7 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalLong;
+import java.util.TreeMap;
 import java.util.UUID;
 import org.apache.flink.core.fs.Path;
 import org.apache.flink.runtime.state.StateInitializationContext;
@@ -37,6 +38,13 @@ public final class WriteFiles extends AbstractStreamOperator
     /** By partition: the Part that is being written. */
     private final Map open = new HashMap();
 
+    /** The column with the time of the event, or -1; the greatest that was written. */
+    private final int timeColumn;
+    private long newest = Moment.NONE;
+    /** By checkpoint, until it has completed: the greatest time that is in it. */
+    private final TreeMap newestOf = new TreeMap();
+    private final Moment newestVisible = new Moment();
+
     private transient BucketWriter writers;
     /** The checkpoint that the next file comes after; in its name. */
     private long after = 0L;
@@ -53,6 +61,7 @@ public final class WriteFiles extends AbstractStreamOperator
         setProcessingTimeService(processingTime);
         setup(task, config, output);
         format = new ParquetFiles(references);
+        timeColumn = format.column("event_time");
     }
 
     public void initializeState(StateInitializationContext context) throws Exception {
@@ -64,6 +73,9 @@ public final class WriteFiles extends AbstractStreamOperator
     public void open() throws Exception {
         super.open();
         writers = format.writers(true);
+        if (timeColumn >= 0) {
+            getMetricGroup().gauge("newest_visible_event_ms", newestVisible);
+        }
         getProcessingTimeService().registerTimer(now() + LOOK_EVERY_MS, this);
     }
 
@@ -85,12 +97,27 @@ public final class WriteFiles extends AbstractStreamOperator
             open.put(partition, part);
         }
         part.writer.write(row, part.since);
+        if (timeColumn >= 0) {
+            newest = Math.max(newest, row.getLong(timeColumn));
+        }
     }
 
     public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
         super.prepareSnapshotPreBarrier(checkpoint);
         finishOlderThan(Long.MAX_VALUE);
         after = checkpoint;
+        newestOf.put(Long.valueOf(checkpoint), Long.valueOf(newest));
+    }
+
+    /** CommitFiles makes the files of the checkpoint visible at about this time. */
+    public void notifyCheckpointComplete(long checkpoint) throws Exception {
+        super.notifyCheckpointComplete(checkpoint);
+        Map done = newestOf.headMap(Long.valueOf(checkpoint), true);
+        if (!done.isEmpty()) {
+            Map.Entry last = newestOf.floorEntry(Long.valueOf(checkpoint));
+            newestVisible.set(((Long) last.getValue()).longValue());
+            done.clear();
+        }
     }
 
     public void endInput() throws Exception {

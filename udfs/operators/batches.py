@@ -129,12 +129,24 @@ def records(
     )
 
 
-def rows_of(tables: Any, query: str) -> Any:
-    """The rows of a query as a Java stream, in Flink's internal format: nothing is converted."""
+def rows_of(tables: Any, query: str, *, name: str) -> Any:
+    """The rows of a query as a Java stream, in Flink's internal format: nothing is converted.
+
+    Its operators are called after `name`: Flink would number them (`Calc[10]`), and the numbers,
+    which are labels of metrics, change with the graph.
+    """
     table = tables.sql_query(query)._j_table
     internal = get_gateway().jvm.java.lang.Class.forName("org.apache.flink.table.data.RowData")
     wanted = table.getResolvedSchema().toPhysicalRowDataType().bridgedTo(internal)
-    return tables._j_tenv.toDataStream(table, wanted)
+    rows = tables._j_tenv.toDataStream(table, wanted)
+    transformation, names = rows.getTransformation(), [f"{name} rows", f"{name} columns"]
+    while True:
+        inputs = transformation.getInputs()
+        if inputs.isEmpty():
+            transformation.setName(f"{name} source")
+            return rows
+        transformation.setName(names.pop(0) if names else f"{name} conversion")
+        transformation = inputs.get(0)
 
 
 def keyed_type() -> Any:
