@@ -97,7 +97,7 @@ class Table:
         )
         name = _words(self.name)
         messages = _message_type()
-        needs = ["ParquetFiles", "Moment"]
+        needs = ["ParquetFiles", "ParquetRows", "Moment"]
         # The uids are not those of the operators before 2026-11: their state would be passed over,
         # and with it the files that were not visible yet.
         parts = jvm_operators.transform(

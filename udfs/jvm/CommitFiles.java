@@ -90,7 +90,7 @@ public final class CommitFiles extends AbstractStreamOperator
 
     public void initializeState(StateInitializationContext context) throws Exception {
         super.initializeState(context);
-        writers = format.writers(false);
+        writers = format.writers();
         keptFiles = state(context, "files-v1", ParquetFiles.messageSerializer());
         keptPartitions = state(context, "incomplete-v1", StringSerializer.INSTANCE);
         keptWatermarks = state(context, "watermark-v1", LongSerializer.INSTANCE);

@@ -40,7 +40,7 @@ public final class CompactFiles extends AbstractStreamOperator implements OneInp
 
     public void open() throws Exception {
         super.open();
-        writers = format.writers(false);
+        writers = format.writers();
         readers = format.readers();
     }
 

@@ -188,38 +188,19 @@ final class ParquetFiles {
 
     // -- Parquet -----------------------------------------------------------------------------------
 
-    /** What writes files of this table; raw, for Janino knows no generics. `whole`: of whole rows,
-     * whose partition columns are left out; otherwise of rows without them. */
-    org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers(boolean whole)
+    /** What writes files of this table; raw, for Janino knows no generics. Rows may have the partition
+     * columns at their end, or not. */
+    org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers()
             throws java.io.IOException {
-        org.apache.flink.api.common.serialization.BulkWriter.Factory parquet = parquet();
-        if (whole) {
-            parquet =
-                    new org.apache.flink.connector.file.table.FileSystemTableSink
-                            .ProjectionBulkFactory(parquet, computer());
-        }
         org.apache.flink.streaming.api.functions.sink.filesystem.legacy.StreamingFileSink
                         .BucketsBuilder
                 bulk =
                         org.apache.flink.streaming.api.functions.sink.filesystem.legacy
-                                .StreamingFileSink.forBulkFormat(folder, parquet);
+                                .StreamingFileSink.forBulkFormat(
+                                folder,
+                                new org.apache.flink.formats.parquet.ParquetWriterFactory(
+                                        new ParquetRows.Files(columns(), compression)));
         return bulk.createBucketWriter();
-    }
-
-    private org.apache.flink.connector.file.table.RowDataPartitionComputer computer() {
-        int count = rows.getFieldCount();
-        String[] names = new String[count], partition = new String[partitionColumns];
-        org.apache.flink.table.types.DataType[] types =
-                new org.apache.flink.table.types.DataType[count];
-        for (int i = 0; i < count; i++) {
-            names[i] = (String) rows.getFieldNames().get(i);
-            types[i] =
-                    org.apache.flink.table.types.utils.TypeConversions.fromLogicalToDataType(
-                            rows.getTypeAt(i));
-        }
-        System.arraycopy(names, count - partitionColumns, partition, 0, partitionColumns);
-        return new org.apache.flink.connector.file.table.RowDataPartitionComputer(
-                NO_PARTITION, names, types, partition);
     }
 
     org.apache.flink.connector.file.table.stream.compact.CompactReader.Factory readers() {
@@ -235,13 +216,6 @@ final class ParquetFiles {
                                 BATCH,
                                 true,
                                 true));
-    }
-
-    private org.apache.flink.formats.parquet.ParquetWriterFactory parquet() {
-        org.apache.hadoop.conf.Configuration options = new org.apache.hadoop.conf.Configuration();
-        options.set("parquet.compression", compression);
-        return org.apache.flink.formats.parquet.row.ParquetRowDataBuilder.createWriterFactory(
-                columns(), options, true);
     }
 
     private org.apache.flink.table.types.logical.RowType columns() {

@@ -31,12 +31,15 @@ public final class WriteFiles extends AbstractStreamOperator
     /** A file of a job without checkpoints is finished when it is this old, to bound the memory. */
     private static final long OLD_MS = 1800000L;
     private static final long LOOK_EVERY_MS = 60000L;
+    private static final int LOOK_EVERY_ROWS = 100;
 
     private final ParquetFiles format;
     /** In the names of files: two attempts never use one name. */
     private final String attempt = UUID.randomUUID().toString().substring(0, 8);
     /** By partition: the Part that is being written. */
     private final Map open = new HashMap();
+    /** The one of the last row; null if it is finished. */
+    private Part last;
 
     /** The column with the time of the event, or -1; the greatest that was written. */
     private final int timeColumn;
@@ -72,7 +75,7 @@ public final class WriteFiles extends AbstractStreamOperator
 
     public void open() throws Exception {
         super.open();
-        writers = format.writers(true);
+        writers = format.writers();
         if (timeColumn >= 0) {
             getMetricGroup().gauge("newest_visible_event_ms", newestVisible);
         }
@@ -82,8 +85,11 @@ public final class WriteFiles extends AbstractStreamOperator
     public void processElement(StreamRecord record) throws Exception {
         RowData row = (RowData) record.getValue();
         String partition = format.partition(row);
-        Part part = (Part) open.get(partition);
-        if (part != null && part.writer.getSize() > format.fileSize()) {
+        Part part = last != null && last.partition == partition ? last : (Part) open.get(partition);
+        // asking the file system for a size costs more than writing a row
+        if (part != null
+                && part.rows % LOOK_EVERY_ROWS == 0
+                && part.writer.getSize() > format.fileSize()) {
             finish(part);
             part = null;
         }
@@ -100,6 +106,8 @@ public final class WriteFiles extends AbstractStreamOperator
         if (timeColumn >= 0) {
             newest = Math.max(newest, row.getLong(timeColumn));
         }
+        part.rows++;
+        last = part;
     }
 
     public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
@@ -143,6 +151,7 @@ public final class WriteFiles extends AbstractStreamOperator
         long size = part.writer.getSize();
         Object pending = part.writer.closeForCommit();
         open.remove(part.partition);
+        last = null;
         byte[] token = null;
         if (format.compact()) {
             // Its name is hidden, and a file has to be there to be compacted.
@@ -178,5 +187,6 @@ public final class WriteFiles extends AbstractStreamOperator
         Path file;
         InProgressFileWriter writer;
         long since;
+        long rows;
     }
 }
