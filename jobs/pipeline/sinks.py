@@ -117,7 +117,7 @@ class Table:
         jvm_operators.transform(
             made,
             "CommitFiles",
-            Types.PICKLED_BYTE_ARRAY().get_java_type_info(),  # nothing comes out
+            messages,  # none comes out
             *files,
             str(self.commit_delay_ms),
             uid=f"{name}-commit-files",

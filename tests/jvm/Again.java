@@ -17,7 +17,7 @@ public final class Again {
         int head = in.bytes[in.at] & 0xff;
         if (in.nil()) {
             to.nil();
-        } else if (in.isText()) {
+        } else if ((head & 0xe0) == 0xa0 || head >= 0xd9 && head <= 0xdb) {
             to.text(in.string());
         } else if (head == 0xc2 || head == 0xc3) {
             to.bool(in.bool());

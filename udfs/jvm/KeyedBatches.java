@@ -40,24 +40,19 @@ import org.apache.flink.streaming.api.watermark.Watermark;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
 import org.apache.flink.types.Row;
-import org.apache.flink.util.OutputTag;
 
 public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
-        implements OneInputStreamOperator, Triggerable {
+        implements OneInputStreamOperator, Triggerable, ProcessingTimeCallback {
     /** A key with more entries, or with a longer log, is read by Python as far as it needs it. */
     private static final int LOADED_AT_MOST = 32;
     /** Instead of a key: time has come to here. */
     private static final int TIME = -1;
 
-    private final byte[] host;
+    private final Hosted hosted;
     private final String entriesName, logName;
     private final boolean onlyOwnEntry;
-    private final int maxSteps, maxBytes;
-    private final long maxMs;
-    private final String counterNames;
-    private final OutputTag[] tags;
-    private final String[] tagTypes;
     private final long deadlineSpanMs;
 
     private transient MapState entries;
@@ -81,14 +76,12 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     private transient long lastDue;
     private transient boolean someDue;
     private transient boolean ended;
-    private transient boolean waiting;
     private transient StreamRecord record;
 
     /**
-     * references: Python's configuration; the pickled host; the names of entries and log in state;
-     * "own" if a key has at most the entry that is named like it, else "all"; steps, bytes and ms a
-     * batch takes at most; names of counters; for each side output the types of its columns; then
-     * the side outputs' tags; how exactly deadlines are told apart for the gauges (ms).
+     * references: see Hosted; then the names of entries and log in state; "own" if a key has at most
+     * the entry that is named like it, else "all"; how exactly deadlines are told apart for the
+     * gauges (ms).
      */
     public KeyedBatches(
             Object[] references,
@@ -98,20 +91,11 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
             ProcessingTimeService processingTime)
             throws Exception {
         super((Configuration) references[0]);
-        host = (byte[]) references[1];
-        entriesName = (String) references[2];
-        logName = (String) references[3];
-        onlyOwnEntry = "own".equals(references[4]);
-        maxSteps = Integer.parseInt((String) references[5]);
-        maxBytes = Integer.parseInt((String) references[6]);
-        maxMs = Long.parseLong((String) references[7]);
-        counterNames = (String) references[8];
-        tagTypes = ((String) references[9]).split(" ");
-        tags = new OutputTag[tagTypes.length];
-        for (int i = 0; i < tags.length; i++) {
-            tags[i] = (OutputTag) references[10 + i];
-        }
-        deadlineSpanMs = Long.parseLong((String) references[10 + tags.length]);
+        hosted = new Hosted(references);
+        entriesName = (String) references[hosted.end];
+        logName = (String) references[hosted.end + 1];
+        onlyOwnEntry = "own".equals(references[hosted.end + 2]);
+        deadlineSpanMs = Long.parseLong((String) references[hosted.end + 3]);
         setup(task, streamConfig, output);
         setProcessingTimeService(processingTime);
     }
@@ -150,7 +134,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
                                         logName,
                                         PickledByteArrayTypeInfo.PICKLED_BYTE_ARRAY_TYPE_INFO));
         timers = getInternalTimerService("user-timers", VoidNamespaceSerializer.INSTANCE, this);
-        reports = new Reports(getMetricGroup(), counterNames, tags, tagTypes);
+        reports = hosted.reports(getMetricGroup());
         super.open();
         if (levels.uncounted()) {
             countLevels();
@@ -181,12 +165,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     }
 
     public void openPythonInterpreter() {
-        interpreter.set("pickled_host", host);
-        interpreter.set("reader", new StateReader(this));
-        interpreter.exec(
-                "from udfs.operators.hosting import opened\n"
-                        + "host = opened(pickled_host, reader)\n"
-                        + "del pickled_host, reader");
+        hosted.open(interpreter, new StateReader(this));
     }
 
     public void close() throws Exception {
@@ -230,6 +209,12 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         }
     }
 
+    /** It is sent on behind what came before it, as a watermark is. */
+    public void processWatermarkStatus(WatermarkStatus status) throws Exception {
+        flush();
+        super.processWatermarkStatus(status);
+    }
+
     public void onEventTime(InternalTimer timer) throws Exception {
         long at = timer.getTimestamp();
         if (full() && someDue && at > lastDue) {
@@ -269,7 +254,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     }
 
     private boolean full() {
-        return count >= maxSteps || steps.at >= maxBytes;
+        return hosted.full(count, steps.at);
     }
 
     private int indexOf(String key) {
@@ -283,24 +268,12 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         return k;
     }
 
-    /** No step waits for longer than `maxMs`. */
     private void wake() {
-        if (waiting) {
-            return;
-        }
-        waiting = true;
-        getProcessingTimeService()
-                .registerTimer(
-                        getProcessingTimeService().getCurrentProcessingTime() + maxMs,
-                        new ProcessingTimeCallback() {
-                            public void onProcessingTime(long time) throws Exception {
-                                isLate();
-                            }
-                        });
+        hosted.wake(getProcessingTimeService(), this);
     }
 
-    void isLate() throws Exception {
-        waiting = false;
+    public void onProcessingTime(long time) throws Exception {
+        hosted.woken();
         flush();
     }
 

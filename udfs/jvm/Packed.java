@@ -18,11 +18,6 @@ final class Packed {
         return new String(bytes, at - size, size, java.nio.charset.StandardCharsets.UTF_8);
     }
 
-    boolean isText() {
-        int head = bytes[at] & 0xff;
-        return (head & 0xe0) == 0xa0 || head >= 0xd9 && head <= 0xdb;
-    }
-
     /** A copy of the binary that begins here. */
     byte[] content() {
         int size = binary();

@@ -21,32 +21,23 @@ import org.apache.flink.streaming.runtime.tasks.StreamTask;
 import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.types.Row;
-import org.apache.flink.util.OutputTag;
 
 public final class RecordBatches extends AbstractEmbeddedPythonFunctionOperator
-        implements OneInputStreamOperator {
-    private final byte[] host;
+        implements OneInputStreamOperator, ProcessingTimeCallback {
+    private final Hosted hosted;
     private final String types;
     private final boolean byClock;
-    private final int maxSteps, maxBytes;
-    private final long maxMs;
-    private final String counterNames;
-    private final OutputTag[] tags;
-    private final String[] tagTypes;
 
     private transient Reports reports;
     private transient Packing batch;
     private transient Packing records;
     private transient int count;
-    private transient boolean waiting;
     /** The latest clock of an event; the watermark is 1 ms behind it. */
     private transient long reached;
 
     /**
-     * references: Python's configuration; the pickled host; a letter for each column of the rows (see
-     * `field`); "clock" if the watermark is that of the events, else "source"; records, bytes and ms
-     * a batch takes at most; names of counters; for each side output the types of its columns; then
-     * the side outputs' tags.
+     * references: see Hosted; then a letter for each column of the rows (see `field`); "clock" if the
+     * watermark is that of the events, else "source".
      */
     public RecordBatches(
             Object[] references,
@@ -56,18 +47,9 @@ public final class RecordBatches extends AbstractEmbeddedPythonFunctionOperator
             ProcessingTimeService processingTime)
             throws Exception {
         super((Configuration) references[0]);
-        host = (byte[]) references[1];
-        types = (String) references[2];
-        byClock = "clock".equals(references[3]);
-        maxSteps = Integer.parseInt((String) references[4]);
-        maxBytes = Integer.parseInt((String) references[5]);
-        maxMs = Long.parseLong((String) references[6]);
-        counterNames = (String) references[7];
-        tagTypes = ((String) references[8]).split(" ");
-        tags = new OutputTag[tagTypes.length];
-        for (int i = 0; i < tags.length; i++) {
-            tags[i] = (OutputTag) references[9 + i];
-        }
+        hosted = new Hosted(references);
+        types = (String) references[hosted.end];
+        byClock = "clock".equals(references[hosted.end + 1]);
         setup(task, streamConfig, output);
         setProcessingTimeService(processingTime);
     }
@@ -75,16 +57,12 @@ public final class RecordBatches extends AbstractEmbeddedPythonFunctionOperator
     public void open() throws Exception {
         batch = new Packing();
         records = new Packing();
-        reports = new Reports(getMetricGroup(), counterNames, tags, tagTypes);
+        reports = hosted.reports(getMetricGroup());
         super.open();
     }
 
     public void openPythonInterpreter() {
-        interpreter.set("pickled_host", host);
-        interpreter.exec(
-                "from udfs.operators.hosting import opened\n"
-                        + "host = opened(pickled_host)\n"
-                        + "del pickled_host");
+        hosted.open(interpreter, null);
     }
 
     public void close() throws Exception {
@@ -105,18 +83,10 @@ public final class RecordBatches extends AbstractEmbeddedPythonFunctionOperator
             }
         }
         count++;
-        if (count >= maxSteps || records.at >= maxBytes) {
+        if (hosted.full(count, records.at)) {
             flush();
-        } else if (!waiting) {
-            waiting = true;
-            getProcessingTimeService()
-                    .registerTimer(
-                            getProcessingTimeService().getCurrentProcessingTime() + maxMs,
-                            new ProcessingTimeCallback() {
-                                public void onProcessingTime(long time) throws Exception {
-                                    isLate();
-                                }
-                            });
+        } else {
+            hosted.wake(getProcessingTimeService(), this);
         }
     }
 
@@ -144,8 +114,8 @@ public final class RecordBatches extends AbstractEmbeddedPythonFunctionOperator
         }
     }
 
-    void isLate() throws Exception {
-        waiting = false;
+    public void onProcessingTime(long time) throws Exception {
+        hosted.woken();
         flush();
     }
 

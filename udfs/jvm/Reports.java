@@ -76,7 +76,7 @@ final class Reports {
         }
     }
 
-    /** l: integers; d: floating; s: texts, or bytes, which become latin-1 text. Each may be nil. */
+    /** l: integers; d: floating; b: bytes; s: texts. Each may be nil. */
     private static org.apache.flink.types.Row row(Packed in, String types) {
         int n = in.array();
         org.apache.flink.types.Row row = new org.apache.flink.types.Row(n);
@@ -89,12 +89,10 @@ final class Reports {
                 row.setField(i, Long.valueOf(in.integer()));
             } else if (type == 'd') {
                 row.setField(i, Double.valueOf(in.real()));
-            } else if (in.isText()) {
-                row.setField(i, in.string());
+            } else if (type == 'b') {
+                row.setField(i, in.content());
             } else {
-                row.setField(
-                        i,
-                        new String(in.content(), java.nio.charset.StandardCharsets.ISO_8859_1));
+                row.setField(i, in.string());
             }
         }
         return row;

@@ -1,8 +1,7 @@
 // A row of a side output, as Python gives it, to the internal row that the files are written from.
 //
-// Python's whole numbers come as Long; texts stay texts; bytes come as latin-1 text.
+// Whole numbers come as Long, and texts as String.
 
-import java.nio.charset.StandardCharsets;
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
@@ -57,7 +56,7 @@ public final class ToRows extends AbstractStreamOperator implements OneInputStre
             return Double.valueOf(((Number) value).doubleValue());
         }
         if (type.equals("BYTES")) {
-            return ((String) value).getBytes(StandardCharsets.ISO_8859_1);
+            return value;
         }
         throw new IllegalArgumentException("no such type: " + type);
     }

@@ -39,6 +39,22 @@ def _counters(names: Sequence[str]) -> str:
     return " ".join((*labels, *names))
 
 
+def _hosted(
+    j_stream: Any, host: Any, limits: Limits, counters: Sequence[str], side: Sequence[SideOutput]
+) -> list[Any]:
+    """The references that `Hosted.java` reads."""
+    return [
+        python_configuration(j_stream.getExecutionEnvironment()),
+        cloudpickle.dumps(host),
+        str(limits.steps),
+        str(limits.size),
+        str(limits.delay_ms),
+        _counters(counters),
+        " ".join(output.letters for output in side),
+        *(output.tag().get_java_output_tag() for output in side),
+    ]
+
+
 def packed_type() -> Any:
     """Packed records, which only the JVM reads."""
     return Types.PRIMITIVE_ARRAY(Types.BYTE()).get_java_type_info()
@@ -70,21 +86,14 @@ def keyed(
         "KeyedBatches",
         packed_type(),
         [
-            python_configuration(j_stream.getExecutionEnvironment()),
-            cloudpickle.dumps(host),
+            *_hosted(j_stream, host, limits, counters, side),
             entries,
             log,
             "own" if only_own_entry else "all",
-            str(limits.steps),
-            str(limits.size),
-            str(limits.delay_ms),
-            _counters(counters),
-            " ".join(output.letters for output in side),
-            *(output.tag().get_java_output_tag() for output in side),
             str(deadline_span),
         ],
         uid=uid,
-        needs=("Packed", "Pickled", "Packing", "Reports", "Levels"),
+        needs=("Hosted", "Packed", "Pickled", "Packing", "Reports", "Levels"),
         keyed=True,
     )
 
@@ -112,20 +121,13 @@ def records(
         "RecordBatches",
         keyed_type().get_java_type_info(),
         [
-            python_configuration(rows.getExecutionEnvironment()),
-            cloudpickle.dumps(host),
+            *_hosted(rows, host, limits, counters, side),
             columns,
             "clock" if by_clock else "source",
-            str(limits.steps),
-            str(limits.size),
-            str(limits.delay_ms),
-            _counters(counters),
-            " ".join(output.letters for output in side),
-            *(output.tag().get_java_output_tag() for output in side),
         ],
         uid=uid,
         parallelism=parallelism,
-        needs=("Packed", "Packing", "Reports"),
+        needs=("Hosted", "Packed", "Packing", "Reports"),
     )
 
 

@@ -20,7 +20,7 @@ from udfs.core.side_rows import SideTable
 
 @dataclass(frozen=True)
 class SideOutput:
-    """A side output with the columns of a table. Bytes travel as latin-1 text (see `sinks`)."""
+    """A side output with the columns of a table."""
 
     table: SideTable
 
@@ -44,9 +44,17 @@ REJECTED = SideOutput(side_rows.REJECTED)
 def _letter(arrow: pa.DataType) -> str:
     if pa.types.is_integer(arrow):
         return "l"
+    if pa.types.is_binary(arrow):
+        return "b"
     return "d" if pa.types.is_floating(arrow) else "s"
 
 
 def _flink_type(arrow: pa.DataType) -> Any:
-    """Python's numbers come as Java's widest, and bytes as text: arrays of bytes are slow."""
-    return {"l": Types.LONG, "d": Types.DOUBLE, "s": Types.STRING}[_letter(arrow)]()
+    """Python's numbers come as Java's widest."""
+    types = {
+        "l": Types.LONG(),
+        "d": Types.DOUBLE(),
+        "s": Types.STRING(),
+        "b": Types.PRIMITIVE_ARRAY(Types.BYTE()),
+    }
+    return types[_letter(arrow)]
