@@ -140,6 +140,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     """`[runtime]`: how it runs.
 
     `batch_delay`: for how long a record waits at most for others, to go through Python with them.
+    `separate_sink`: samples are written by a thread of their own, not by the one that joins.
     `checkpoint_interval`: a minute for unbounded runs when absent; bounded runs have checkpoints
     only where it is set. `checkpoint_path`: `_checkpoints` in the output when absent.
     `max_late_requests` (share of the requests that were read) and `max_rejected` (share of the
@@ -150,6 +151,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     parallelism: _Positive | None = None
     state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
     batch_delay: Duration = Duration(50)
+    separate_sink: bool = False
     checkpoint_interval: Duration | None = None
     checkpoint_path: str | None = None
     max_late_requests: _Share = 0.1

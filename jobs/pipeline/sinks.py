@@ -65,6 +65,7 @@ def exploded(pipeline: Pipeline, joined: Any, *, uid: str = "explode-samples") -
         wire.sample_layout(pipeline.schema, pipeline.kinds),
         uid=uid,
         needs=["Packed"],
+        own_thread=pipeline.runtime.separate_sink,
     )
 
 

@@ -27,11 +27,13 @@ def transform(
     uid: str,
     parallelism: int | None = None,
     needs: Sequence[str] = (),
+    own_thread: bool = False,
 ) -> DataStream:
     """`stream` through the operator class `udfs/jvm/<operator>.java`.
 
     `output_type` is a Java TypeInformation. `references` go to the operator's constructor: texts,
     or Java objects that can be serialized. `needs`: further classes of `udfs/jvm/` that it uses.
+    `own_thread`: it and what is chained to it do not run in the thread of what comes before.
     """
     return TransformedStream(
         stream._j_data_stream,
@@ -41,6 +43,7 @@ def transform(
         uid=uid,
         parallelism=parallelism,
         needs=needs,
+        own_thread=own_thread,
     )
 
 
@@ -60,6 +63,7 @@ class TransformedStream(DataStream):
         uid: str,
         parallelism: int | None = None,
         needs: Sequence[str] = (),
+        own_thread: bool = False,
         keyed: bool = False,
     ) -> None:
         gateway = get_gateway()
@@ -73,11 +77,14 @@ class TransformedStream(DataStream):
             array,
             Configuration()._j_configuration,
         )
+        factory = flink.table.runtime.operators.CodeGenOperatorFactory(generated)
+        if own_thread:
+            factory.setChainingStrategy(flink.streaming.api.operators.ChainingStrategy.HEAD)
         env = j_stream.getExecutionEnvironment()
         transformation = flink.streaming.api.transformations.OneInputTransformation(
             j_stream.getTransformation(),
             uid.replace("-", " "),
-            flink.table.runtime.operators.CodeGenOperatorFactory(generated),
+            factory,
             output_type,
             parallelism or env.getParallelism(),
         )
