@@ -130,7 +130,8 @@ class RequestDecoder:
     """Decodes and validates feature events of one schema, written as JSON.
 
     `undeclared` counts the values of undeclared features that were dropped from good records so
-    far. For the other arguments see `Bounds`.
+    far. `max_items`: how many items a request may have (None: any number). For the other arguments
+    see `Bounds`.
     """
 
     def __init__(
@@ -138,10 +139,12 @@ class RequestDecoder:
         schema: FeatureSchema,
         *,
         max_record_bytes: int,
+        max_items: int | None = None,
         not_after: int | None = None,
         max_future_ms: int | None = None,
     ) -> None:
         self._bounds = Bounds(max_record_bytes, not_after, max_future_ms)
+        self._max_items = max_items
         context, columns = schema.scoped("context"), schema.scoped("item")
         self._width = len(columns)
         self._pack = msgspec.msgpack.Encoder().encode
@@ -196,6 +199,12 @@ class RequestDecoder:
         ):
             check_ids([request_id, user_id, *ids], record.event_time)
         self._bounds.check_time(record.event_time, record_time)
+        if self._max_items is not None and len(ids) > self._max_items:
+            raise BadRecord(
+                "too_many_items",
+                f"{len(ids)} items; limits.items_per_request is {self._max_items}",
+                record.event_time,
+            )
         return RequestEvent(request_id, record.event_time, body, origin, raw)
 
 

@@ -21,6 +21,8 @@ key = "{rules.key}"
 clock_skew = "{rules.skew}ms"
 allowed_lateness = "{rules.lateness}ms"
 {_duration("late_horizon", rules.horizon)}
+[limits]
+actions_per_{rules.key.removesuffix("_id")} = {rules.max_actions}
 [end_of_input]
 immature = "{rules.immature}"
 [emission]

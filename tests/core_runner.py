@@ -48,6 +48,8 @@ from udfs.core.trust import NEVER as NOTHING
 FOREVER = 2**63 - 1
 #: Minus infinity; below it, differences do not matter.
 NEVER = -(2**63)
+#: Logs that are longer do not come along, so their length must be counted.
+KNOWN_LENGTH = 32
 NOWHERE = Origin("timeline", None, 0)
 #: Those of `tests.timeline.context_features` and `item_features`.
 SCHEMA = FeatureSchema.of(
@@ -76,6 +78,7 @@ def core_rules(rules: Rules) -> JoinRules:
         rules.exposure,
         drop_unexposed=rules.unexposed == "drop",
         drop_immature=rules.immature == "drop",
+        max_actions=rules.max_actions,
     )
 
 
@@ -152,6 +155,13 @@ class DictStorage:
 
     def log(self) -> Iterable[bytes]:
         return [self._seen(blob) for blob in self.keys[self.current].log]
+
+    def log_length(self) -> int | None:
+        n = len(self.keys[self.current].log)
+        return n if n <= KNOWN_LENGTH else None
+
+    def count_log(self) -> int:
+        return len(list(self.log()))
 
     def append_to_log(self, blob: bytes) -> None:
         self.keys[self.current].log.append(self._seen(blob))
@@ -332,6 +342,7 @@ class CoreRunner:
         for reason, actions in (
             ("orphan_action", decisions.orphans),
             ("duplicate_action", decisions.duplicates),
+            ("too_many_actions", decisions.excess),
         ):
             self.rejected += [Rejection("actions", reason, self._identity(a)) for a in actions]
 

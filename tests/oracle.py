@@ -6,8 +6,8 @@ time of its arrival and the watermark that it saw. Then questions are asked over
 once: was this one accepted, who claims this action, and which tombstone names it if nobody does. It
 is slow and simple on purpose. The numbers in comments are the sections of the document.
 
-Two things are followed step by step, because each depends on the one before: a group of duplicates
-(6), and the versions of a sample (14).
+Two things are followed step by step, because each depends on the one before: the actions of a join
+key, of which some are duplicates (6) or too many (16), and the versions of a sample (14).
 """
 
 from __future__ import annotations
@@ -166,9 +166,11 @@ def expected(timeline: Timeline, rules: Rules) -> Outcome:
     lives: dict[str, list[_Life]] = defaultdict(list)
     joined: dict[_SeenRequest, list[Action]] = defaultdict(list)
     late: list[LateAction] = []
-    for twins in _grouped(usable, lambda a: _twin_key(a.action, rules)).values():
-        key = _action_key(twins[0].action, rules)
-        for life in _tell(twins, accepted.get(key, []), rules):
+    for key, of_key in _grouped(usable, lambda a: _action_key(a.action, rules)).items():
+        told, excess = _tell(of_key, accepted.get(key, []), rules)
+        for action in excess:
+            rejected.append(Rejection("actions", "too_many_actions", _named(action, rules)))
+        for life in told:
             lives[key].append(life)
             action, claimant = life.seen.action, life.fate.request if life.fate else None
             if life.fate is None:
@@ -426,33 +428,43 @@ def _namings(
 
 
 def _tell(
-    twins: Sequence[_SeenAction], candidates: Sequence[_SeenRequest], rules: Rules
-) -> Iterable[_Life]:
-    """6: the fates of the actions of one identity, in the order of arrival.
+    actions: Sequence[_SeenAction], candidates: Sequence[_SeenRequest], rules: Rules
+) -> tuple[list[_Life], list[Action]]:
+    """6 and 16: the fates of the actions of one join key, and those for which there is no room.
 
-    A duplicate that arrives while the one before is undecided is compared with it first, and the
-    lesser of the two stays.
+    They are told in the order of arrival. A duplicate that arrives while the one before is
+    undecided is compared with it first, and the lesser of the two stays.
     """
-    standing = twins[0]
-    fate = _fate(standing, candidates, rules)
-    for twin in twins[1:]:
-        watermark = twin.came.watermark
-        if watermark < fate.at:  # the standing one is held
-            if _least(twin.action) < _least(standing.action):
-                yield _Life(standing, None, twin.came)
-                standing, fate = twin, _fate(twin, candidates, rules)
-            else:
-                yield _Life(twin, None, twin.came)
-        elif fate.request is not None and watermark < rules.forget_time(
-            fate.request.request.event_time
-        ):
-            yield _Life(twin, None, twin.came)  # a remembered request has used it
-        else:
-            yield _Life(
-                standing, fate
-            )  # the request is forgotten, so the duplicate is an ordinary action
-            standing, fate = twin, _fate(twin, candidates, rules)
-    yield _Life(standing, fate)
+    lives: list[_Life] = []
+    excess: list[Action] = []
+    latest: dict[tuple[object, ...], tuple[_SeenAction, _Fate]] = {}
+    for seen in actions:
+        name, watermark = _twin_key(seen.action, rules), seen.came.watermark
+        before = latest.get(name)
+        if before is None or not _counts(before[1], watermark, rules):
+            if sum(_counts(f, watermark, rules) for _, f in latest.values()) >= rules.max_actions:
+                excess.append(seen.action)
+                continue
+            if before is not None:  # its request is forgotten, so the duplicate is ordinary
+                lives.append(_Life(*before))
+            latest[name] = seen, _fate(seen, candidates, rules)
+            continue
+        standing, fate = before
+        if watermark < fate.at and _least(seen.action) < _least(standing.action):
+            lives.append(_Life(standing, None, seen.came))
+            latest[name] = seen, _fate(seen, candidates, rules)
+        else:  # the standing one is held, or a remembered request has used it
+            lives.append(_Life(seen, None, seen.came))
+    lives += [_Life(*standing) for standing in latest.values()]
+    return lives, excess
+
+
+def _counts(fate: _Fate, watermark: float, rules: Rules) -> bool:
+    """16: whether it is held at this watermark, or was used by a request that is remembered."""
+    if watermark < fate.at:
+        return True
+    used_by = fate.request
+    return used_by is not None and watermark < rules.forget_time(used_by.request.event_time)
 
 
 def _least(action: Action) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 from hypothesis import strategies as st
 
 from tests.timeline import (
+    MANY,
     Action,
     EmitPositives,
     Event,
@@ -154,6 +155,9 @@ def policies_for(key: Key) -> dict[str, Rules]:
         "es_dfm, silence marked": replace(
             preset("es_dfm", seen, 5), immature="drop", silence=LabelSilence(3, 0, 1)
         ),
+        "wait, two actions a key": replace(counts, skew=1, max_actions=2),
+        "defer, three actions a key": replace(preset("defer", counts, 5), max_actions=3),
+        "fake_negative, an action a key": replace(preset("fake_negative", seen), max_actions=1),
         "fake_negative, silence at once": replace(
             preset("fake_negative", replace(counts, immature="drop")), silence=LabelSilence(0, 20)
         ),
@@ -198,6 +202,7 @@ def any_rules(choose: Choose, key: Key) -> Rules:
             None if silence == "without end" else choose((0, 3, 20)),
             choose((0, 2)),
         ),
+        max_actions=choose((MANY, MANY, MANY, 1, 2, 3, 5)),
     )
 
 
@@ -424,12 +429,14 @@ def rearranged(
     """Two orders of arrival of the same events, both within the bounds, with the same progress.
 
     The rules are of `rules_for(key)`, or with `any_setting` of `any_rules`. A silence is not ended
-    by `max_hold` then: what goes out marked hangs on how far the streams are apart (10).
+    by `max_hold` then: what goes out marked hangs on how far the streams are apart (10). And no key
+    has too many actions, since the order decides which these are (16).
     """
     choose = _drawing(draw)
     rules = any_rules(choose, key) if any_setting else choose(rules_for(key))
     if rules.silence is not None:
         rules = replace(rules, silence=replace(rules.silence, max_hold=None))
+    rules = replace(rules, max_actions=MANY)
     one = build(choose, rules, in_bounds=True)
     events = [event for event in one.events if not isinstance(event, Watermark)]
     other = arrange(choose, rules, events, in_bounds=True)

@@ -39,6 +39,8 @@ FinalEmit = Literal["always", "if_changed", "never"]
 RowKind = Literal["provisional", "positive", "final"]
 FeatureValue = bool | int | str | None
 
+#: More actions than a key of a timeline has.
+MANY = 100_000
 #: `Row.made_at` of a row that only the end of the input made.
 END: Literal["end"] = "end"
 
@@ -132,7 +134,8 @@ class Rules:
     """What the configuration says about a join. Durations are milliseconds.
 
     `windows` and `labels` have the same keys, the action kinds. `horizon` None means 2 W.
-    `first_emit_after`, `emit_positives` and `final_emit` are rule 14's; `exposure` is a kind.
+    `first_emit_after`, `emit_positives` and `final_emit` are rule 14's; `exposure` is a kind;
+    `max_actions` is rule 16's N.
     """
 
     key: Key
@@ -149,6 +152,7 @@ class Rules:
     unexposed: Literal["drop", "mark"] = "drop"
     sampling: Sampling = Sampling()
     silence: LabelSilence | None = None
+    max_actions: int = MANY
 
     def __post_init__(self) -> None:
         if not self.windows or set(self.windows) != set(self.labels):

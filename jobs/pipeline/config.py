@@ -51,6 +51,18 @@ class JoinSection(declaration.JoinedBy, frozen=True, kw_only=True, forbid_unknow
     unknown_actions: Literal["reject", "ignore"] = "reject"
 
 
+class LimitsSection(Section, frozen=True, kw_only=True):
+    """`[limits]`: what bounds the memory of a join key; what exceeds it is rejected.
+
+    `actions_per_request` is for `join.key = "request_id"`, `actions_per_user` for `"user_id"`: how
+    many actions a key may have that are held, or remembered as used (docs/join-semantics.md 16).
+    """
+
+    items_per_request: _Positive = 10_000
+    actions_per_request: _Positive = 100_000
+    actions_per_user: _Positive = 100_000
+
+
 class LabelSilenceSection(Section, frozen=True, kw_only=True):
     """`[label_silence]`: hold when no action came for `after`, for `max_hold` (without end)."""
 
@@ -168,6 +180,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     pipeline: PipelineSection = PipelineSection()
     join: JoinSection = JoinSection()
+    limits: LimitsSection = LimitsSection()
     label_silence: LabelSilenceSection | None = None
     end_of_input: EndOfInputSection = EndOfInputSection()
     sources: SourcesSection
@@ -213,6 +226,13 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return Sampling(declared.seed, declared.rate, tuple(rules))
 
     @property
+    def max_actions(self) -> int:
+        """How many actions a join key may have (rule 16)."""
+        limits = self.limits
+        by_user = self.join.key == "user_id"
+        return limits.actions_per_user if by_user else limits.actions_per_request
+
+    @property
     def rules(self) -> JoinRules:
         """What the join decides by. Durations are in ms."""
         horizon, emission = self.join.late_horizon, self.resolved_emission
@@ -230,6 +250,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             drop_unexposed=self.exposure is None or self.exposure.unexposed == "drop",
             drop_immature=self.end_of_input.immature == "drop",
             keep_features=self.output.late_features,
+            max_actions=self.max_actions,
         )
 
 

@@ -20,6 +20,7 @@ WARN_ABOVE = 0.01
 #: counted against `runtime.max_rejected`.
 _BY_RELATION = (
     *("duplicate_request", "duplicate_action", "orphan_action", "unknown_action", "late_request"),
+    "too_many_actions",
 )
 
 #: What the records of a stream are, to a person.

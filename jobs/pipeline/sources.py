@@ -89,6 +89,7 @@ def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeS
         pipeline.join.unknown_actions == "reject",
         {"features": of(pipeline.sources.features), "actions": of(pipeline.sources.actions)},
         beacon_keys,
+        pipeline.limits.items_per_request,
     )
 
 

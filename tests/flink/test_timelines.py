@@ -51,6 +51,7 @@ def configurations(key: Key) -> dict[str, Rules]:
         "defer, sampled",
         "fake_negative, marked and sampled",
         "defer, label silence for a while",
+        "defer, three actions a key",
     )
     return {"wait": rules_for(key)[4]} | {name: policies_for(key)[name] for name in names}
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.pipeline.config import Pipeline, load
+from jobs.pipeline import runs
+from jobs.pipeline.config import Pipeline, document, load
 from schemas import samples
 from schemas.actions import Label
 from schemas.events import ActionEvent, Origin
@@ -60,6 +61,7 @@ class Day:
     """Sources and an output in a folder, a line and a row at a time."""
 
     def __init__(self, folder: Path, key: str = "request_id") -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self.key = folder, key
         # None: as far as the records go
         self.complete_until: int | None = T + 700_000
@@ -270,6 +272,66 @@ def test_a_later_request_that_came_in_time_takes_its_actions(tmp_path: Path) -> 
         ("row", "r1 position 0 revision 0"),
         ("action", "e1"),
     ]
+
+
+# -- limits (rule 16) ------------------------------------------------------------------------------
+
+
+def of_three_actions(folder: Path, *refused: int) -> Day:
+    """A request with three actions, of which these were refused."""
+    made = Day(folder)
+    made.request("r1", 0, "a")
+    for n in range(3):
+        made.action(f"e{n}", "r1", 1_000 + n, kind="like")
+    for n in refused:
+        made.rejected("actions", n, "too_many_actions")
+    count = 3 - len(refused)
+    made.row("r1", 0, "a", 0, label_like=count, delay_like_ms=1_000 + (0 in refused))
+    return made
+
+
+def test_actions_are_refused_only_where_there_are_too_many(tmp_path: Path) -> None:
+    limit = "limits.actions_per_request=2"
+    for n in range(3):  # whichever came last
+        assert of_three_actions(tmp_path / str(n), n).audit(limit).closes
+    few = "rejected as too_many_actions, but only {} others of its key were not"
+    assert named(of_three_actions(tmp_path / "a", 2).audit()) == [("action", "e2", few.format(2))]
+    report = of_three_actions(tmp_path / "b", 1, 2).audit(limit)
+    assert named(report) == [("action", name, few.format(1)) for name in ("e1", "e2")]
+
+
+def test_a_request_with_more_actions_than_the_limit_is_named(tmp_path: Path) -> None:
+    day = of_three_actions(tmp_path)
+    assert day.audit("limits.actions_per_request=3").closes
+    why = "3 actions are neither late nor rejected; the limit is 2"
+    assert named(day.audit("limits.actions_per_request=2")) == [("request", "r1", why)]
+    assert day.audit("limits.actions_per_user=2").closes  # that is not its key
+
+
+def test_a_request_with_too_many_items_is_in_rejected(tmp_path: Path) -> None:
+    day = Day(tmp_path)
+    day.request("r1", 0, "a", "b")
+    day.rejected("features", 0, "too_many_items")
+    assert day.audit("limits.items_per_request=1").closes
+    why = "rejected as too_many_items, but the record is good"
+    assert why in [found[2] for found in named(day.audit("limits.items_per_request=2"))]
+
+
+def test_a_limit_of_items_may_have_changed(tmp_path: Path) -> None:
+    """Two items were too many at first, or are too many now."""
+    for of_start in (1, 2):
+        day = Day(tmp_path / str(of_start))
+        day.request("r1", 0, "a", "b")
+        day.request("r2", 1, "a", "b")
+        day.rejected("features", 0, "too_many_items")
+        day.row("r2", 0, "a", 1)
+        day.row("r2", 1, "b", 1)
+        now = f"limits.items_per_request={3 - of_start}"
+        pipeline = day.pipeline(now)
+        assert not audit(pipeline).closes
+        text = document(day.folder / "pipeline.toml", [f"limits.items_per_request={of_start}"])
+        runs.note(str(day.folder / "out"), runs.started("0" * 32, "fresh", None), text)
+        assert audit(pipeline).closes
 
 
 # -- why an impression has no row ------------------------------------------------------------------

@@ -55,7 +55,9 @@ required = false
 [features.weights]
 type = "list<float32>"
 required = false
-{sources}[output]
+{sources}[limits]
+items_per_request = {items}
+[output]
 path = "out"
 """
 
@@ -262,7 +264,10 @@ class _OfTheJob:
         self.of_kafka = isinstance(features, KafkaSource)
         clock: dict[str, Any] = {"max_future_ms": 60_000} if self.of_kafka else {"not_after": TIME}
         self._requests = RequestDecoder(
-            pipeline.schema, max_record_bytes=features.max_record_bytes, **clock
+            pipeline.schema,
+            max_record_bytes=features.max_record_bytes,
+            max_items=pipeline.limits.items_per_request,
+            **clock,
         )
         self._actions = ActionDecoder(
             pipeline.kinds,
@@ -300,11 +305,11 @@ class _OfTheJob:
 
 def _configurations(folder: Path) -> list[Pipeline]:
     made = []
-    for n, (key, unknown, label, required, source, max_bytes) in enumerate(
+    for n, (key, unknown, label, required, source, max_bytes, items) in enumerate(
         (
-            ("request_id", "reject", "sum", "true", KAFKA, 1_000_000),
-            ("user_id", "ignore", "count", "false", FILES, 1_000_000),
-            ("request_id", "ignore", "last", "false", KAFKA, 300),
+            ("request_id", "reject", "sum", "true", KAFKA, 1_000_000, 2),
+            ("user_id", "ignore", "count", "false", FILES, 1_000_000, 1),
+            ("request_id", "ignore", "last", "false", KAFKA, 300, 3),
         )
     ):
         sources = "".join(
@@ -312,7 +317,12 @@ def _configurations(folder: Path) -> list[Pipeline]:
             for s in STREAMS
         )
         text = CONFIG.format(
-            key=key, unknown=unknown, label=label, required=required, sources=sources
+            key=key,
+            unknown=unknown,
+            label=label,
+            required=required,
+            sources=sources,
+            items=items,
         )
         (folder / f"{n}.toml").write_text(text)
         made.append(load(folder / f"{n}.toml"))
@@ -352,6 +362,7 @@ def test_both_decoders_say_the_same(tmp_path: Path) -> None:
     }
     others = {
         "features empty_items",
+        "features too_many_items",
         "actions future_clock",
         "actions unknown_action",
         "actions missing_value",

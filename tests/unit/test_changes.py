@@ -12,7 +12,7 @@ import pytest
 from tests.audited import Story, outcome_of_changes
 from tests.effort import examples
 from tests.strategies import Choose, any_rules, build, policies_for, rules_for
-from tests.timeline import EmitPositives, FinalEmit, Key, Rules, apart
+from tests.timeline import MANY, EmitPositives, FinalEmit, Key, Rules, apart
 from tools.audit.command import audit
 
 KEYS: tuple[Key, ...] = ("request_id", "user_id")
@@ -27,6 +27,7 @@ def _changed(choose: Choose, rules: Rules) -> Rules:
         lateness=choose((0, 4)),
         skew=choose((0, 3)),
         horizon=choose((None, 90)),
+        max_actions=choose((rules.max_actions, rules.max_actions, 1, 2, MANY)),
     )
     if choose((False, True)):
         first = choose((None, 0, 2))

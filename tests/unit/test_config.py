@@ -21,6 +21,7 @@ from jobs.pipeline.config import (
 )
 from jobs.pipeline.jaas import login_module
 from jobs.pipeline.secrets import Redaction
+from jobs.pipeline.sources import decode_settings
 
 GOOD = """
 [actions.click]
@@ -409,3 +410,17 @@ def test_checkpoints_by_default(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="checkpoint_interval: must be longer than 0"):
         load(path, ["runtime.checkpoint_interval=0s"], {"SECRET": ""})
+
+
+@pytest.mark.parametrize(("key", "actions"), [("request_id", 3), ("user_id", 4)])
+def test_each_join_key_has_a_limit_of_its_own(tmp_path: Path, key: str, actions: int) -> None:
+    (tmp_path / "p.toml").write_text(GOOD)
+    usual = load(tmp_path / "p.toml")
+    assert usual.rules.max_actions == 100_000
+    assert decode_settings(usual, ()).max_items == 10_000
+    limits = ("items_per_request=2", "actions_per_request=3", "actions_per_user=4")
+    pipeline = load(tmp_path / "p.toml", [f"join.key={key}", *(f"limits.{one}" for one in limits)])
+    assert pipeline.rules.max_actions == actions
+    assert decode_settings(pipeline, ()).max_items == 2
+    with pytest.raises(ConfigError, match=r"limits\.actions_per_user"):
+        load(tmp_path / "p.toml", ["limits.actions_per_user=0"])

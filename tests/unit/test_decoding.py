@@ -82,6 +82,16 @@ def test_a_request_becomes_columns_in_the_order_of_the_schema() -> None:
     assert body.columns == [[1.5, 2.0], [None, 0.25], [["x", "\U0001f600\x00"], None]]
 
 
+def test_a_request_may_have_so_many_items_and_no_more() -> None:
+    raw = json.dumps(request()).encode()
+    assert decoder(max_items=2).decode(raw, HERE).raw == raw
+    assert refused(raw, decoder(max_items=1)) == "too_many_items"
+    # a fault of the record itself gives the reason first
+    assert refused(raw, decoder(max_items=1, not_after=TIME - 1)) == "future_clock"
+    bad = json.dumps(request(user_id=" ")).encode()
+    assert refused(bad, decoder(max_items=1)) == "bad_id"
+
+
 def test_undeclared_features_are_dropped_and_every_value_is_counted() -> None:
     decoding = decoder()
     items = [{"item_id": "a", "features": {"price": 1, "new": {"deep": [1]}, "other": None}}]

@@ -54,12 +54,15 @@ def test_the_examples_are_good_records(text: str) -> None:
 
 
 def test_every_reason_of_the_page_is_a_counter_from_the_beginning() -> None:
-    table = re.findall(r"^\|[ \d]+\| `(\w+)` +\| (\(actions\))?", PAGE, re.MULTILINE)
-    of_actions = {reason for reason, actions in table if actions}
-    of_both = {reason for reason, actions in table if not actions} - {"empty_items"}
+    table = re.findall(
+        r"^\|[ \d]+\| `(\w+)` +\| (?:\((actions|feature events)\))?", PAGE, re.MULTILINE
+    )
+    of_actions = {reason for reason, of in table if of == "actions"}
+    of_features = {"empty_items"} | {reason for reason, of in table if of == "feature events"}
+    of_both = {reason for reason, of in table if not of} - {"empty_items"}
     (text,) = re.findall(r"itself rejects good records as well: (.*?) \(join", PAGE, re.DOTALL)
     of_join = re.findall(r"`(\w+)`", text)
-    assert {*decode_batches.REASONS["features"]} == of_both | {"empty_items"}
+    assert {*decode_batches.REASONS["features"]} == of_both | of_features
     assert {*decode_batches.REASONS["actions"]} == of_both | of_actions
     declared = join_batches.counters(JoinRules("user_id", (ActionKind("click", 1, "any"),)))
     assert {name.split("/")[-1] for name in declared if name.startswith("rejected/")} == {*of_join}

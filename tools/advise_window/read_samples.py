@@ -31,7 +31,7 @@ from tools.summary.show import readable_ms
 from udfs.core.matching import JoinRules
 
 #: Reasons of rejected actions that still moved event time.
-_TIMED = ("orphan_action", "duplicate_action")
+_TIMED = ("orphan_action", "duplicate_action", "too_many_actions")
 
 
 @dataclass(frozen=True)

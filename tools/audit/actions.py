@@ -54,23 +54,23 @@ def _sum(values: Iterable[float]) -> float:
 
 
 class Requests:
-    """The accepted requests by join key."""
+    """The accepted requests by join key. `by_user`: whether that is the user id."""
 
     def __init__(self, eras: Eras, source: Source) -> None:
-        self._by_user = eras.present.join.key == "user_id"
+        self.by_user = eras.present.join.key == "user_id"
         self._skew = eras.skew
         self._windows = eras.windows
         by_key: dict[str, list[Request]] = defaultdict(list)
         for request in source.accepted:
             if not request.missing:
-                by_key[request.user_id if self._by_user else request.request_id].append(request)
+                by_key[request.user_id if self.by_user else request.request_id].append(request)
         self._by_key = dict(by_key)
         for requests in self._by_key.values():
             requests.sort(key=lambda r: (r.event_time, r.request_id))
 
     def key(self, action: ActionEvent) -> str:
         """The join key of an action: its user id or its request id."""
-        return action.user_id if self._by_user else (action.request_id or "")
+        return action.user_id if self.by_user else (action.request_id or "")
 
     def that_match(self, action: ActionEvent) -> list[Request]:
         """Rule 1, the first in the rank of rule 2 first."""
@@ -80,6 +80,10 @@ class Requests:
         )
         end = bisect_right(requests, action.event_time + self._skew, key=_time_of)
         return [r for r in reversed(requests[first:end]) if action.item_id in r.items]
+
+    def of(self, key: str) -> list[Request]:
+        """All of a join key, by time."""
+        return self._by_key.get(key, [])
 
     def named(self, key: str, request_id: str, time: int) -> Request | None:
         """The request with this join key, id and time, or None."""
@@ -148,7 +152,7 @@ def _content(action: ActionEvent, requests: Requests) -> tuple[object, ...]:
     return (requests.key(a), a.item_id, a.action, a.value, a.event_time, a.event_id)
 
 
-def _identity(action: ActionEvent) -> tuple[object, ...]:
+def identity_of(action: ActionEvent) -> tuple[object, ...]:
     """Rule 6: what makes two records the same action."""
     if action.event_id is not None:
         return ("event", action.event_id)
@@ -243,7 +247,7 @@ class Assignment:
         """
         by_identity: dict[tuple[object, ...], list[Action]] = defaultdict(list)
         for action in self._source.actions:
-            key = (self._requests.key(action.event), *_identity(action.event))
+            key = (self._requests.key(action.event), *identity_of(action.event))
             by_identity[key].append(action)
         out: set[int] = set()
         for twins in by_identity.values():
@@ -302,7 +306,7 @@ def _same_but_origin(one: ActionEvent, other: ActionEvent) -> bool:
     return (
         one.event_time == other.event_time
         and one.value == other.value
-        and _identity(one) == _identity(other)
+        and identity_of(one) == identity_of(other)
     )
 
 

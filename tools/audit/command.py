@@ -26,6 +26,7 @@ from tools.audit.eras import eras_of
 from tools.audit.expected import Expected
 from tools.audit.judges import AnyOf, Judge
 from tools.audit.labels import LabelCheck
+from tools.audit.limits import check_limits
 from tools.audit.observed import check_observed
 from tools.audit.output import Output
 from tools.audit.progress import Progress, progress_of
@@ -55,7 +56,7 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
         told(f"reading {stream}", read[stream], None)
 
     rejected = Rejected(output, report)
-    source = read_source(pipeline, rejected, report, more)
+    source = read_source(eras, rejected, report, more)
     request_twins(source, eras, report)
     requests = Requests(eras, source)
     take_late(eras, source, requests, output, report)
@@ -78,6 +79,7 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
             f"{len(untold)} impressions: cannot tell which of several requests must hold their"
             " actions, since requests came beyond the bounds. They count as right."
         )
+    check_limits(eras, source, requests, assignment, report)
     labels = LabelCheck(eras, source, rows, assignment, expected, settled, untold)
     labels.check(report)
     check_observed(eras, source, rows, progress, report)

@@ -310,10 +310,13 @@ class _Features:
 
 
 class _Requests:
-    """Reads feature events of a schema. `max_bytes`: `max_record_bytes`."""
+    """Reads feature events of a schema. `max_bytes`: `max_record_bytes`. `max_items`:
+    `limits.items_per_request`.
+    """
 
-    def __init__(self, schema: FeatureSchema, max_bytes: int) -> None:
+    def __init__(self, schema: FeatureSchema, max_bytes: int, max_items: int) -> None:
         self._text = _Text(max_bytes)
+        self._max_items = max_items
         self._context = _Features(schema.scoped("context"))
         self._features = _Features(schema.scoped("item"))
         self._width = len(schema.scoped("item"))
@@ -348,6 +351,12 @@ class _Requests:
             found["context"],
             columns,
         )
+
+    def judge(self, request: DecodedRequest) -> DecodedRequest:
+        """Step 13."""
+        if len(request.items) > self._max_items:
+            raise _Bad("too_many_items")
+        return request
 
     def _items(self, value: Any) -> list[tuple[str, list[Any]]]:
         if value is None:
@@ -434,12 +443,16 @@ def _check_ids(ids: Iterable[str]) -> None:
 
 
 class Decoder:
-    """Decodes the records of both streams under a pipeline's configuration."""
+    """Decodes the records of both streams under a pipeline's configuration. `max_items`: another
+    bound than its own.
+    """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, max_items: int | None = None) -> None:
         features, actions = pipeline.sources.features, pipeline.sources.actions
         self._sources: dict[Stream, Source] = {"features": features, "actions": actions}
-        self._requests = _Requests(pipeline.schema, features.max_record_bytes)
+        if max_items is None:
+            max_items = pipeline.limits.items_per_request
+        self._requests = _Requests(pipeline.schema, features.max_record_bytes, max_items)
         self._actions = _Actions(
             {kind.name: kind.label in _NEED_VALUE for kind in pipeline.kinds},
             actions.max_record_bytes,
@@ -455,7 +468,7 @@ class Decoder:
             if stream == "features":
                 request = self._requests.read(raw)
                 self._check_clock(stream, request.event_time, record_time)
-                return request
+                return self._requests.judge(request)
             action = self._actions.read(raw)
             self._check_clock(stream, action.event_time, record_time)
             return self._actions.judge(action)

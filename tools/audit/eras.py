@@ -28,6 +28,7 @@ _DECIDING = (
     "sampling",
     "label_silence",
     "end_of_input",
+    "limits",
 )
 
 
@@ -62,6 +63,18 @@ class Eras:
     def least_skew(self) -> int:
         """The least."""
         return min(int(pipeline.join.clock_skew) for pipeline in self.pipelines)
+
+    @property
+    def items(self) -> tuple[int, int]:
+        """How many items a request may have: the least and the greatest."""
+        limits = [pipeline.limits.items_per_request for pipeline in self.pipelines]
+        return min(limits), max(limits)
+
+    @property
+    def actions(self) -> tuple[int, int]:
+        """How many actions a join key may have (rule 16): the least and the greatest."""
+        limits = [pipeline.max_actions for pipeline in self.pipelines]
+        return min(limits), max(limits)
 
     @property
     def wait(self) -> int:

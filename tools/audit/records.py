@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from jobs.pipeline.config import Pipeline
 from schemas import samples
 from schemas.events import STREAMS, ActionEvent, Origin, Stream
 from tools.audit.decoding import DecodedAction, DecodedRequest, Decoder
@@ -23,6 +22,7 @@ JOIN_REASONS: dict[str, Stream] = {
     "duplicate_request": "features",
     "orphan_action": "actions",
     "duplicate_action": "actions",
+    "too_many_actions": "actions",
 }
 
 
@@ -100,8 +100,18 @@ class Rejected:
             else:
                 self._rows[key] = (row["reason"], row["raw"], file.name)
 
-    def take(self, stream: Stream, record: Record, bad: str | None, *, ignored: bool) -> str | None:
-        """The reason for which it was rejected, if it was; `bad`: what the decoder says."""
+    def take(
+        self,
+        stream: Stream,
+        record: Record,
+        bad: str | None,
+        *,
+        ignored: bool,
+        or_bad: str | None = None,
+    ) -> str | None:
+        """The reason for which it was rejected, if it was; `bad`: what the decoder says. `or_bad`:
+        what it said under another configuration.
+        """
         row = self._rows.pop((stream, *_key(record.origin)), None)
         if row is None:
             return None
@@ -113,7 +123,7 @@ class Rejected:
             why = f"rejected as {reason}, but the action is to be ignored"
         elif bad is not None and reason != bad:
             why = f"rejected as {reason}, but the record is {bad}"
-        elif bad is None and JOIN_REASONS.get(reason) != stream:
+        elif bad is None and reason != or_bad and JOIN_REASONS.get(reason) != stream:
             why = f"rejected as {reason}, but the record is good"
         if why is not None:
             self._report.find("rejected row", place(record.origin), file, why)
@@ -135,13 +145,15 @@ def _key(origin: Origin) -> tuple[str, int | None, int]:
 
 
 def read_source(
-    pipeline: Pipeline, rejected: Rejected, report: Report, progress: Callable[[Stream, int], None]
+    eras: Eras, rejected: Rejected, report: Report, progress: Callable[[Stream, int], None]
 ) -> Source:
     """Read and decode everything. `progress` is told how many records more were read.
 
     Raises ConfigError for sources that cannot be read.
     """
-    decoder = Decoder(pipeline)
+    pipeline = eras.present
+    least_items, most_items = eras.items
+    decoder = Decoder(pipeline, most_items)
     source = Source(Impressions(pipeline.schema))
     for stream in STREAMS:
         settings = getattr(pipeline.sources, stream)
@@ -160,7 +172,13 @@ def read_source(
                     bad[f"rejected: {event}"] += 1
                 continue
             ignored = isinstance(event, DecodedAction) and event.ignored
-            reason = rejected.take(stream, record, None, ignored=ignored)
+            or_bad = None
+            if isinstance(event, DecodedRequest) and len(event.items) > least_items:
+                or_bad = "too_many_items"
+            reason = rejected.take(stream, record, None, ignored=ignored, or_bad=or_bad)
+            if reason is not None and reason == or_bad:
+                bad[f"rejected: {reason}"] += 1
+                continue
             # before the record itself moves time
             watermark = reached.watermark_at_most()
             # an ignored action moves time as well (rule 12)

@@ -36,7 +36,7 @@ _REASONS = (
     "future_clock",
 )
 REASONS: Mapping[Stream, tuple[str, ...]] = {
-    "features": (*_REASONS, "empty_items"),
+    "features": (*_REASONS, "empty_items", "too_many_items"),
     "actions": (*_REASONS, "unknown_action", "missing_value"),
 }
 
@@ -86,6 +86,7 @@ class _Decoding:
         self._requests = RequestDecoder(
             settings.schema,
             max_record_bytes=features.max_record_bytes,
+            max_items=settings.max_items,
             not_after=features.not_after,
             max_future_ms=features.max_future_ms,
         )

@@ -40,6 +40,8 @@ class DecodeSettings:
     streams: dict[Stream, StreamSettings]
     #: One key for each subtask of the join, by which beacons of the streams' progress reach it.
     beacon_keys: tuple[str, ...]
+    #: `limits.items_per_request`; None: any number.
+    max_items: int | None = None
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True):

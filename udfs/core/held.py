@@ -102,6 +102,10 @@ class HeldActions:
             self._index()
         return held, twin
 
+    def has(self, name: int) -> bool:
+        """Whether an action with this identity is held."""
+        return name in self._standing
+
     def stands(self, held: Held) -> bool:
         """Whether the action is still held, and no duplicate has replaced it."""
         return self._standing.get(held.name) is held

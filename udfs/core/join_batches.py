@@ -36,6 +36,7 @@ _MESSAGES = {
     "duplicate_request": "a request with this id is pending, or settled and remembered",
     "orphan_action": "no request claimed it in time",
     "duplicate_action": "counted already",
+    "too_many_actions": "its request, or its user, has as many actions as limits allows",
 }
 #: What the join rejects.
 _REJECTED_HERE = (
@@ -43,6 +44,7 @@ _REJECTED_HERE = (
     "features/duplicate_request",
     "actions/orphan_action",
     "actions/duplicate_action",
+    "actions/too_many_actions",
 )
 
 
@@ -277,6 +279,9 @@ class JoinBatches:
         for action in decisions.duplicates:
             key.held -= 1
             self._reject("actions", "duplicate_action", action)
+        for action in decisions.excess:
+            key.held -= 1
+            self._reject("actions", "too_many_actions", action)
 
     def _reply(self, keys: list[_Key]) -> bytes:
         """`[keys: [index, whether to load it next time, changes: {name: bytes or nil}, the new log
@@ -379,6 +384,14 @@ class _BatchStorage:
         if not (key.loaded or key.has_log):
             key.log, key.has_log = [*self._log(self._reader.log(key.key)), *key.log], True
         return key.log
+
+    def log_length(self) -> int | None:
+        key = self.current
+        return len(key.log) if key.loaded or key.has_log else None
+
+    def count_log(self) -> int:
+        # not kept: a key whose log was only counted is still not to come with the next batch
+        return len(self._log(self._reader.log(self.current.key))) + len(self.current.log)
 
     def append_to_log(self, blob: bytes) -> None:
         self.current.log.append(blob)

@@ -81,7 +81,7 @@ class LateAction:
 @dataclass(slots=True)
 class Decisions:
     """What was decided, to be performed by the caller. `emitted` are rows, in their order.
-    `wake_at`: times to be woken at.
+    `orphans`, `duplicates` and `excess` (rule 16) are rejected. `wake_at`: times to be woken at.
     """
 
     emitted: list[Emitted] = field(default_factory=list)
@@ -89,6 +89,7 @@ class Decisions:
     late: list[LateAction] = field(default_factory=list)
     orphans: list[ActionEvent] = field(default_factory=list)
     duplicates: list[ActionEvent] = field(default_factory=list)
+    excess: list[ActionEvent] = field(default_factory=list)
     wake_at: set[int] = field(default_factory=set)
 
 
@@ -134,7 +135,7 @@ def hold_without_asking(
     """Whether an action can be held without looking at the other held actions of its key.
 
     None if it cannot. Most actions arrive while their request is pending, and cost no more than
-    this. `known`: all requests of the key.
+    this. `known`: all requests of the key. The caller knows that there is room (rule 16).
     """
     earliest = None
     for request in known:
@@ -172,6 +173,9 @@ def action_arrives(key: KeyState, action: ActionEvent, watermark: int, trust: Tr
     name = identity(action)
     if name in key.used:
         decisions.duplicates = [*key.take_duplicates(), action]
+        return decisions
+    if not key.has_room_for(name):
+        decisions.duplicates, decisions.excess = key.take_duplicates(), [action]
         return decisions
     held = key.hold(action, name)
     decisions.duplicates = key.take_duplicates()

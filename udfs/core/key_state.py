@@ -183,6 +183,10 @@ class KeyState:
             add_to(tallies, self.rules, position, held.action)
         return tallies
 
+    def has_room_for(self, name: int) -> bool:
+        """Rule 16: whether an action of this identity may be held. A copy takes no room."""
+        return len(self.held) + len(self.used) < self.rules.max_actions or self.held.has(name)
+
     # -- what time brings --------------------------------------------------------------------------
 
     def become_known(self, now: int) -> list[Held]:

@@ -30,6 +30,8 @@ from udfs.core.trust import Trust
 
 #: Keys with at most this many elements (`len` of a `KeyState`) are read anew for each event.
 SMALL = 16
+#: Of so many keys the length of the log is remembered, for each subtask.
+LENGTHS = 200_000
 #: How much memory the keys in memory may take, in bytes by estimate, for each subtask.
 MEMORY = 256 * 1024 * 1024
 
@@ -52,6 +54,12 @@ class Storage(Protocol):
     def log(self) -> Iterable[bytes]:
         """The entries of the log, the oldest first."""
 
+    def log_length(self) -> int | None:
+        """How many entries the log has; None if that must be counted."""
+
+    def count_log(self) -> int:
+        """The same, which may read all of the log."""
+
     def append_to_log(self, blob: bytes) -> None:
         """Add an entry at the end of the log."""
 
@@ -73,6 +81,8 @@ class KeyedJoin:
         # The keys in memory, the least recently used first, with the weight that is in `_weight`.
         self._kept: OrderedDict[str, tuple[KeyState, int]] = OrderedDict()
         self._weight = 0
+        # Of keys that are not in memory, and whose logs do not come along: how long the log is.
+        self._lengths: dict[str, int] = {}
 
     @property
     def keys_in_memory(self) -> bool:
@@ -112,7 +122,7 @@ class KeyedJoin:
             known = self._requests(key)
             if len(known) <= self._small:
                 hold = join_core.hold_without_asking(event, known, watermark, self._rules)
-                if hold is not None:
+                if hold is not None and self._has_room(key):
                     self._storage.append_to_log(pack_entry(event))
                     return hold
             state = KeyState(self._rules, known, unpack_log(self._storage.log()))
@@ -132,11 +142,29 @@ class KeyedJoin:
                     tombstone, decisions = alone
                     self._storage.put_request(tombstone.request_id, pack_request(tombstone))
                     if log:
+                        self._lengths.pop(key, None)
                         self._storage.replace_log([])
                     return decisions
             state = KeyState(self._rules, requests, log)
         decisions = join_core.time_reaches(state, now, at_end=at_end, trust=trust)
         return self._store(key, state, decisions)
+
+    def _has_room(self, key: str) -> bool:
+        """Rule 16, for an action that is to be appended to the log of a key that is not in memory,
+        and has no tombstones. False: it may have none, so the log must be read.
+
+        The log may have copies, and what is not held any more, so this errs on that side only.
+        """
+        length = self._storage.log_length()
+        if length is None:
+            # A long log is counted once, and not read for each action.
+            length = self._lengths.pop(key, None)
+            if length is None:
+                length = self._storage.count_log()
+            self._lengths[key] = length + 1
+            if len(self._lengths) > LENGTHS:
+                del self._lengths[next(iter(self._lengths))]
+        return length < self._rules.max_actions
 
     def _requests(self, key: str) -> list[StoredRequest]:
         if self._by_request:
@@ -165,6 +193,8 @@ class KeyedJoin:
         stored without one.
         """
         storage, writes = self._storage, state.take_writes()
+        if writes.log or writes.log_is_whole:
+            self._lengths.pop(key, None)
         for emitted in decisions.emitted:
             if emitted.body is None:
                 emitted.body = self._stored_body(emitted.request)

@@ -15,6 +15,9 @@ from udfs.core.state_codec import StoredRequest
 
 LateReason = Literal["after_settle", "outside_window"]
 
+#: More actions than any key can have.
+UNLIMITED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class JoinRules:
@@ -22,7 +25,7 @@ class JoinRules:
 
     `first_emit_after`, `on_arrival` and `final_emit` belong to rule 14, `exposure` (the name of a
     kind) and `drop_unexposed` to rule 8, `drop_immature` to rule 11. With `keep_features`
-    tombstones keep the features, so that late actions can carry them.
+    tombstones keep the features, so that late actions can carry them. `max_actions` is rule 16's N.
     """
 
     key: Literal["request_id", "user_id"]
@@ -37,6 +40,7 @@ class JoinRules:
     drop_unexposed: bool = True
     drop_immature: bool = False
     keep_features: bool = False
+    max_actions: int = UNLIMITED
     windows: dict[str, int] = field(init=False, repr=False, compare=False)
     labels: dict[str, Label] = field(init=False, repr=False, compare=False)
 
