@@ -42,6 +42,7 @@ def main() -> int:
     raw["large"] = []
     if arguments.keep and raw_path.exists():
         raw |= json.loads(raw_path.read_text())
+        raw["speed"] = kept.readable(raw["speed"])
     what = arguments.what or (("speed", "state") if arguments.quick else PARTS)
     started = time.monotonic()
     with Topics(arguments.cache / "kafka").running() as topics:

@@ -13,6 +13,11 @@ _INPUT = ("requests", "items", "features", "click_percent", "step_ms", "window_m
 SETTING = ("part", "backend", "source", "partitions", "parallelism", *_INPUT)
 
 
+def readable(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the runs of an older benchmark, which did not say all that tells settings apart."""
+    return [run for run in runs if run.keys() >= {*SETTING, "plan"}]
+
+
 def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
     """How many of the kept `runs` measured this case."""
     names = (*SETTING, "plan")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.join import measure, report
 from benchmarks.join.cases import SPAN_MS, SPEED, WINDOW_MS, in_turns
-from benchmarks.join.kept import disagreement, runs_done
+from benchmarks.join.kept import disagreement, readable, runs_done
 from benchmarks.join.latency import _Acks, _millis
 from benchmarks.join.spec import PLANS, Spec
 
@@ -48,6 +48,12 @@ def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
     ]
     assert runs_done([_run(other) for other in others], spec) == 0
     assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec) == 1
+
+
+def test_runs_of_an_older_benchmark_are_left_out() -> None:
+    run = _whole("ours")
+    older = {name: value for name, value in run.items() if name != "source"}
+    assert readable([older, run]) == [run]
 
 
 @pytest.mark.parametrize("other", [{"rows": 39}, {"clicks": 3}])
