@@ -258,7 +258,7 @@ def _kind(thread: str) -> str:
     # in the tasks of its executor
     if thread.startswith(("keep time", "join", "IntervalJoin", "OverAggregate", "Executor task")):
         return "join and sink"
-    if thread.startswith(("samples ", "late actions ", "rejected ")):
+    if thread.startswith(("samples ", "late actions ", "rejected ", "explode")):
         return "sink"
     if thread.startswith(("Source", "Legacy Source")):
         return "source"
