@@ -27,12 +27,12 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from services import flink_metrics, log4j, process
+from services.flink_home import flink_home
 from services.jars import JarError, jar_paths
 from services.java import JavaError, find_java_home
 from services.process import ProcessId
@@ -566,10 +566,10 @@ class FlinkCluster:
 
 
 def _flink_home() -> Path:
-    spec = find_spec("pyflink")
-    if spec is None or spec.origin is None:
-        raise ClusterError("apache-flink is not installed here; run `make setup`")
-    return Path(spec.origin).parent
+    try:
+        return flink_home()
+    except FileNotFoundError as error:
+        raise ClusterError(str(error)) from None
 
 
 def _uri(folder: Path | str) -> str:

@@ -5,8 +5,9 @@ The reporter comes with Flink. It listens on all interfaces, and has no option f
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
+
+from services.flink_home import flink_home
 
 #: Labels that are other ones after each start, restart or move of a job, or say what others say.
 #: A series that ended with each of them could not be followed over a restart.
@@ -36,8 +37,7 @@ def reporter_jar() -> Path:
     Raises:
         FileNotFoundError: if the wheel is not installed, or does not hold it.
     """
-    spec = find_spec("pyflink")
-    home = Path() if spec is None or spec.origin is None else Path(spec.origin).parent
+    home = flink_home()
     for jar in (home / "plugins" / "metrics-prometheus").glob("*.jar"):
         return jar
     raise FileNotFoundError(f"no Prometheus reporter in {home / 'plugins'}; run `make setup`")

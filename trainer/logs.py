@@ -21,11 +21,13 @@ from trainer.config.sections import LogSection
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
 
-class _Lines(logging.Handler):
+class _OnConsole(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
 
+
+class _Lines(_OnConsole):
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{_moment(record)} {record.levelname:<7} {record.getMessage()}"
         if record.exc_info:
@@ -35,11 +37,7 @@ class _Lines(logging.Handler):
         )
 
 
-class _Objects(logging.Handler):
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
+class _Objects(_OnConsole):
     def emit(self, record: logging.LogRecord) -> None:
         said = {
             "time": _moment(record),

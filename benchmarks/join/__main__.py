@@ -38,8 +38,8 @@ def main() -> int:
     arguments = _arguments()
     console = Console(highlight=False)
     raw_path: Path = arguments.out / "results.json"
-    raw: dict[str, Any] = {"speed": [], "growth": [], "state": [], "delay": {}, "latency": []}
-    raw["large"] = []
+    raw: dict[str, Any] = {name: [] for name in ("speed", "growth", "state", "latency", "large")}
+    raw["delay"] = {}
     if arguments.keep and raw_path.exists():
         raw |= json.loads(raw_path.read_text())
         raw["speed"] = kept.readable(raw["speed"])

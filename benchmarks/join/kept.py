@@ -18,11 +18,16 @@ def readable(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for run in runs if run.keys() >= {*SETTING, "plan"}]
 
 
+def setting_of(run: Spec | dict[str, Any]) -> tuple[Any, ...]:
+    """What tells its setting from others: the values of `SETTING`."""
+    values = run if isinstance(run, dict) else vars(run)
+    return tuple(values[name] for name in SETTING)
+
+
 def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
     """How many of the kept `runs` measured this case."""
-    names = (*SETTING, "plan")
-    case = [getattr(spec, name) for name in names]
-    return sum([run[name] for name in names] == case for run in runs)
+    setting = setting_of(spec)
+    return sum(run["plan"] == spec.plan and setting_of(run) == setting for run in runs)
 
 
 def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:

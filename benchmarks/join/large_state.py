@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.join import measure
-from benchmarks.join.spec import ITEMS, Spec
+from benchmarks.join.spec import Spec
 from jobs.pipeline import places
 from services import process
 from services.waiting import wait_until
@@ -63,11 +63,6 @@ class LargeState:
     start_s: float
     restore_s: float
     peak_bytes: int
-
-    @property
-    def impression_bytes(self) -> float:
-        """Of the last checkpoint, for each pending impression."""
-        return self.full_bytes / self.pending / ITEMS
 
 
 def measured(options: str, pending: int) -> LargeState:

@@ -6,7 +6,6 @@ SQL plans get the same cluster.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from benchmarks.join.flink_options import flink_options
@@ -16,11 +15,6 @@ from services.flink_cluster import FlinkCluster
 #: Of each task manager.
 _MEMORY = "3g"
 _DEADLINE_S = 1_200.0
-
-
-def submitted() -> bool:
-    """Whether this program runs inside `flink run`."""
-    return "PYFLINK_GATEWAY_PORT" in os.environ
 
 
 def run(spec: Spec, script: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from benchmarks.join import large_state
 from benchmarks.join.cases import BEST, GROWTH, Growth
 from benchmarks.join.flink_options import HEAP, MANAGED_MB, VISIBLE_EVERY_S
-from benchmarks.join.kept import SETTING
-from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, PLANS
+from benchmarks.join.kept import setting_of
+from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, PLANS, Plan
 from benchmarks.reporting import Table, machine
 
 NAMES = {
@@ -87,7 +88,7 @@ def _by_setting(runs: Runs) -> dict[tuple[Any, ...], dict[str, Runs]]:
     """Setting to plan to its runs, in the order in which they were measured."""
     found: dict[tuple[Any, ...], dict[str, Runs]] = {}
     for run in runs:
-        of = found.setdefault(tuple(run[name] for name in SETTING), {})
+        of = found.setdefault(setting_of(run), {})
         of.setdefault(run["plan"], []).append(run)
     return found
 
@@ -118,23 +119,35 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{middle} ({least}-{most}; {len(values)})"
 
 
+def _compared(
+    runs: Runs,
+    value: Callable[[dict[str, Any]], float],
+    digits: int,
+    best: Callable[[list[float]], float],
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """For each setting: a run of it, and the cells of a value. Those are its spread by plan, and
+    the ratio of ours to the `best` of the others.
+    """
+    plans, rows = _plans(runs), []
+    for of in _by_setting(runs).values():
+        values = {plan: [value(run) for run in of.get(plan, [])] for plan in plans}
+        others = [median(found) for plan, found in values.items() if plan != "ours" and found]
+        ratio = "-"
+        if others and best(others) > 0 and values.get("ours"):
+            ratio = f"{median(values['ours']) / best(others):.2f}"
+        rows.append((_any(of), [*(_spread(found, digits) for found in values.values()), ratio]))
+    return rows
+
+
 def _work(runs: Runs) -> Table:
     """The headline: unlike the rate, it hardly depends on what else the machine does."""
-    plans = _plans(runs)
-    rows = []
-    for of in _by_setting(runs).values():
-        run = _any(of)
-        cost = {p: [work(r) / r["requests"] * 1e6 for r in of.get(p, [])] for p in plans}
-        others = [median(us) for p, us in cost.items() if p != "ours" and us]
-        ratio = "-"
-        if others and min(others) > 0 and cost.get("ours"):
-            ratio = f"{median(cost['ours']) / min(others):.2f}"
-        cells = [_spread(us, 0) for us in cost.values()]
-        rows.append((_label(run), BACKENDS[run["backend"]], *cells, ratio))
     return Table(
         f"CPU microseconds a request of {ITEMS} items: median (least-most; runs)",
-        ("", "state", *(NAMES[p] for p in plans), "ratio to the best other"),
-        rows,
+        ("", "state", *(NAMES[p] for p in _plans(runs)), "ratio to the best other"),
+        [
+            (_label(run), BACKENDS[run["backend"]], *cells)
+            for run, cells in _compared(runs, lambda run: work(run) / run["requests"] * 1e6, 0, min)
+        ],
         "Source, join, sink and RocksDB threads; of Spark the tasks of its executor, of Quix the"
         " whole process. Garbage collection, compilation and other threads are in the table of"
         " where the time goes. Less is better.",
@@ -142,25 +155,21 @@ def _work(runs: Runs) -> Table:
 
 
 def _speed(runs: Runs) -> Table:
-    plans = _plans(runs)
-    rows = []
-    for of in _by_setting(runs).values():
-        run = _any(of)
-        rates = {p: [r["rate"] / 1_000 for r in of.get(p, [])] for p in plans}
-        others = [median(k) for p, k in rates.items() if p != "ours" and k]
-        ratio = "-"
-        if others and rates.get("ours"):
-            ratio = f"{median(rates['ours']) / max(others):.2f}"
-        size = f"{run['requests'] * run['items'] / 1e6:.2f} M"
-        cells = [_spread(k, 1) for k in rates.values()]
-        rows.append((_label(run), BACKENDS[run["backend"]], size, *cells, ratio))
+    names = (NAMES[p] for p in _plans(runs))
     return Table(
         "Thousand impressions a second: median (least-most; runs)",
-        ("", "state", "impressions", *(NAMES[p] for p in plans), "ratio to the fastest other"),
-        rows,
+        ("", "state", "impressions", *names, "ratio to the fastest other"),
+        [
+            (_label(run), BACKENDS[run["backend"]], _millions(run), *cells)
+            for run, cells in _compared(runs, lambda run: float(run["rate"]) / 1_000, 1, max)
+        ],
         "The whole run by Flink's own net runtime (of the peers: of the query), warming up of the"
         " JVM and the flush at the end of the input included. More is better.",
     )
+
+
+def _millions(run: dict[str, Any]) -> str:
+    return f"{run['requests'] * run['items'] / 1e6:.2f} M"
 
 
 def _latency(measured: Runs) -> Table:
@@ -220,22 +229,31 @@ def _large(measured: Runs) -> Table:
     )
 
 
-def _growth(growth: Growth, runs: Runs) -> Table:
-    rows = []
+def costs(growth: Growth, runs: Runs) -> dict[float, dict[Plan, list[float]]]:
+    """CPU microseconds an impression of each run, by size and plan, where both plans have runs."""
+    found = {}
+    of_settings = _by_setting(runs)
     for size, setting in growth.sizes:
         spec = setting.spec("ours")
-        key = tuple(getattr(spec, name) for name in SETTING)
-        of = _by_setting(runs).get(key, {})
+        of = of_settings.get(setting_of(spec), {})
         if all(of.get(plan) for plan in BEST):
-            cost = {plan: [work(run) / spec.impressions * 1e6 for run in of[plan]] for plan in BEST}
-            rows.append(
-                (
-                    f"{size:g}",
-                    f"{spec.impressions:,}",
-                    *(_spread(us, 1) for us in cost.values()),
-                    f"{median(cost['ours']) / median(cost['over']):.2f}",
-                )
-            )
+            found[size] = {
+                plan: [work(run) / spec.impressions * 1e6 for run in of[plan]] for plan in BEST
+            }
+    return found
+
+
+def _growth(growth: Growth, runs: Runs) -> Table:
+    impressions = {size: setting.spec("ours").impressions for size, setting in growth.sizes}
+    rows = [
+        (
+            f"{size:g}",
+            f"{impressions[size]:,}",
+            *(_spread(us, 1) for us in cost.values()),
+            f"{median(cost['ours']) / median(cost['over']):.2f}",
+        )
+        for size, cost in costs(growth, runs).items()
+    ]
     return Table(
         f"{growth.title}: CPU microseconds an impression",
         (growth.unit, "impressions", *(NAMES[p] for p in BEST), "ratio"),

@@ -36,13 +36,13 @@ def run(spec: Spec) -> float:
 
     With a parallelism above 1, and not yet inside `flink run`, on a cluster of its own.
     """
-    if spec.parallelism > 1 and not on_cluster.submitted():
+    if spec.parallelism > 1 and not environment.submitted():
         return on_cluster.run(spec, Path(__file__))
     scratch = Path(spec.scratch)
     config = scratch / "pipeline.toml"
     config.write_text(pipeline_toml(spec))
     pipeline = load(config)
-    if not on_cluster.submitted():
+    if not environment.submitted():
         environment.prepare_process(scratch / "logs")
     from jobs.pipeline import graph
 
@@ -56,7 +56,7 @@ def run(spec: Spec) -> float:
     else:
         statements = _without_files_written(spec, pipeline, env, tables)
         client = statements.execute().get_job_client()
-    if on_cluster.submitted():
+    if environment.submitted():
         return 0.0
     return float(client.get_job_execution_result().result().get_net_runtime()) / 1_000
 

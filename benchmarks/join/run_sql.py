@@ -14,6 +14,7 @@ from benchmarks.join import on_cluster
 from benchmarks.join.flink_options import flink_options
 from benchmarks.join.spec import Spec
 from benchmarks.join.sql_plans import statements
+from jobs.pipeline import environment
 from services.jars import jar_paths
 
 
@@ -22,14 +23,14 @@ def run(spec: Spec) -> float:
 
     With a parallelism above 1, and not yet inside `flink run`, on a cluster of its own.
     """
-    if spec.parallelism > 1 and not on_cluster.submitted():
+    if spec.parallelism > 1 and not environment.submitted():
         return on_cluster.run(spec, Path(__file__))
     configuration = Configuration()
     for key, value in flink_options(spec).items():
         configuration.set_string(key, value)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
     env.set_parallelism(spec.parallelism)
-    if not on_cluster.submitted():
+    if not environment.submitted():
         env.add_jars(*(jar.as_uri() for jar in jar_paths("flink")))
     tables = StreamTableEnvironment.create(env)
     tables.get_config().set("table.local-time-zone", "UTC")
@@ -37,7 +38,7 @@ def run(spec: Spec) -> float:
     for statement in ddl:
         tables.execute_sql(statement)
     client = tables.execute_sql(insert).get_job_client()
-    if on_cluster.submitted():
+    if environment.submitted():
         return 0.0
     return float(client.get_job_execution_result().result().get_net_runtime()) / 1_000
 

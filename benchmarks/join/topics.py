@@ -41,30 +41,34 @@ class Topics:
     @property
     def servers(self) -> str:
         """The address of the broker, which runs from now on."""
+        return self._running().bootstrap_servers
+
+    def _running(self) -> KafkaBroker:
         if not self._broker.is_running():
             self._broker.start()
-        return self._broker.bootstrap_servers
+        return self._broker
 
     def filled(self, spec: Spec, files: Path) -> str:
         """The prefix of the two topics that hold the input in `files`, which are filled if they are
         not there yet.
         """
         note = self._folder / f"{input_name(spec)}-p{spec.partitions}.topics"
-        servers = self.servers
+        broker = self._running()
         if not note.exists():
             # another name each time: a topic that was filled in part stays as it is, unread
             name = f"{note.stem}-{time.time_ns()}"
             for stream in ("features", "actions"):
                 topic = f"{name}-{stream}"
-                self._broker.create_topic(topic, partitions=spec.partitions)
-                _fill(servers, topic, files / stream / "part.jsonl", spec.partitions)
+                broker.create_topic(topic, partitions=spec.partitions)
+                _fill(
+                    broker.bootstrap_servers, topic, files / stream / "part.jsonl", spec.partitions
+                )
             note.write_text(name)
         return note.read_text()
 
     def empty(self, name: str, partitions: int) -> None:
         """A topic without records."""
-        if self.servers:
-            self._broker.create_topic(name, partitions=partitions)
+        self._running().create_topic(name, partitions=partitions)
 
 
 def _fill(servers: str, topic: str, file: Path, partitions: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -31,6 +32,12 @@ def login_module(jaas: str) -> LoginModule | None:
         return None
     options = {name: _unquoted(value) for name, value in _OPTION.findall(entry["options"])}
     return LoginModule(entry["name"], options, entry["rest"])
+
+
+def user_of(properties: Mapping[str, str]) -> str | None:
+    """The name by which a SASL login goes, if the properties of a client have it."""
+    module = login_module(properties.get("sasl.jaas.config", ""))
+    return None if module is None else module.options.get("username")
 
 
 def quoted_for_jaas(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jobs.pipeline.config import ConfigError, KafkaSource
-from jobs.pipeline.jaas import login_module
+from jobs.pipeline.jaas import user_of
 from jobs.pipeline.kafka_diagnosis import no_connection
 from jobs.pipeline.kafka_python import UnusableError, WrongPropertyError, for_python
 from schemas.events import Stream
@@ -82,7 +82,8 @@ def partitions(source: KafkaSource, consumer: Any) -> list[Any]:
 
     return [
         TopicPartition(topic, number)
-        for topic in topics_of(source, consumer.topics())
+        # `connect` has seen those that are named; asking for all costs another request
+        for topic in sorted(source.topics) or topics_of(source, consumer.topics())
         for number in sorted(consumer.partitions_for_topic(topic) or ())
     ]
 
@@ -91,7 +92,7 @@ def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigErro
     """What to do about an error that the broker answers with."""
     from kafka import errors
 
-    where, user = f"sources.{stream}", _user(source)
+    where, user = f"sources.{stream}", user_of(source.properties)
     who = "the user" if user is None else f"the user {user!r}"
     if isinstance(error, errors.TopicAuthorizationFailedError):
         topics = sorted(error.args[0]) if error.args else source.topics
@@ -107,12 +108,6 @@ def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigErro
     return ConfigError(f"{where}: the broker refuses: {error}")
 
 
-def _user(source: KafkaSource) -> str | None:
-    """The name by which a SASL login goes, if the properties have it."""
-    module = login_module(source.properties.get("sasl.jaas.config", ""))
-    return None if module is None else module.options.get("username")
-
-
 def _allowing_topics(source: KafkaSource, topics: Sequence[str]) -> str:
     return _allowing(source, "Read", "Describe", "--topic", topics[0] if topics else "TOPIC")
 
@@ -121,5 +116,5 @@ def _allowing(source: KafkaSource, *words: str) -> str:
     """A command for whoever looks after the brokers. `words`: operations, then what they are on."""
     *operations, option, name = words
     listed = " ".join(f"--operation {operation}" for operation in operations)
-    principal = f"User:{_user(source) or 'NAME'}"
+    principal = f"User:{user_of(source.properties) or 'NAME'}"
     return f"kafka-acls --add --allow-principal {principal} {listed} {option} {name}"

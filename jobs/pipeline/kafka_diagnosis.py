@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from jobs.pipeline.config import KafkaSource
-from jobs.pipeline.jaas import login_module
+from jobs.pipeline.jaas import user_of
 from jobs.pipeline.kafka_python import ssl_context
 
 _TIMEOUT_S = 3.0
@@ -63,8 +63,7 @@ def no_connection(source: KafkaSource, context: ssl.SSLContext | None, error: Ex
 
 def _wrong_with_login(server: _Server, properties: Mapping[str, str]) -> str:
     protocol, mechanism = properties["security.protocol"], properties.get("sasl.mechanism")
-    module = login_module(properties.get("sasl.jaas.config", ""))
-    user = module.options.get("username") if module is not None else None
+    user = user_of(properties)
     of_whom = "" if user is None else f" as {user!r}"
     cause = "user name or password is wrong"
     if mechanism == "OAUTHBEARER":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.secured import STORE_PASSWORD, USERS, SecuredBroker
+from tests.e2e.secured import USERS, SecuredBroker
 
 _MODULES = "org.apache.kafka.common.security."
 _OAUTH = f"{_MODULES}oauthbearer."
@@ -90,14 +90,10 @@ def tls(listener: str) -> Login:
     return Login(listener, {"security.protocol": "SSL"})
 
 
-def trusting(login: Login, store: Path, word: str = STORE_PASSWORD) -> Login:
-    """With a trust store, PEM or PKCS12."""
+def trusting(login: Login, store: Path) -> Login:
+    """With a trust store in PEM."""
     more = {"ssl.truststore.type": "PEM", "ssl.truststore.location": str(store)}
-    secrets = dict(login.secrets)
-    if store.suffix == ".p12":
-        more |= {"ssl.truststore.type": "PKCS12", "ssl.truststore.password": "${STORE_PASSWORD}"}
-        secrets["STORE_PASSWORD"] = word
-    return Login(login.listener, {**login.properties, **more}, secrets)
+    return Login(login.listener, {**login.properties, **more}, login.secrets)
 
 
 def presenting(login: Login, store: Path, word: str = "") -> Login:
@@ -131,7 +127,7 @@ def in_the_environment(broker: SecuredBroker) -> Login:
 
 
 def good(broker: SecuredBroker) -> dict[str, Login]:
-    """All that work, for the job, the preflight and the audit."""
+    """All that work."""
     ca = broker.authority.certificate
     return {
         "PLAIN": plain(),
@@ -150,15 +146,13 @@ def configuration(
     broker: SecuredBroker,
     folder: Path,
     topics: str,
-    features: Login,
-    actions: Login | None = None,
-    keys: str = 'end = "latest"',
+    login: Login,
 ) -> Path:
-    """A pipeline over `<topics>-features` and `<topics>-actions`; `keys` are those of a source."""
+    """A pipeline over `<topics>-features` and `<topics>-actions`, up to their ends."""
     text = '[actions.click]\nwindow = "1s"\n'
-    for stream, login in (("features", features), ("actions", actions or features)):
+    for stream in ("features", "actions"):
         text += f'[sources.{stream}]\ntype = "kafka"\ntopic = "{topics}-{stream}"\n'
-        text += f'bootstrap_servers = "{broker.servers(login.listener)}"\n{keys}\n'
+        text += f'bootstrap_servers = "{broker.servers(login.listener)}"\nend = "latest"\n'
         text += f"[sources.{stream}.properties]\n"
         text += "".join(
             f"{json.dumps(name)} = {json.dumps(value)}\n"
@@ -168,15 +162,6 @@ def configuration(
     path = folder / "pipeline.toml"
     path.write_text(text)
     return path
-
-
-def java_options(login: Login) -> dict[str, str]:
-    """The environment in which a job may read its token."""
-    url = login.properties.get("sasl.oauthbearer.token.endpoint.url")
-    if url is None:
-        return {}
-    name = "org.apache.flink.kafka.shaded.org.apache.kafka.sasl.oauthbearer.allowed.urls"
-    return {"JAVA_TOOL_OPTIONS": f"-D{name}={url}"}
 
 
 def found_in(secrets: Mapping[str, str], text: str) -> list[str]:
@@ -190,9 +175,3 @@ def found_in(secrets: Mapping[str, str], text: str) -> list[str]:
         if any(part in text for part in parts):
             found.append(name)
     return found
-
-
-def found_below(secrets: Mapping[str, str], folder: Path) -> list[str]:
-    """The files below a folder that have a secret in them."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return [str(path) for path in files if found_in(secrets, path.read_bytes().decode("latin-1"))]

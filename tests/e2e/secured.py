@@ -13,7 +13,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import trustme
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -23,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
-    pkcs12,
 )
 from kafka import KafkaAdminClient
 from kafka.admin import (
@@ -40,7 +38,6 @@ from services.kafka_listeners import Listener, of_users
 #: Password by user name. `joiner` may do everything, the others what tests allow them.
 USERS = {"joiner": "Xq7CorrectHorse", "stranger": "Nv3StapleBattery"}
 KEY_PASSWORD = "Tm5KeyOfTheKey"
-STORE_PASSWORD = "Rb8TrustNobody"
 _OAUTH = "org.apache.kafka.common.security.oauthbearer."
 
 
@@ -57,7 +54,7 @@ class Stores:
 class Authority:
     """A certificate authority, and the stores that it has made.
 
-    `certificate` is a file in PEM, `java` one in PKCS12, with `STORE_PASSWORD`.
+    `certificate` is a file in PEM.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -65,14 +62,6 @@ class Authority:
         self._ca = trustme.CA()
         self.certificate = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(str(self.certificate))
-        self.java = folder / f"{name}.p12"
-        certificate = x509.load_pem_x509_certificate(self._ca.cert_pem.bytes())
-        self.java.write_bytes(
-            pkcs12.serialize_java_truststore(
-                [pkcs12.PKCS12Certificate(certificate, b"ca")],
-                BestAvailableEncryption(STORE_PASSWORD.encode()),
-            )
-        )
 
     def issue(self, name: str, host: str, *, expired: bool = False) -> Stores:
         """A certificate for a host that is valid, or was until yesterday."""

@@ -1,7 +1,6 @@
 """Brokers that ask for a login, for TLS, for a certificate, and what is said when it fails.
 
-The wrong ones are told by the preflight. A job tells them only if the preflight cannot log in, as
-with a PKCS12 store, so that is how they are brought about there.
+The wrong ones are told by the preflight.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.trainer.data import Traffic, write
 from services.waiting import wait_until
-from tests.trainer.test_processes import Trainer
+from tests.trainer.processes import Trainer
 from trainer.run.instruments import PREFIX, Instruments, Unsaved
 from trainer.run.job import Outcome
 from trainer.train import main
@@ -38,14 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("samples")
     write(Traffic(rows=ROWS, files=2, hours=2, users=200, catalogue=100), root)
     return root
-
-
-@pytest.fixture
-def trainers() -> Iterator[list[Trainer]]:
-    started: list[Trainer] = []
-    yield started
-    for trainer in started:
-        trainer.end()
 
 
 def scraped(port: int) -> Scrape:

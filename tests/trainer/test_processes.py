@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from benchmarks.trainer.data import Traffic, write
+from tests.trainer.processes import DEADLINE_S, Trainer
 from trainer import checkpoint
 from trainer.run import ray_node, watchdog
 from trainer.run.runner import RunError
@@ -33,8 +34,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, as the watchdog does"),
 ]
 
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 240.0
 ROWS = 8_192
 
 
@@ -53,82 +52,6 @@ def until(what: str, condition: Callable[[], object], trainer: Trainer | None = 
         if trainer is not None:
             assert trainer.process.poll() is None, f"it ended: {what}: {trainer.said()}"
         time.sleep(0.05)
-
-
-class Trainer:
-    """A running trainer, in a session (so, a process group) of its own. Follows its samples."""
-
-    def __init__(self, folder: Path, output: Path, environment: dict[str, str], *more: str) -> None:
-        settings = (
-            f"output.path={output}",
-            *("output.resume=true", "train.batch=256", "train.servers=2", "samples.follow=true"),
-            *("samples.poll=200ms", "output.checkpoint_every=1s", *more),
-        )
-        self.output = output
-        self._log = output.with_suffix(".log")
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "trainer.train"),
-                    *("--config", str(folder / "trainer.toml")),
-                    *(a for s in settings for a in ("--set", s)),
-                ],
-                cwd=ROOT,
-                env=os.environ | {"COLUMNS": "500"} | environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def said(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def checkpoints(self) -> list[Path]:
-        return checkpoint.find(self.output / "checkpoints")
-
-    def family(self) -> list[psutil.Process]:
-        """It and all that it has started."""
-        me = psutil.Process(self.process.pid)
-        return [me, *me.children(recursive=True)]
-
-    def ray_folder(self) -> Path:
-        for process in self.family():
-            try:
-                command = process.cmdline()
-            except psutil.Error:
-                continue
-            if watchdog.__file__ in command:
-                return Path(command[-1])
-        raise AssertionError("it has no watchdog")
-
-    def listening(self) -> dict[str, set[str]]:
-        """The addresses that its processes listen on, by the name of the process."""
-        found: dict[str, set[str]] = {}
-        for process in self.family():
-            try:
-                for opened in process.net_connections("inet"):
-                    if opened.status == psutil.CONN_LISTEN:
-                        found.setdefault(process.name(), set()).add(opened.laddr.ip)
-            except psutil.Error:
-                continue
-        return found
-
-    def end(self) -> None:
-        """At once, in a test that has failed."""
-        if self.process.poll() is None:
-            family = self.family()
-            self.process.kill()
-            # the watchdog ends them
-            psutil.wait_procs(family, timeout=60)
-        self.process.wait(DEADLINE_S)
-
-
-@pytest.fixture
-def trainers() -> Iterator[list[Trainer]]:
-    started: list[Trainer] = []
-    yield started
-    for trainer in started:
-        trainer.end()
 
 
 def is_loopback(address: str) -> bool:

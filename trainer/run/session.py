@@ -21,7 +21,7 @@ from trainer.evaluation.tally import Tally
 from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
-from trainer.run.instruments import Instruments
+from trainer.run.instruments import Instruments, Unsaved
 from trainer.run.job import Outcome, Task
 from trainer.run.progress import Progress
 from trainer.run.runner import LostShardError, RunError, Runner, ServerGoneError
@@ -342,35 +342,26 @@ class Session:
         self._look_at = self._clock() + _WRITING_LOOK_S
         try:
             if self._checkpoints.finish():
-                self._saved()
+                self.progress.checkpoints += 1
+                self._wrote("checkpoint", self._checkpoints, self.instruments.unsaved, logging.INFO)
         except ServerGoneError:
             self._not_saved()
         try:
             if self._exports.finish():
-                self._served()
+                self.progress.exports += 1
+                self._wrote("export", self._exports, self.instruments.unserved, logging.DEBUG)
         except ServerGoneError:
             self._not_exported()
 
-    def _saved(self) -> None:
-        """A checkpoint is complete."""
-        seconds, step = self._checkpoints.took_s, self._checkpoints.step
-        self.progress.checkpoints += 1
-        self.instruments.unsaved.completed()
-        self.instruments.wrote("checkpoint", seconds)
-        _log.info(
-            f"checkpoint of batch {step:,} in {seconds:.1f} s",
-            extra={"fields": {"event": "checkpoint", "batch": step, "seconds": seconds}},
-        )
-
-    def _served(self) -> None:
-        """An export is complete."""
-        seconds, step = self._exports.took_s, self._exports.step
-        self.progress.exports += 1
-        self.instruments.unserved.completed()
-        self.instruments.wrote("export", seconds)
-        _log.debug(
-            f"export of batch {step:,} in {seconds:.1f} s",
-            extra={"fields": {"event": "export", "batch": step, "seconds": seconds}},
+    def _wrote(self, what: str, files: Checkpoints | Exports, since: Unsaved, level: int) -> None:
+        """A checkpoint or an export (`what`) is complete."""
+        seconds, step = files.took_s, files.step
+        since.completed()
+        self.instruments.wrote(what, seconds)
+        _log.log(
+            level,
+            f"{what} of batch {step:,} in {seconds:.1f} s",
+            extra={"fields": {"event": what, "batch": step, "seconds": seconds}},
         )
 
     def _put_out(self) -> bool:

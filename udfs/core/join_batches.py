@@ -273,15 +273,14 @@ class JoinBatches:
             key.held -= 1
             counts["late"] += 1
             self._reports.side.append((_LATE, late_row(late, self._writer)))
-        for action in decisions.orphans:
-            key.held -= 1
-            self._reject("actions", "orphan_action", action)
-        for action in decisions.duplicates:
-            key.held -= 1
-            self._reject("actions", "duplicate_action", action)
-        for action in decisions.excess:
-            key.held -= 1
-            self._reject("actions", "too_many_actions", action)
+        for reason, actions in (
+            ("orphan_action", decisions.orphans),
+            ("duplicate_action", decisions.duplicates),
+            ("too_many_actions", decisions.excess),
+        ):
+            for action in actions:
+                key.held -= 1
+                self._reject("actions", reason, action)
 
     def _reply(self, keys: list[_Key]) -> bytes:
         """`[keys: [index, whether to load it next time, changes: {name: bytes or nil}, the new log

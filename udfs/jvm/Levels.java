@@ -19,7 +19,8 @@ final class Levels {
     private final int[] held;
 
     /** What the gauges show, for other threads. */
-    volatile long pendingRequests, heldActions, oldestDeadline = NEVER;
+    volatile long pendingRequests, heldActions;
+    private final Moment oldestDeadline = new Moment();
 
     /** spanMs: how exactly deadlines are told apart, if the restored state does not say it. */
     Levels(
@@ -82,14 +83,7 @@ final class Levels {
                         return Long.valueOf(heldActions);
                     }
                 });
-        metrics.gauge(
-                "oldest_deadline_ms",
-                new org.apache.flink.metrics.Gauge() {
-                    public Object getValue() {
-                        long oldest = oldestDeadline;
-                        return Double.valueOf(oldest == NEVER ? Double.NaN : (double) oldest);
-                    }
-                });
+        metrics.gauge("oldest_deadline_ms", oldestDeadline);
     }
 
     /** What Python says of a key (udfs/core/join_batches.py): pending [deadline, by], held by. */
@@ -112,7 +106,8 @@ final class Levels {
 
     /** To the gauges. */
     void publish() {
-        oldestDeadline = pending.isEmpty() ? NEVER : ((Long) pending.firstKey()).longValue();
+        oldestDeadline.set(
+                pending.isEmpty() ? Moment.NONE : ((Long) pending.firstKey()).longValue());
     }
 
     void snapshot() throws Exception {

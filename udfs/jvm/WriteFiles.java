@@ -122,8 +122,8 @@ public final class WriteFiles extends AbstractStreamOperator
         super.notifyCheckpointComplete(checkpoint);
         Map done = newestOf.headMap(Long.valueOf(checkpoint), true);
         if (!done.isEmpty()) {
-            Map.Entry last = newestOf.floorEntry(Long.valueOf(checkpoint));
-            newestVisible.set(((Long) last.getValue()).longValue());
+            Map.Entry newestDone = newestOf.floorEntry(Long.valueOf(checkpoint));
+            newestVisible.set(((Long) newestDone.getValue()).longValue());
             done.clear();
         }
     }
