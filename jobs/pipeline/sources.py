@@ -194,6 +194,9 @@ def _files(
         WatermarkStrategy.no_watermarks(),
         "chunks",
     ).uid("chunks")
+    # In the one thread with what reads the chunks: thousands of lines would fit into the network's
+    # buffers between two threads, and a checkpoint would wait until all of these chunks are read.
+    lines.set_parallelism(1)
     tables.create_temporary_view("chunks", tables.from_data_stream(lines).alias("v"))
     decoded = chunks_read(tables, "chunks", settings)
     return Events(keyed(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
