@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest
+
+#: The first positions as they are hashed, 8 bytes each, little-endian.
+_POSITIONS = [position.to_bytes(8, "little") for position in range(1024)]
 
 
 def sample_ids(request_id: str, item_ids: Sequence[str]) -> list[int]:
-    """Of all impressions of a request, in order of position; signed 64-bit integers.
+    """Of all impressions of a request, in order of position; signed 64-bit integers."""
+    return unpacked(packed_sample_ids(request_id, item_ids))
+
+
+def packed_sample_ids(request_id: str, item_ids: Sequence[str]) -> bytes:
+    """The same, 8 bytes each, big-endian.
 
     XXH3-64 (Collet, https://xxhash.com) of 16 bytes and the item id: the hash of the request id and
     the position, little-endian, 8 bytes each. No separators, so ids may contain anything; and more
     than 16 bytes, since XXH3 treats shorter inputs and the seed more simply (with the position in
     the seed, item ids of 3 bytes collided within a request).
     """
-    request = xxh3_64_intdigest(request_id.encode()).to_bytes(8, "little")
-    digests = [
-        xxh3_64_intdigest(request + position.to_bytes(8, "little") + item_id.encode())
-        for position, item_id in enumerate(item_ids)
-    ]
-    return [d - 2**64 if d >= 2**63 else d for d in digests]
+    # a digest is big-endian, as xxHash's canonical form is
+    request = xxh3_64_digest(request_id.encode())[::-1]
+    positions: Iterable[bytes] = _POSITIONS
+    if len(item_ids) > len(_POSITIONS):
+        positions = (position.to_bytes(8, "little") for position in range(len(item_ids)))
+    return b"".join(
+        [
+            xxh3_64_digest(request + position + item_id.encode())
+            for position, item_id in zip(positions, item_ids, strict=False)
+        ]
+    )
+
+
+def unpacked(ids: bytes) -> list[int]:
+    """What `packed_sample_ids` packed."""
+    return list(struct.unpack(f">{len(ids) // 8}q", ids))
 
 
 def sample_id(request_id: str, item_id: str, position: int) -> int:
     """Of one impression; see `sample_ids`."""
-    request = xxh3_64_intdigest(request_id.encode()).to_bytes(8, "little")
-    digest = xxh3_64_intdigest(request + position.to_bytes(8, "little") + item_id.encode())
-    return digest - 2**64 if digest >= 2**63 else digest
+    request = xxh3_64_digest(request_id.encode())[::-1]
+    digest = xxh3_64_digest(request + position.to_bytes(8, "little") + item_id.encode())
+    return int.from_bytes(digest, "big", signed=True)

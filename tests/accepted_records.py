@@ -29,6 +29,7 @@ from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDec
 from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent, Stream
 from schemas.features import FLOAT32_MAX, INT64_MAX, INT64_MIN, SCALAR_TYPES
 from schemas.labels import without_action
+from schemas.sample_id import unpacked
 from schemas.samples import LATE_ACTIONS, PARTITIONS
 from schemas.samples import samples as sample_layout
 from tests.core_runner import FOREVER, DictStorage
@@ -339,7 +340,9 @@ class Driver:
             time, key = heapq.heappop(self._timers)
             self._storage.current = key
             at_end = watermark == FOREVER
-            self._perform(self._join.timer(key, time, at_end=at_end, trust=self._trust()), key)
+            decisions = self._join.timer(key, time, at_end=at_end, trust=self._trust())
+            if decisions is not None:
+                self._perform(decisions, key)
 
     def _trust(self) -> Trust:
         silence = self.pipeline.label_silence
@@ -371,10 +374,10 @@ class Driver:
         rows = msgspec.msgpack.decode(packed, type=wire.SampleRows)
         body = msgspec.msgpack.decode(rows.body)
         context, items = self._writer.feature_values(rows.body)
-        made, n = [], len(rows.sample_ids)
-        for p in range(n) if rows.positions is None else rows.positions:
+        made, ids = [], unpacked(rows.sample_ids)
+        for p in range(len(ids)) if rows.positions is None else rows.positions:
             row: dict[str, Any] = {
-                "sample_id": rows.sample_ids[p],
+                "sample_id": ids[p],
                 "request_id": rows.request_id,
                 "user_id": body[0],
                 "item_id": body[1][p],

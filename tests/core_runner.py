@@ -153,7 +153,7 @@ class DictStorage:
     def remove_request(self, request_id: str) -> None:
         del self.keys[self.current].requests[request_id]
 
-    def log(self) -> Iterable[bytes]:
+    def log(self) -> list[bytes]:
         return [self._seen(blob) for blob in self.keys[self.current].log]
 
     def log_length(self) -> int | None:
@@ -291,7 +291,9 @@ class CoreRunner:
             self._registered.discard((at, key))
             self.storage.current = key
             at_end = self.watermark == FOREVER
-            self._perform(key, self.join.timer(key, at, at_end=at_end, trust=self._trust()))
+            decisions = self.join.timer(key, at, at_end=at_end, trust=self._trust())
+            if decisions is not None:
+                self._perform(key, decisions)
 
     def _request(self, request: Request) -> None:
         event = request_event(request)
@@ -361,7 +363,7 @@ class CoreRunner:
 def sample_rows(rules: JoinRules, packed: bytes, made_at: int | Literal["end"]) -> Iterator[Row]:
     """The rows of packed `wire.SampleRows`."""
     rows = _unpack_rows(packed)
-    front, n = unpack_front(rows.body), len(rows.sample_ids)
+    front, n = unpack_front(rows.body), len(rows.sample_ids) // 8
     kinds = list(zip(rules.kinds, rows.kinds, strict=True))
     values = {k.name: c.values or [without_action(k)] * n for k, c in kinds}
     delays = {k.name: c.delays_ms or [None] * n for k, c in kinds}

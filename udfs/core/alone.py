@@ -34,7 +34,9 @@ def settle_alone(
     `requests`: all of the key, with their bodies.
     """
     request = _only_one_with_something_to_do(requests, now)
-    if request is None or (log and (rules.on_arrival or not _is_the_only_pending(requests))):
+    if request is None:
+        return None
+    if log and (rules.on_arrival or (len(requests) > 1 and not _is_the_only_pending(requests))):
         return None
     assert request.body is not None
     front = unpack_front(request.body)
@@ -54,7 +56,7 @@ def settle_alone(
                 return None
             used.append(identity(entry))
             add_to(known, rules, items.index(entry.item_id), entry)
-        if len(set(used)) < len(used) or any(not set(used).isdisjoint(r.used) for r in requests):
+        if len(set(used)) < len(used) or not _unused(used, requests):
             return None
     request.user_id, request.items = front.user_id, front.items
     final = rows_at_deadline(request, front, View(now, known, trust, at_end), rules)
@@ -83,6 +85,10 @@ def _only_one_with_something_to_do(
         elif request.emit_at is not None and request.emit_at <= now and not request.versions:
             return None
     return found
+
+
+def _unused(actions: list[int], requests: Sequence[StoredRequest]) -> bool:
+    return all(not r.used or set(r.used).isdisjoint(actions) for r in requests)
 
 
 def _is_the_only_pending(requests: Sequence[StoredRequest]) -> bool:

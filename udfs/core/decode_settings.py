@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -21,7 +22,7 @@ class StreamSettings:
     not_after: int | None = None
     max_future_ms: int | None = None
 
-    @property
+    @cached_property
     def granularity(self) -> int:
         """The steps (ms) in which time is announced: fine compared with the bound, but not every
         ms.

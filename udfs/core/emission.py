@@ -8,8 +8,9 @@ decide the rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from schemas.events import RequestFront
 from schemas.labels import Tally, Value, without_action
@@ -23,8 +24,7 @@ Known = Mapping[str, Mapping[int, Tally]]
 Moment = Literal["first", "change", "deadline"]
 
 
-@dataclass(slots=True)
-class Emitted:
+class Emitted(msgspec.Struct):
     """Rows of one request that are made at one moment.
 
     `body` is the packed `RequestBody`, and `front` the part that was decoded. Both are None if the
@@ -49,8 +49,7 @@ class Emitted:
         return len(self.request.items) if self.positions is None else len(self.positions)
 
 
-@dataclass(slots=True)
-class FinalRows:
+class FinalRows(msgspec.Struct):
     """The rows at the deadline.
 
     `unexposed` and `immature`: how many impressions never got a row for that reason.
@@ -61,8 +60,7 @@ class FinalRows:
     immature: int
 
 
-@dataclass(slots=True)
-class View:
+class View(msgspec.Struct):
     """A request at one moment.
 
     It has the time (epoch ms), the known actions, and up to when labels can be trusted. `at_end`:
@@ -133,13 +131,15 @@ def rows_at_deadline(
         changed = set(_changed(request, kinds, rules)) if rules.final_emit == "if_changed" else ()
         wanted = [p for p in range(n) if request.versions[p] == 0 or p in changed]
     positions = _shown(wanted, exposed, rules)
-    without = [p for p in range(n) if not (had_rows and request.versions[p])]
+    drop_immature = rules.drop_immature and view.at_end and not all(k.mature for k in kinds)
     unexposed = immature = 0
-    if exposed is not None and rules.drop_unexposed:
-        unexposed = sum(not exposed[p] for p in without)
-    if rules.drop_immature and view.at_end and not all(kind.mature for kind in kinds):
-        immature = len(without) - unexposed
-        positions = []
+    if exposed is not None or drop_immature:
+        without = [p for p in range(n) if not (had_rows and request.versions[p])]
+        if exposed is not None and rules.drop_unexposed:
+            unexposed = sum(not exposed[p] for p in without)
+        if drop_immature:
+            immature = len(without) - unexposed
+            positions = []
     if not positions:
         return FinalRows(None, unexposed, immature)
     emitted = Emitted(

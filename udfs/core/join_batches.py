@@ -207,7 +207,9 @@ class JoinBatches:
             fired = timer
             at, k = timer
             key = self._storage.current = keys[k]
-            self._perform(k, self._join.timer(key.key, at, at_end=at_end, trust=trust))
+            decisions = self._join.timer(key.key, at, at_end=at_end, trust=trust)
+            if decisions is not None:
+                self._perform(k, decisions)
 
     def _arrives(
         self, k: int, key: str, event: RequestEvent | ActionEvent | Progress, watermark: int
@@ -255,7 +257,7 @@ class JoinBatches:
             if sampled_out:
                 counts["sampled_out"] += sampled_out
             for rows in samples:
-                written = len(rows.sample_ids) if rows.positions is None else len(rows.positions)
+                written = rows.count
                 counts["rows/" + rows.kind] += written
                 self._samples.append(self._writer.pack(rows))
         for settled in decisions.settled:
@@ -273,14 +275,15 @@ class JoinBatches:
             key.held -= 1
             counts["late"] += 1
             self._reports.side.append((_LATE, late_row(late, self._writer)))
-        for reason, actions in (
-            ("orphan_action", decisions.orphans),
-            ("duplicate_action", decisions.duplicates),
-            ("too_many_actions", decisions.excess),
-        ):
-            for action in actions:
-                key.held -= 1
-                self._reject("actions", reason, action)
+        if decisions.orphans or decisions.duplicates or decisions.excess:
+            for reason, actions in (
+                ("orphan_action", decisions.orphans),
+                ("duplicate_action", decisions.duplicates),
+                ("too_many_actions", decisions.excess),
+            ):
+                for action in actions:
+                    key.held -= 1
+                    self._reject("actions", reason, action)
 
     def _reply(self, keys: list[_Key]) -> bytes:
         """`[keys: [index, whether to load it next time, changes: {name: bytes or nil}, the new log
@@ -378,7 +381,7 @@ class _BatchStorage:
         key.changes[request_id] = None
         key.entries.pop(request_id, None)
 
-    def log(self) -> Iterable[bytes]:
+    def log(self) -> list[bytes]:
         key = self.current
         if not (key.loaded or key.has_log):
             key.log, key.has_log = [*self._log(self._reader.log(key.key)), *key.log], True

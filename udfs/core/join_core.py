@@ -13,8 +13,9 @@ the storing are done by whoever calls (`udfs.core.keyed_join`). Times are epoch 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from schemas.events import ActionEvent, RequestEvent
 from udfs.core.emission import (
@@ -33,23 +34,20 @@ from udfs.core.trust import ALWAYS, Trust
 Refusal = Literal["duplicate_request", "late_request"]
 
 
-@dataclass(slots=True)
-class Accepted:
+class Accepted(msgspec.Struct):
     """The request must be stored. `wake_at`: when a timer must fire."""
 
     request: StoredRequest
     wake_at: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class Refused:
+class Refused(msgspec.Struct):
     """The request is rejected."""
 
     reason: Refusal
 
 
-@dataclass(slots=True)
-class Settled:
+class Settled(msgspec.Struct):
     """A request whose labels are decided for good.
 
     `joined`: how many actions it took. `unexposed`, `immature`: how many of its impressions never
@@ -63,8 +61,7 @@ class Settled:
     positives: Mapping[str, int]
 
 
-@dataclass(slots=True)
-class LateAction:
+class LateAction(msgspec.Struct):
     """An action that came too late for a sample. Request and position name the sample.
 
     `body` is that of the request, empty if tombstones do not keep it; None when it has to be read
@@ -78,23 +75,21 @@ class LateAction:
     reason: LateReason
 
 
-@dataclass(slots=True)
-class Decisions:
+class Decisions(msgspec.Struct):
     """What was decided, to be performed by the caller. `emitted` are rows, in their order.
     `orphans`, `duplicates` and `excess` (rule 16) are rejected. `wake_at`: times to be woken at.
     """
 
-    emitted: list[Emitted] = field(default_factory=list)
-    settled: list[Settled] = field(default_factory=list)
-    late: list[LateAction] = field(default_factory=list)
-    orphans: list[ActionEvent] = field(default_factory=list)
-    duplicates: list[ActionEvent] = field(default_factory=list)
-    excess: list[ActionEvent] = field(default_factory=list)
-    wake_at: set[int] = field(default_factory=set)
+    emitted: list[Emitted] = []
+    settled: list[Settled] = []
+    late: list[LateAction] = []
+    orphans: list[ActionEvent] = []
+    duplicates: list[ActionEvent] = []
+    excess: list[ActionEvent] = []
+    wake_at: set[int] = set()
 
 
-@dataclass(slots=True)
-class Hold:
+class Hold(msgspec.Struct):
     """The action must be held.
 
     `wake_at`: when a timer must fire; None if a pending request has a timer that is early enough.

@@ -10,7 +10,7 @@ import msgspec
 from schemas.actions import ActionKind
 from schemas.events import RequestBody, unpack_front
 from schemas.features import Feature, FeatureSchema
-from schemas.sample_id import sample_ids
+from schemas.sample_id import packed_sample_ids, unpacked
 from udfs.core import wire
 from udfs.core.emission import Emitted
 from udfs.core.partitions import partition
@@ -53,7 +53,7 @@ class SampleWriter:
             or bytes(front.column_names) != self._column_names
         ):
             body = self._under_this_schema(unpack_body(body))
-        ids = sample_ids(request.request_id, request.items)
+        ids = packed_sample_ids(request.request_id, request.items)
         if self._sampling.off and emitted.moment != "change":
             kind: wire.RowKind = "provisional" if emitted.moment == "first" else "final"
             return [self._of_kind(emitted, body, ids, kind, None, emitted.positions)], 0
@@ -62,7 +62,7 @@ class SampleWriter:
         positions = range(n) if emitted.positions is None else emitted.positions
         negative = self._negatives(emitted, n)
         rates = None if self._sampling.off else self._rates(emitted, body, negative)
-        written = positions if rates is None else self._kept(positions, negative, ids, rates)
+        written = positions if rates is None else self._kept(positions, negative, unpacked(ids), rates)
         by_kind: dict[wire.RowKind, list[int]] = {}
         for p in written:
             by_kind.setdefault(_row_kind(emitted, negative[p]), []).append(p)
@@ -90,7 +90,7 @@ class SampleWriter:
         self,
         emitted: Emitted,
         body: bytes,
-        ids: list[int],
+        ids: bytes,
         kind: wire.RowKind,
         rates: list[float] | None,
         positions: list[int] | None,

@@ -111,7 +111,7 @@ def pack_entry(entry: LogEntry) -> bytes:
 
 def unpack_log(blobs: Iterable[bytes]) -> list[LogEntry]:
     """The entries of a stored log, in its order."""
-    return [_unpack_entry(blob) for blob in blobs]
+    return list(map(_unpack_entry, blobs))
 
 
 def held_in(log: Iterable[LogEntry]) -> int:

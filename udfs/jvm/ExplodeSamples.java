@@ -122,8 +122,11 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
         row.setField(5, value(LONG));
         row.setField(width - 2, value(STRING));
         row.setField(width - 1, value(STRING));
-        Object[] ids = values(LONG);
+        Object[] ids = new Object[in.binary() / 8];
         int n = ids.length;
+        for (int i = 0; i < n; i++) {
+            ids[i] = Long.valueOf(in.fixed());
+        }
         in.binary(); // the body of the request lies in here as it was stored
         in.array();
         row.setField(2, value(STRING));

@@ -61,7 +61,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     private transient Reports reports;
     private transient Levels levels;
 
-    /** Keys of the batch by their text, in the order of their first mention. */
+    /** Keys of the batch by their text, and as Flink has them, in the order of their first mention. */
     private transient HashMap index;
     private transient List keys;
     /** Keys that Python does not want to be loaded. */
@@ -181,7 +181,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     public void processElement(StreamRecord record) throws Exception {
         Row row = (Row) record.getValue();
         byte[] event = (byte[]) row.getField(1);
-        step(indexOf((String) row.getField(0)), 0L);
+        step(indexOf((String) row.getField(0), null), 0L);
         steps.raw(event, 0, event.length);
         if (full()) {
             flush();
@@ -223,7 +223,8 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
             timeIs(lastDue);
             run();
         }
-        step(indexOf((String) ((Row) timer.getKey()).getField(0)), at);
+        Row key = (Row) timer.getKey();
+        step(indexOf((String) key.getField(0), key), at);
         steps.nil();
         someDue = true;
         lastDue = at;
@@ -257,14 +258,15 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         return hosted.full(count, steps.at);
     }
 
-    private int indexOf(String key) {
+    /** row: the key as the state has it, if it is at hand; else null. */
+    private int indexOf(String key, Row row) {
         Integer known = (Integer) index.get(key);
         if (known != null) {
             return known.intValue();
         }
         int k = keys.size();
         index.put(key, Integer.valueOf(k));
-        keys.add(key);
+        keys.add(row == null ? Row.of(new Object[] {key}) : row);
         return k;
     }
 
@@ -294,7 +296,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
             batch.bool(ended);
             batch.array(keys.size());
             for (int k = 0; k < keys.size(); k++) {
-                load((String) keys.get(k));
+                load((Row) keys.get(k));
             }
             batch.array(count);
             batch.raw(steps.bytes, 0, steps.at);
@@ -316,12 +318,12 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         int n = in.array();
         for (int i = 0; i < n; i++) {
             in.array();
-            String key = (String) names.get((int) in.integer());
-            select(key);
+            Row key = (Row) names.get((int) in.integer());
+            setCurrentKey(key);
             if (in.bool()) {
-                unloaded.remove(key);
+                unloaded.remove(key.getField(0));
             } else {
-                unloaded.add(key);
+                unloaded.add(key.getField(0));
             }
             int changes = in.map();
             for (int j = 0; j < changes; j++) {
@@ -368,19 +370,18 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
     }
 
     private void select(String key) {
-        Row row = new Row(1);
-        row.setField(0, key);
-        setCurrentKey(row);
+        setCurrentKey(Row.of(new Object[] {key}));
     }
 
     /** [key, whether it is loaded, entries, log]. */
-    private void load(String key) throws Exception {
+    private void load(Row row) throws Exception {
+        String key = (String) row.getField(0);
         batch.array(4);
         batch.text(key);
         int begin = batch.at;
         batch.bool(true);
         if (!unloaded.contains(key)) {
-            select(key);
+            setCurrentKey(row);
             if (packEntries(batch, onlyOwnEntry ? key : null, LOADED_AT_MOST)
                     && packLog(batch, LOADED_AT_MOST)) {
                 return;
