@@ -11,6 +11,8 @@ from benchmarks.join.spec import CLICK_PERCENT, ITEMS, PLANS, Backend, Part, Pla
 SPAN_MS, WINDOW_MS = 1_600_000, 600_000
 #: The two that need no state for each impression.
 BEST: tuple[Plan, ...] = ("ours", "over")
+#: Those, and ours with a thread for the sink.
+THREADS: tuple[Plan, ...] = ("ours", "apart", "over")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Setting:
 
 #: Long enough that start-up is a small part of each run; first those that matter most.
 SPEED = (
-    Setting("whole", "hashmap", 8, 200_000, plans=BEST),
-    Setting("whole", "hashmap", 8, 200_000, plans=BEST, source="kafka"),
+    Setting("whole", "hashmap", 8, 400_000, plans=THREADS),
+    Setting("whole", "hashmap", 8, 400_000, plans=THREADS, source="kafka"),
     Setting("alone", "hashmap", 1, 200_000, plans=BEST),
     Setting("whole", "hashmap", 40, 50_000, plans=BEST),
     Setting("whole", "rocksdb", 8, 60_000, plans=BEST),

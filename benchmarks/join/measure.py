@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from benchmarks.join.flink_options import HEAP
-from benchmarks.join.spec import PEERS, Spec
+from benchmarks.join.spec import OURS, PEERS, Spec
 from services import process
 from services.java import find_java_home
 
@@ -175,7 +175,9 @@ def running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
 
 
 def _module(spec: Spec) -> str:
-    return f"run_{spec.plan if spec.plan in ('ours', *PEERS) else 'sql'}"
+    if spec.plan in OURS:
+        return "run_ours"
+    return f"run_{spec.plan if spec.plan in PEERS else 'sql'}"
 
 
 def _python(spec: Spec) -> str:

@@ -11,11 +11,12 @@ from benchmarks.join import large_state
 from benchmarks.join.cases import BEST, GROWTH, Growth
 from benchmarks.join.flink_options import HEAP, MANAGED_MB, VISIBLE_EVERY_S
 from benchmarks.join.kept import setting_of
-from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, PLANS, Plan
+from benchmarks.join.spec import ITEMS, OURS, PAYLOAD_BYTES, PLANS, Plan
 from benchmarks.reporting import Table, machine
 
 NAMES = {
     "ours": "this project",
+    "apart": "with separate_sink",
     "over": "SQL OVER window",
     "interval": "SQL interval join",
     "spark": "Spark",
@@ -126,24 +127,30 @@ def _compared(
     best: Callable[[list[float]], float],
 ) -> list[tuple[dict[str, Any], list[str]]]:
     """For each setting: a run of it, and the cells of a value. Those are its spread by plan, and
-    the ratio of ours to the `best` of the others.
+    the ratio of each of ours to the `best` of the others.
     """
     plans, rows = _plans(runs), []
     for of in _by_setting(runs).values():
         values = {plan: [value(run) for run in of.get(plan, [])] for plan in plans}
-        others = [median(found) for plan, found in values.items() if plan != "ours" and found]
-        ratio = "-"
-        if others and best(others) > 0 and values.get("ours"):
-            ratio = f"{median(values['ours']) / best(others):.2f}"
-        rows.append((_any(of), [*(_spread(found, digits) for found in values.values()), ratio]))
+        others = [median(found) for plan, found in values.items() if plan not in OURS and found]
+        ratios = [
+            f"{median(values[plan]) / best(others):.2f}" if others and values[plan] else "-"
+            for plan in plans
+            if plan in OURS
+        ]
+        rows.append((_any(of), [*(_spread(found, digits) for found in values.values()), *ratios]))
     return rows
+
+
+def _ratio_names(runs: Runs, to: str) -> list[str]:
+    return [f"{NAMES[plan]}, of {to}" for plan in _plans(runs) if plan in OURS]
 
 
 def _work(runs: Runs) -> Table:
     """The headline: unlike the rate, it hardly depends on what else the machine does."""
     return Table(
         f"CPU microseconds a request of {ITEMS} items: median (least-most; runs)",
-        ("", "state", *(NAMES[p] for p in _plans(runs)), "ratio to the best other"),
+        ("", "state", *(NAMES[p] for p in _plans(runs)), *_ratio_names(runs, "the least other")),
         [
             (_label(run), BACKENDS[run["backend"]], *cells)
             for run, cells in _compared(runs, lambda run: work(run) / run["requests"] * 1e6, 0, min)
@@ -158,7 +165,7 @@ def _speed(runs: Runs) -> Table:
     names = (NAMES[p] for p in _plans(runs))
     return Table(
         "Thousand impressions a second: median (least-most; runs)",
-        ("", "state", "impressions", *names, "ratio to the fastest other"),
+        ("", "state", "impressions", *names, *_ratio_names(runs, "the fastest other")),
         [
             (_label(run), BACKENDS[run["backend"]], _millions(run), *cells)
             for run, cells in _compared(runs, lambda run: float(run["rate"]) / 1_000, 1, max)

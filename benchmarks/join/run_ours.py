@@ -79,7 +79,11 @@ def pipeline_toml(spec: Spec) -> str:
         for stream in ("features", "actions")
     )
     parts.append(f'[output]\npath = "{spec.scratch}/out"')
-    parts.append(f'[runtime]\nparallelism = {spec.parallelism}\nstate_backend = "{spec.backend}"')
+    separate_sink = "true" if spec.plan == "apart" else "false"
+    parts.append(
+        f'[runtime]\nparallelism = {spec.parallelism}\nstate_backend = "{spec.backend}"\n'
+        f"separate_sink = {separate_sink}"
+    )
     parts.append(
         "[flink]\n"
         + "\n".join(f'"{key}" = "{value}"' for key, value in flink_options(spec).items())

@@ -6,13 +6,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-Plan = Literal["ours", "interval", "over", "spark", "quix"]
+Plan = Literal["ours", "apart", "interval", "over", "spark", "quix"]
 #: Where the whole job's input is read from.
 Source = Literal["files", "kafka"]
 Backend = Literal["hashmap", "rocksdb"]
 Part = Literal["whole", "alone"]
 Goal = Literal["speed", "state", "delay", "latency", "large"]
 
+#: This project's: with its own defaults, and with `runtime.separate_sink`.
+OURS: tuple[Plan, ...] = ("ours", "apart")
 #: Those that run on Flink.
 PLANS: tuple[Plan, ...] = ("ours", "interval", "over")
 #: Those that are other systems, with an environment of their own.
