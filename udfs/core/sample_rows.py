@@ -62,7 +62,9 @@ class SampleWriter:
         positions = range(n) if emitted.positions is None else emitted.positions
         negative = self._negatives(emitted, n)
         rates = None if self._sampling.off else self._rates(emitted, body, negative)
-        written = positions if rates is None else self._kept(positions, negative, unpacked(ids), rates)
+        written = positions
+        if rates is not None:
+            written = self._kept(positions, negative, unpacked(ids), rates)
         by_kind: dict[wire.RowKind, list[int]] = {}
         for p in written:
             by_kind.setdefault(_row_kind(emitted, negative[p]), []).append(p)
