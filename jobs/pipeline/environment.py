@@ -39,7 +39,7 @@ def prepare_process(
     `metrics`: the options will have `flink_metrics.settings`.
 
     Thread mode embeds the `python` that is first on PATH, whatever `python.executable` says, so
-    this one goes first. Raises SetupError without a suitable Java.
+    this one goes first. Raises SetupError without a suitable Java, or without the jars.
     """
     # Only for a local run: what is submitted to a cluster does not carry the local services.
     from services import flink_metrics, java, log4j
@@ -56,15 +56,16 @@ def prepare_process(
     log4j_properties = log_folder / "log4j.properties"
     log4j_properties.write_text(log4j.configuration("files", log_format))
     os.environ["LOG4J_PROPERTIES"] = log4j_properties.as_uri()
-    if metrics:
-        # the mini-cluster loads no plugins; PyFlink puts these on the class path of its JVM
-        others = os.environ.get("HADOOP_CLASSPATH", "")
-        jar = str(flink_metrics.reporter_jar())
-        os.environ["HADOOP_CLASSPATH"] = os.pathsep.join(filter(None, [others, jar]))
+    # PyFlink puts these on the class path of its JVM: the mini-cluster loads no plugins. Added to
+    # the job instead, each of its sources would load Kafka's client anew, and of several only one
+    # can do OAUTHBEARER, because Java keeps the mechanisms of SASL that it has seen first.
+    own = [*jars(), flink_metrics.reporter_jar()] if metrics else jars()
+    classes = os.environ.get("HADOOP_CLASSPATH", "").split(os.pathsep) + [str(jar) for jar in own]
+    os.environ["HADOOP_CLASSPATH"] = os.pathsep.join(dict.fromkeys(filter(None, classes)))
 
 
 def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
-    """The DataStream and Table environments of a pipeline. Raises SetupError or ConfigError.
+    """The DataStream and Table environments of a pipeline. Raises ConfigError.
 
     Checkpoints go to the pipeline's own folder unless the cluster's configuration has one.
     """
@@ -82,9 +83,6 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
         env.set_parallelism(pipeline.runtime.parallelism)
     elif not submitted():
         env.set_parallelism(1)
-    if not submitted():
-        # add_jars, for pipeline.jars would replace what is there already
-        env.add_jars(*(path.as_uri() for path in jars()))
     tables = StreamTableEnvironment.create(env)
     tables.get_config().set("table.local-time-zone", "UTC")
     # otherwise another parallelism changes the ids of the Table operators, and no savepoint fits

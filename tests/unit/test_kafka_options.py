@@ -159,6 +159,10 @@ def test_what_is_documented_for_oauthbearer_is_so_in_the_connector_jar() -> None
         validator = f"{SHADED_PACKAGE}common.security.oauthbearer.ClientJwtValidator"
         assert b"jose4j" not in jar.read(validator.replace(".", "/") + ".class")
         assert not [name for name in jar.namelist() if "jose4j" in name]
+        read_with = "com/fasterxml/jackson/databind/ObjectMapper.class"
+        assert read_with not in jar.namelist()
+    beside = [zipfile.ZipFile(path).namelist() for path in connector_jar().parent.glob("*.jar")]
+    assert [read_with in names for names in beside].count(True) == 1
     page = Path(__file__).parents[2] / "docs" / "kafka.md"
     text = page.read_text(encoding="utf-8")
     assert f"-D{documented}=" in text
@@ -200,7 +204,7 @@ def test_what_is_no_jaas_entry_is_none_and_raises_nothing(text: str) -> None:
                 "sasl.mechanism": "OAUTHBEARER",
                 "sasl.oauthbearer.token.endpoint.url": "https://idp/token",
             },
-            "asks no token endpoint",
+            "knows no other way to get a token",
         ),
         ({"sasl.jaas.config": f"{SCRAM} required;"}, "says no username and password"),
         (
