@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import re
 
+from jobs.pipeline import kafka_failures
+
 #: Patterns in the order of precedence, and the line for each; `{found}` is the text that matched.
 _KNOWN: tuple[tuple[str, str], ...] = (
-    (
-        r"(?:SaslAuthentication|SslAuthentication)Exception: ([^\n]+)",
-        "the Kafka brokers refuse the login: {found}. Check user name, password and mechanism in "
-        "sources.*.properties",
-    ),
-    (
-        r"No LoginModule found for ([\w.$]+)|unable to find LoginModule class: ([\w.$]+)",
-        "sources.*.properties: sasl.jaas.config names a login module that is not on the class path:"
-        " {found}",
-    ),
-    (
-        r"ConfigException: ([^\n]+)",
-        "sources.*.properties: Kafka's client refuses a property: {found}",
-    ),
-    (
-        r"(?:Topic|Group|Cluster)AuthorizationException: ([^\n]+)",
-        "the user of sources.*.properties lacks a right in Kafka: {found}",
-    ),
+    *kafka_failures.KNOWN,
     (
         r"EventFileError(?:'>)?: ([^\n]+)",
         "an event file could not be read: {found}",
-    ),
-    (
-        r"NoOffsetForPartitionException: ([^\n]+)",
-        'start = "committed", but the group has committed no offset: {found}. Correct group_id, or '
-        'say where to begin then: properties."auto.offset.reset" = "earliest" or "latest"',
-    ),
-    (
-        r"OffsetOutOfRangeException: ([^\n]+)|Fetch position [^\n]+ is out of range[^\n]*",
-        "records that were still to be read have been deleted by Kafka's retention: {found}. Raise "
-        "retention.ms of the topic, and start anew",
-    ),
-    (r"UnknownTopicOrPartition[^\n]*", "a Kafka topic is not there: {found}"),
-    (
-        r"TimeoutException: Timed out waiting for a node assignment[^\n]*|DisconnectException"
-        r"|TimeoutException: (?:Timeout of \d+ms expired|Failed to get offsets)[^\n]*",
-        "the Kafka brokers do not answer: {found}. Check that they are up, and that "
-        "bootstrap_servers and security.protocol are those of their listener",
     ),
     (r"StateVersionError(?:'>)?: ([^\n]+)", "the savepoint is of a newer release: {found}"),
     (r"No space left on device", "the disk is full"),

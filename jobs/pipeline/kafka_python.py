@@ -25,7 +25,7 @@ def for_python(properties: Mapping[str, str]) -> dict[str, Any]:
     """What `kafka.KafkaConsumer` (kafka-python) is to be given for these properties.
 
     Raises UnusableError for a mechanism or a key store that it does not know, and
-    WrongPropertyError for files that are not what they should be.
+    WrongPropertyError for files that are not what they should be, and for a token that is refused.
     """
     protocol = properties.get("security.protocol", "PLAINTEXT")
     options: dict[str, Any] = {"security_protocol": protocol}
@@ -47,8 +47,11 @@ def _sasl(properties: Mapping[str, str]) -> dict[str, Any]:
             raise UnusableError("sasl.jaas.config names no login module")
         try:
             token = kafka_tokens.token_of(properties, module)
+            token()  # the client would say nothing of what is wrong with it
         except kafka_tokens.NoTokenError as error:
             raise UnusableError(str(error)) from None
+        except kafka_tokens.RefusedError as error:
+            raise WrongPropertyError(str(error)) from None
         return {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": _provider(token)}
     if mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
         raise UnusableError(f"sasl.mechanism {mechanism} is not one that the Python client takes")

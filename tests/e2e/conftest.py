@@ -8,6 +8,7 @@ import pytest
 
 from services.flink_cluster import FlinkCluster
 from tests.e2e.secured import SecuredBroker
+from tests.e2e.secured_topics import fill
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,13 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBr
     """A running broker without topics; tests use topic names of their own."""
     with SecuredBroker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def secured_topics(kafka_broker: SecuredBroker) -> SecuredBroker:
+    """The same broker with the topics of `tests.e2e.secured_topics`."""
+    fill(kafka_broker)
+    return kafka_broker
 
 
 @pytest.fixture(scope="session")

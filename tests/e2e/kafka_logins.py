@@ -6,11 +6,12 @@ Secrets are references to the environment.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.secured import USERS, SecuredBroker
+from tests.e2e.secured import CLIENT_SECRET, STORE_PASSWORD, USERS, SecuredBroker
 
 _MODULES = "org.apache.kafka.common.security."
 _OAUTH = f"{_MODULES}oauthbearer."
@@ -65,6 +66,26 @@ def token(path: Path) -> Login:
     )
 
 
+def token_endpoint(url: str, secret: str = CLIENT_SECRET) -> Login:
+    """OAUTHBEARER with a token endpoint."""
+    credentials = "sasl.oauthbearer.client.credentials.client."
+    return Login(
+        "LOGIN",
+        {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.jaas.config": f"{_OAUTH}OAuthBearerLoginModule required;",
+            "sasl.login.callback.handler.class": f"{_OAUTH}OAuthBearerLoginCallbackHandler",
+            "sasl.oauthbearer.jwt.validator.class": f"{_OAUTH}ClientJwtValidator",
+            "sasl.oauthbearer.token.endpoint.url": url,
+            f"{credentials}id": "joiner",
+            f"{credentials}secret": "${CLIENT_SECRET}",
+            "sasl.oauthbearer.scope": "kafka",
+        },
+        {"CLIENT_SECRET": secret},
+    )
+
+
 def unsigned_token(listener: str = "TLS") -> Login:
     """OAUTHBEARER with claims in the configuration."""
     jaas = f'{_OAUTH}OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="joiner";'
@@ -90,10 +111,14 @@ def tls(listener: str) -> Login:
     return Login(listener, {"security.protocol": "SSL"})
 
 
-def trusting(login: Login, store: Path) -> Login:
-    """With a trust store in PEM."""
+def trusting(login: Login, store: Path, word: str = STORE_PASSWORD) -> Login:
+    """With a trust store, PEM or PKCS12."""
     more = {"ssl.truststore.type": "PEM", "ssl.truststore.location": str(store)}
-    return Login(login.listener, {**login.properties, **more}, login.secrets)
+    secrets = dict(login.secrets)
+    if store.suffix == ".p12":
+        more |= {"ssl.truststore.type": "PKCS12", "ssl.truststore.password": "${STORE_PASSWORD}"}
+        secrets["STORE_PASSWORD"] = word
+    return Login(login.listener, {**login.properties, **more}, secrets)
 
 
 def presenting(login: Login, store: Path, word: str = "") -> Login:
@@ -127,13 +152,14 @@ def in_the_environment(broker: SecuredBroker) -> Login:
 
 
 def good(broker: SecuredBroker) -> dict[str, Login]:
-    """All that work."""
+    """All that work, for the job, the preflight and the audit."""
     ca = broker.authority.certificate
     return {
         "PLAIN": plain(),
         "SCRAM-SHA-256": scram(256),
         "SCRAM-SHA-512": scram(),
         "OAUTHBEARER, a token in a file": token(broker.tokens.token("joiner")),
+        "OAUTHBEARER, a token endpoint": token_endpoint(broker.token_endpoint.url),
         "TLS with PLAIN": trusting(over_tls(plain()), ca),
         "TLS with SCRAM-SHA-512": trusting(over_tls(scram()), ca),
         "TLS with OAUTHBEARER, unsigned": trusting(unsigned_token(), ca),
@@ -146,13 +172,15 @@ def configuration(
     broker: SecuredBroker,
     folder: Path,
     topics: str,
-    login: Login,
+    features: Login,
+    actions: Login | None = None,
+    keys: str = 'end = "latest"',
 ) -> Path:
-    """A pipeline over `<topics>-features` and `<topics>-actions`, up to their ends."""
+    """A pipeline over `<topics>-features` and `<topics>-actions`; `keys` are those of a source."""
     text = '[actions.click]\nwindow = "1s"\n'
-    for stream in ("features", "actions"):
+    for stream, login in (("features", features), ("actions", actions or features)):
         text += f'[sources.{stream}]\ntype = "kafka"\ntopic = "{topics}-{stream}"\n'
-        text += f'bootstrap_servers = "{broker.servers(login.listener)}"\nend = "latest"\n'
+        text += f'bootstrap_servers = "{broker.servers(login.listener)}"\n{keys}\n'
         text += f"[sources.{stream}.properties]\n"
         text += "".join(
             f"{json.dumps(name)} = {json.dumps(value)}\n"
@@ -162,6 +190,14 @@ def configuration(
     path = folder / "pipeline.toml"
     path.write_text(text)
     return path
+
+
+def java_options(logins: Iterable[Login]) -> dict[str, str]:
+    """The environment in which jobs may get their tokens."""
+    key = "sasl.oauthbearer.token.endpoint.url"
+    urls = ",".join(login.properties[key] for login in logins if key in login.properties)
+    name = "org.apache.flink.kafka.shaded.org.apache.kafka.sasl.oauthbearer.allowed.urls"
+    return {"JAVA_TOOL_OPTIONS": f"-D{name}={urls}"}
 
 
 def found_in(secrets: Mapping[str, str], text: str) -> list[str]:
@@ -175,3 +211,14 @@ def found_in(secrets: Mapping[str, str], text: str) -> list[str]:
         if any(part in text for part in parts):
             found.append(name)
     return found
+
+
+def found_below(secrets: Mapping[str, str], folder: Path) -> list[str]:
+    """The files below a folder that have a secret in them."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [str(path) for path in files if found_in(secrets, path.read_bytes().decode("latin-1"))]
+
+
+def like(line: str, text: str) -> bool:
+    """Whether a text ends with a line, in which ` *` stands for anything."""
+    return re.search(re.escape(line).replace(r"\ \*", " .+") + "$", text) is not None

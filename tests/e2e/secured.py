@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -22,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
+    pkcs12,
 )
 from kafka import KafkaAdminClient
 from kafka.admin import (
@@ -38,6 +42,8 @@ from services.kafka_listeners import Listener, of_users
 #: Password by user name. `joiner` may do everything, the others what tests allow them.
 USERS = {"joiner": "Xq7CorrectHorse", "stranger": "Nv3StapleBattery"}
 KEY_PASSWORD = "Tm5KeyOfTheKey"
+CLIENT_SECRET = "Vk9ClientCredential"
+STORE_PASSWORD = "Rb8TrustNobody"
 _OAUTH = "org.apache.kafka.common.security.oauthbearer."
 
 
@@ -54,7 +60,7 @@ class Stores:
 class Authority:
     """A certificate authority, and the stores that it has made.
 
-    `certificate` is a file in PEM.
+    `certificate` is a file in PEM, `java` one in PKCS12, with `STORE_PASSWORD`.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -62,6 +68,14 @@ class Authority:
         self._ca = trustme.CA()
         self.certificate = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(str(self.certificate))
+        self.java = folder / f"{name}.p12"
+        certificate = x509.load_pem_x509_certificate(self._ca.cert_pem.bytes())
+        self.java.write_bytes(
+            pkcs12.serialize_java_truststore(
+                [pkcs12.PKCS12Certificate(certificate, b"ca")],
+                BestAvailableEncryption(STORE_PASSWORD.encode()),
+            )
+        )
 
     def issue(self, name: str, host: str, *, expired: bool = False) -> Stores:
         """A certificate for a host that is valid, or was until yesterday."""
@@ -121,6 +135,39 @@ class Tokens:
         return path
 
 
+class TokenEndpoint:
+    """A token endpoint on loopback that gives `joiner` a token, for `CLIENT_SECRET`."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        login = base64.b64encode(f"joiner:{CLIENT_SECRET}".encode()).decode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                good = self.headers["Authorization"] == f"Basic {login}"
+                good &= "grant_type=client_credentials" in form and "scope=kafka" in form
+                token = tokens.token("joiner").read_text()
+                text = json.dumps({"access_token": token, "expires_in": 3600}) if good else "{}"
+                self.send_response(200 if good else 401)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=10)
+
+
 def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
@@ -141,6 +188,7 @@ class SecuredBroker(KafkaBroker):
         self.client = self.authority.issue("joiner", "joiner.example")
         self.expired_client = self.authority.issue("old", "joiner.example", expired=True)
         self.tokens = Tokens(certificates)
+        self.token_endpoint = TokenEndpoint(self.tokens)
         here = self.authority.issue("here", "127.0.0.1")
         expired = self.authority.issue("expired", "127.0.0.1", expired=True)
         elsewhere = self.authority.issue("elsewhere", "kafka.example")
@@ -183,6 +231,10 @@ class SecuredBroker(KafkaBroker):
     def __enter__(self) -> SecuredBroker:
         self.start()
         return self
+
+    def stop(self) -> None:
+        super().stop()
+        self.token_endpoint.stop()
 
     def allow(self, user: str, operation: str, kind: str, name: str) -> None:
         """Give a user a right, such as `READ` on the `TOPIC` of a name."""

@@ -36,14 +36,38 @@ SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
             " mechanism in sources.*.properties",
         ),
         (
+            f"{SHADED}.errors.SslAuthenticationException: SSL handshake failed\n"
+            "Caused by: javax.net.ssl.SSLHandshakeException: PKIX path validation failed\n"
+            "\tat a.B\n"
+            "Caused by: java.security.cert.CertificateExpiredException: NotAfter: Wed Nov 25",
+            "the certificate of a Kafka broker has expired or is not valid yet: NotAfter: Wed Nov"
+            " 25. Renew it on the broker, or set the clocks right",
+        ),
+        (
+            # of another service
+            "com.amazonaws.SdkClientException: javax.net.ssl.SSLHandshakeException: PKIX path"
+            " building failed",
+            "the job failed: com.amazonaws.SdkClientException: javax.net.ssl.SSLHandshakeException:"
+            " PKIX path building failed",
+        ),
+        (
+            f"{SHADED}.errors.InvalidConfigurationException: Failed to load PEM SSL keystore"
+            " /a.pem\nCaused by: java.security.NoSuchAlgorithmException: PBES2 SecretKeyFactory not"
+            " available",
+            "this Java cannot open the encrypted key in ssl.keystore.* of sources.*.properties:"
+            " encrypt it with `openssl pkcs8 -topk8 -v1 PBE-SHA1-3DES`, or use a key without a"
+            " password",
+        ),
+        (
             "javax.security.auth.login.LoginException: No LoginModule found for my.Module",
             "sources.*.properties: sasl.jaas.config names a login module that is not on the class"
             " path: my.Module",
         ),
         (
             f"{SHADED}.errors.GroupAuthorizationException: Not authorized to access group: g",
-            "the user of sources.*.properties lacks a right in Kafka: Not authorized to access"
-            " group: g",
+            "the user of sources.*.properties may not use group_id: Not authorized to access"
+            " group: g. Allow it: kafka-acls --add --allow-principal User:NAME --operation Read"
+            " --group GROUP",
         ),
         (
             f"{SHADED}.config.ConfigException: Invalid value x for configuration fetch.min.bytes",
