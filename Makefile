@@ -105,6 +105,10 @@ policies: setup-jobs ## compare the emission policies on a generated day (minute
 bench: setup setup-bench-join ## measure speed, state and memory beside Flink SQL (an hour; ARGS=--quick)
 	@$(RUN) $(PY) -m benchmarks.join $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## make faults on real processes under load, and compare the rows (an hour; ARGS=--short: minutes)
+	@$(RUN) $(PY) -m chaos $(ARGS)
+
 .PHONY: advise
 advise: setup-advise ## say how long to wait for labels: CONFIG=pipeline.toml (ARGS="--html page.html")
 	@[ -n "$$CONFIG" ] || { echo "usage: make advise CONFIG=/path/to/pipeline.toml" >&2; exit 2; }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,8 +36,10 @@ from services import flink_metrics, log4j, process
 from services.flink_home import flink_home
 from services.jars import JarError, jar_paths
 from services.java import JavaError, find_java_home
+from services.place import LOOPBACK, Place
 from services.process import ProcessId
 from services.waiting import DeadlineError, wait_until
+from services.zookeeper import ZooKeeper, ZooKeeperError
 
 
 def _run_folder() -> Path:
@@ -54,6 +57,12 @@ USUAL_PORT = 8081
 _READY_DEADLINE_S = 90.0
 _SUBMIT_DEADLINE_S = 180.0
 _REQUEST_DEADLINE_S = 15.0
+#: A line of a log, as text or JSON, that says when a job manager was made the leader.
+_LEADERSHIP = re.compile(
+    r"(\d{4}-\d\d-\d\d[ T][\d:.,]+).*DefaultDispatcherRunner\b.*was granted leadership"
+)
+#: What a job manager answers while it does not know who leads.
+_NO_LEADER = 503
 _JOB_ID = re.compile(r"Job has been submitted with JobID ([0-9a-f]{32})")
 
 # The client writes the whole environment, secrets included, into its log when it starts Python.
@@ -65,6 +74,10 @@ logger.pythonEnvironment.level = WARN
 
 class ClusterError(Exception):
     """The cluster, or a request to it, failed; the message says what and shows the log's end."""
+
+
+class _NoLeaderError(ClusterError):
+    """A job manager does not know who leads."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,11 @@ class Submission:
 
 
 class FlinkCluster:
-    """One job manager and some task managers, with all that is theirs in one folder."""
+    """Job and task managers, with all that is theirs in one folder.
+
+    One job manager, or several with high availability: then a ZooKeeper and a folder remember the
+    jobs, one job manager leads, and another takes the jobs over when it is lost.
+    """
 
     def __init__(
         self,
@@ -99,6 +116,9 @@ class FlinkCluster:
         metrics_port: int | None = None,
         log_format: log4j.Format = "text",
         settings: Mapping[str, str] | None = None,
+        job_managers: int = 1,
+        high_availability: bool = False,
+        places: Callable[[str], Place] = lambda _: LOOPBACK,
     ) -> None:
         """Describe a cluster; nothing is started.
 
@@ -113,6 +133,9 @@ class FlinkCluster:
                 ``metrics_ports``). None: no metrics.
             log_format: of the logs, which are rolling files.
             settings: Flink options over the ones chosen here.
+            job_managers: how many; all but one stand by.
+            high_availability: whether jobs survive the job manager. Several job managers have it.
+            places: where a process runs, by its name: `jobmanager-0`, `taskmanager-0`, `zookeeper`.
         """
         self._log_format = log_format
         self.metrics_ports: dict[str, int] = {}
@@ -123,9 +146,17 @@ class FlinkCluster:
         self.task_manager_count = task_managers
         self._slots = slots
         self._settings = dict(settings or {})
-        self._job_manager: ProcessId | None = None
+        self.job_manager_count = job_managers
+        self._places = places
+        self._job_managers: dict[str, ProcessId] = {}
+        self._rest_ports: dict[str, int] = {}
         self._task_managers: dict[str, ProcessId] = {}
         self._tied = True
+        #: How long one job manager may take to answer (s).
+        self.request_deadline_s = _REQUEST_DEADLINE_S
+        self.zookeeper: ZooKeeper | None = None
+        if high_availability or job_managers > 1:
+            self.zookeeper = self._new_zookeeper()
         self._note = self.folder / "running.json"
 
     @classmethod
@@ -135,24 +166,32 @@ class FlinkCluster:
         if not cluster._note.exists():
             return None
         note = json.loads(cluster._note.read_text(encoding="utf-8"))
-        cluster.rest_port = note["rest_port"]
-        cluster.metrics_ports = note.get("metrics_ports", {})
+        cluster.metrics_ports = note["metrics_ports"]
+        cluster._metrics_port = note["metrics_port"]
         cluster._tied = False
-        cluster._job_manager = ProcessId(**note["job_manager"])
+        cluster._rest_ports = note["rest_ports"]
+        cluster.rest_port = next(iter(cluster._rest_ports.values()), 0)
+        cluster._job_managers = {
+            name: ProcessId(**one) for name, one in note["job_managers"].items()
+        }
         cluster._task_managers = {
             name: ProcessId(**one) for name, one in note["task_managers"].items()
         }
-        cluster.task_manager_count = len(cluster._task_managers)
+        cluster.job_manager_count = note["job_manager_count"]
+        cluster.task_manager_count = note["task_manager_count"]
+        if note["zookeeper"] is not None:
+            cluster.zookeeper = cluster._new_zookeeper()
+            cluster.zookeeper.take_over(note["zookeeper"])
         return cluster
 
     @property
     def rest_url(self) -> str:
-        """The address of Flink's REST API, on loopback."""
-        return f"http://127.0.0.1:{self.rest_port}"
+        """The address of Flink's REST API; with several job managers, of the first that runs."""
+        return self._rest_urls()[0]
 
     def is_running(self) -> bool:
-        """Whether the job manager runs."""
-        return self._job_manager is not None and self._job_manager.is_running()
+        """Whether a job manager runs."""
+        return any(one.is_running() for one in self._job_managers.values())
 
     def start(self, *, tied: bool = True) -> None:
         """Start the cluster and return when all task managers have registered.
@@ -166,11 +205,15 @@ class FlinkCluster:
         """
         self._tied = tied
         self.prepare()
-        self._job_manager = self._launch("jobmanager", "jobmanager", *self._reporter("jobmanager"))
+        if self.zookeeper is not None:
+            self.zookeeper.start(tied=tied)
+            self._write_configuration()  # now that its port is known
+        for _ in range(self.job_manager_count):
+            self._launch_job_manager()
         for _ in range(self.task_manager_count):
             self._launch_task_manager()
         try:
-            self._wait_for_task_managers()
+            self.wait_for_task_managers()
         except DeadlineError as error:
             logs = "\n".join(process.tail(log) for log in sorted(self.log_folder.glob("*")))
             self.stop()
@@ -191,7 +234,7 @@ class FlinkCluster:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(_flink_home() / "conf", self.folder / "conf")
-        for name in ("lib", "log", "pid", "tmp"):
+        for name in ("lib", "log", "pid", "tmp", "ha"):
             (self.folder / name).mkdir()
         # flink-python and pemja have to be loaded once in a process and not once a job:
         # the second job would die with NoSuchFieldException: loadedLibraryNames.
@@ -215,7 +258,9 @@ class FlinkCluster:
         """Stop all processes, by force if they take too long; the logs stay."""
         process.stop(*self._processes())
         self._task_managers = {}
-        self._job_manager = None
+        self._job_managers = {}
+        if self.zookeeper is not None:
+            self.zookeeper.stop()
         self._note.unlink(missing_ok=True)
 
     @property
@@ -237,20 +282,125 @@ class FlinkCluster:
         self.metrics_ports.pop(name, None)
         self._write_note()
 
-    def kill_job_manager(self) -> None:
-        """Kill the job manager as a crash would (SIGKILL): its jobs are lost, with their progress.
+    @property
+    def job_managers(self) -> tuple[str, ...]:
+        """The names of the job managers, oldest first."""
+        return tuple(self._job_managers)
 
+    def kill_job_manager(self, name: str | None = None) -> None:
+        """Kill a job manager as a crash would (SIGKILL); the only one if none is named.
+
+        Without high availability its jobs are lost, with their progress. With it another job
+        manager takes them over: one that stands by, or the next that ``add_job_manager`` starts.
         The task managers stay, and wait for it; ``stop`` ends them.
         """
-        if self._job_manager is not None:
-            process.kill(self._job_manager)
+        for one in [name] if name is not None else list(self._job_managers):
+            process.kill(self._job_managers.pop(one))
+            self._rest_ports.pop(one)
+            self.metrics_ports.pop(one, None)
+        self._write_note()
+
+    def add_job_manager(self) -> str:
+        """Start one more job manager, which stands by unless none leads; return its name.
+
+        Raises:
+            ClusterError: without high availability, where one job manager must not have a rival.
+        """
+        if self.zookeeper is None:
+            raise ClusterError("several job managers need high availability")
+        name = self._launch_job_manager()
+        self._write_note()
+        return name
+
+    def revive(self) -> None:
+        """Start again whatever has ended of a cluster with high availability; its jobs go on.
+
+        Raises:
+            ClusterError: without high availability, or if a process ends again.
+            DeadlineError: if they are not ready within 90 seconds.
+        """
+        if self.zookeeper is None:
+            raise ClusterError("only a cluster with high availability can go on")
+        if not self.zookeeper.is_running():
+            self.zookeeper.start(tied=self._tied)
+        self._job_managers = {n: one for n, one in self._job_managers.items() if one.is_running()}
+        self._rest_ports = {n: self._rest_ports[n] for n in self._job_managers}
+        self._task_managers = {n: one for n, one in self._task_managers.items() if one.is_running()}
+        self.metrics_ports = {
+            n: port
+            for n, port in self.metrics_ports.items()
+            if n in self._job_managers | self._task_managers
+        }
+        while len(self._job_managers) < self.job_manager_count:
+            self._launch_job_manager()
+        while len(self._task_managers) < self.task_manager_count:
+            self._launch_task_manager()
+        self._write_note()
+        self.wait_for_task_managers()
+
+    def leader(self) -> str | None:
+        """The job manager that leads, by what each has logged; None if none that runs has led."""
+        found: dict[str, str] = {}
+        for name in self._job_managers:
+            for log in self._logs(name):
+                times = _LEADERSHIP.findall(log.read_text(encoding="utf-8", errors="replace"))
+                if times:
+                    found[name] = max(times)
+                    break
+        return max(found, key=lambda name: found[name], default=None)
+
+    def process_of(self, name: str) -> ProcessId:
+        """The process of a job or task manager.
+
+        Raises:
+            KeyError: if there is none of that name.
+        """
+        return (self._job_managers | self._task_managers)[name]
 
     def add_task_manager(self) -> str:
         """Start one more task manager; return its name when it has registered."""
         name = self._launch_task_manager()
         self._write_note()
-        self._wait_for_task_managers()
+        self.wait_for_task_managers()
         return name
+
+    def launch_task_manager(self) -> str:
+        """The same, without waiting for it."""
+        name = self._launch_task_manager()
+        self._write_note()
+        return name
+
+    def wait_for_task_managers(self) -> None:
+        """Wait until those that were started are registered, with their slots.
+
+        By name and not by number: one that was killed counts until it is missed. Slots are
+        reported a moment after a task manager has registered.
+        """
+
+        def registered() -> bool:
+            for one in self._processes():
+                if not one.is_running():
+                    raise ClusterError(f"a process of the cluster ended; see {self.log_folder}")
+            with contextlib.suppress(OSError, ClusterError):
+                listed = self.get("/taskmanagers")["taskmanagers"]
+                ready = {one["id"] for one in listed if one["slotsNumber"] > 0}
+                return ready >= self._task_managers.keys()
+            return False
+
+        wait_until(registered, _READY_DEADLINE_S, "the Flink task managers to register")
+
+    def stop_task_manager(self, name: str) -> None:
+        """Stop a task manager in good order (SIGTERM); it does not come back."""
+        process.stop(self._task_managers.pop(name))
+        self.metrics_ports.pop(name, None)
+        self._write_note()
+
+    def stop_job_manager(self, name: str) -> None:
+        """Stop a job manager in good order (SIGTERM): it gives up its leadership."""
+        process.stop(self._job_managers.pop(name))
+        self._rest_ports.pop(name)
+        self.metrics_ports.pop(name, None)
+        self._write_note()
 
     # --- jobs ---------------------------------------------------------------------------
 
@@ -442,27 +592,7 @@ class FlinkCluster:
     # --- inside -------------------------------------------------------------------------
 
     def _processes(self) -> list[ProcessId]:
-        job_manager = [] if self._job_manager is None else [self._job_manager]
-        return [*job_manager, *self._task_managers.values()]
-
-    def _wait_for_task_managers(self) -> None:
-        """Wait until those that were started are registered, with their slots.
-
-        By name and not by number: one that was killed counts until it is missed. Slots are
-        reported a moment after a task manager has registered.
-        """
-
-        def registered() -> bool:
-            for one in self._processes():
-                if not one.is_running():
-                    raise ClusterError(f"a process of the cluster ended; see {self.log_folder}")
-            with contextlib.suppress(OSError, ClusterError):
-                listed = self.get("/taskmanagers")["taskmanagers"]
-                ready = {one["id"] for one in listed if one["slotsNumber"] > 0}
-                return ready >= self._task_managers.keys()
-            return False
-
-        wait_until(registered, _READY_DEADLINE_S, "the Flink task managers to register")
+        return [*self._job_managers.values(), *self._task_managers.values()]
 
     def _write_configuration(self) -> None:
         from ruamel.yaml import YAML
@@ -491,6 +621,13 @@ class FlinkCluster:
         }
         if self._metrics_port is not None:
             settings |= flink_metrics.settings(self._metrics_port)
+        if self.zookeeper is not None:
+            settings |= {
+                "high-availability.type": "zookeeper",
+                "high-availability.zookeeper.quorum": self.zookeeper.servers,
+                "high-availability.storageDir": (self.folder / "ha").as_uri(),
+                "high-availability.cluster-id": "/local",
+            }
         settings |= self._settings
         # JSON strings are YAML strings; dotted keys are as good as nested ones.
         lines = [f"{key}: {json.dumps(str(value))}" for key, value in sorted(settings.items())]
@@ -498,7 +635,11 @@ class FlinkCluster:
 
     def _launch(self, role: str, name: str, *options: str) -> ProcessId:
         return process.start(
-            [_flink_home() / "bin" / f"{role}.sh", "start-foreground", *options],
+            [
+                *self._places(name).prefix,
+                _flink_home() / "bin" / f"{role}.sh",
+                *("start-foreground", *options, *self._reporter(name)),
+            ],
             # what does not come from a logger, such as the last words of a JVM
             log=self.log_folder / f"{name}.out",
             # its name is in that of its log: two that start at once must not share one
@@ -511,25 +652,69 @@ class FlinkCluster:
         if self._metrics_port is None:
             return []
         first = self._metrics_port
-        port = process.free_port(first and max([first - 1, *self.metrics_ports.values()]) + 1)
+        # one that takes the place of another has its port: Prometheus goes on reading it
+        wanted = next(n for n in itertools.count(first) if n not in self.metrics_ports.values())
+        port = process.free_port(first and wanted)
         self.metrics_ports[name] = port
         return ["-D", f"{flink_metrics.PORT}={port}"]
 
-    def _launch_task_manager(self) -> str:
-        name = f"taskmanager-{len(list(self.log_folder.glob('taskmanager-*.out')))}"
-        self._task_managers[name] = self._launch(
-            *("taskmanager", name, "-D", f"taskmanager.resource-id={name}"),
-            *self._reporter(name),
-        )
+    def _launch_job_manager(self) -> str:
+        name = self._new_name("jobmanager")
+        self._rest_ports[name] = process.free_port() if self._job_managers else self.rest_port
+        address, port = self._places(name).address, self._rest_ports[name]
+        own = {
+            "jobmanager.rpc.address": address,
+            "jobmanager.bind-host": address,
+            "rest.address": address,
+            "rest.bind-address": address,
+            "rest.port": port,
+            "rest.bind-port": port,
+        }
+        self._job_managers[name] = self._launch("jobmanager", name, *_dynamic(own))
         return name
 
+    def _launch_task_manager(self) -> str:
+        name = self._new_name("taskmanager")
+        address = self._places(name).address
+        own = {
+            "taskmanager.resource-id": name,
+            "taskmanager.host": address,
+            "taskmanager.bind-host": address,
+        }
+        self._task_managers[name] = self._launch("taskmanager", name, *_dynamic(own))
+        return name
+
+    def _new_name(self, role: str) -> str:
+        """One that no process of this cluster ever had: logs and Flink's ids stay apart."""
+        return f"{role}-{len(list(self.log_folder.glob(f'{role}-*.out')))}"
+
+    def _logs(self, name: str) -> list[Path]:
+        """What a process has logged: rolling files, the newest first."""
+        return sorted(self.log_folder.glob(f"flink-{name}-*.log*"))
+
+    def _new_zookeeper(self) -> ZooKeeper:
+        jars = sorted((_flink_home() / "lib").glob("*.jar"))
+        return ZooKeeper(self.folder / "zookeeper", jars, place=self._places("zookeeper"))
+
+    def _rest_urls(self) -> list[str]:
+        """Of the job managers that run, the leader's first."""
+        leader = self.leader() if len(self._job_managers) > 1 else None
+        names = sorted(self._job_managers, key=lambda name: name != leader)
+        return [f"http://{self._places(n).address}:{self._rest_ports[n]}" for n in names] or [
+            f"http://127.0.0.1:{self.rest_port}"
+        ]
+
     def _write_note(self) -> None:
-        if self._tied or self._job_manager is None:
+        if self._tied:
             return
         note = {
-            "rest_port": self.rest_port,
+            "job_manager_count": self.job_manager_count,
+            "task_manager_count": self.task_manager_count,
+            "metrics_port": self._metrics_port,
             "metrics_ports": self.metrics_ports,
-            "job_manager": asdict(self._job_manager),
+            "rest_ports": self._rest_ports,
+            "job_managers": {name: asdict(one) for name, one in self._job_managers.items()},
+            "zookeeper": None if self.zookeeper is None else self.zookeeper.note(),
             "task_managers": {name: asdict(one) for name, one in self._task_managers.items()},
         }
         self._note.write_text(json.dumps(note), encoding="utf-8")
@@ -549,8 +734,16 @@ class FlinkCluster:
         return str(operation["location"])
 
     def _request(self, method: str, path: str, body: object | None) -> Any:
+        *others, last = self._rest_urls()
+        for url in others:
+            # a job manager that is dead, or does not know yet who leads, is passed over
+            with contextlib.suppress(OSError, _NoLeaderError):
+                return self._ask(url, method, path, body)
+        return self._ask(last, method, path, body)
+
+    def _ask(self, url: str, method: str, path: str, body: object | None) -> Any:
         request = urllib.request.Request(
-            self.rest_url + path,
+            url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
@@ -558,10 +751,12 @@ class FlinkCluster:
         # Loopback: a proxy of the environment has nothing to do with it.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=_REQUEST_DEADLINE_S) as response:
+            with opener.open(request, timeout=self.request_deadline_s) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             answer = error.read().decode(errors="replace")
+            if error.code == _NO_LEADER:
+                raise _NoLeaderError(f"{method} {path}: {error.code} {answer}") from error
             raise ClusterError(f"{method} {path}: {error.code} {answer}") from error
 
 
@@ -577,6 +772,10 @@ def _uri(folder: Path | str) -> str:
     text = str(folder)
     uri = "://" in text or text.startswith("file:/")
     return text if uri else f"file://{Path(text).resolve()}"
+
+
+def _dynamic(options: Mapping[str, object]) -> list[str]:
+    return [word for key, value in options.items() for word in ("-D", f"{key}={value}")]
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -628,19 +827,24 @@ def _job(cluster: FlinkCluster, asked: str | None, *, running: bool = True) -> s
 
 def _up(
     task_managers: int,
+    job_managers: int,
     port: int,
     metrics_port: int | None,
     log_format: log4j.Format,
     settings: Mapping[str, str],
 ) -> int:
     cluster = FlinkCluster.attach()
-    if cluster is None or not cluster.is_running():
+    if cluster is not None and not cluster.is_running() and cluster.zookeeper is not None:
+        print("flink: starting again what has ended; the jobs go on ...", flush=True)
+        cluster.revive()
+    elif cluster is None or not cluster.is_running():
         if cluster is not None:
             # the job manager died: what it left behind ends, and a new cluster begins
             cluster.stop()
         cluster = FlinkCluster(
             RUN_FOLDER,
             task_managers=task_managers,
+            job_managers=job_managers,
             rest_port=port,
             metrics_port=metrics_port,
             log_format=log_format,
@@ -759,6 +963,12 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="start it, unless it runs")
     up.add_argument("--task-managers", type=int, default=2, help="default: %(default)s")
+    up.add_argument(
+        "--job-managers",
+        type=int,
+        default=1,
+        help="several: ZooKeeper runs too, and jobs survive the leader; default: %(default)s",
+    )
     up.add_argument("--port", type=int, default=USUAL_PORT, help="REST; default: %(default)s")
     up.add_argument(
         "--metrics-port",
@@ -804,6 +1014,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "up":
                 return _up(
                     options.task_managers,
+                    options.job_managers,
                     options.port,
                     options.metrics_port,
                     "json" if options.json_logs else "text",
@@ -826,7 +1037,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _NotRunningError as error:
         print(f"flink: {error}", file=sys.stderr)
         return NOT_RUNNING
-    except (ClusterError, DeadlineError, JarError, JavaError, OSError) as error:
+    except (ClusterError, DeadlineError, JarError, JavaError, OSError, ZooKeeperError) as error:
         print(f"flink: {error}", file=sys.stderr)
         return 1
 

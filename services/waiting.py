@@ -14,7 +14,7 @@ class DeadlineError(TimeoutError):
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     deadline_s: float,
     what: str,
     *,

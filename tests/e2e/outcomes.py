@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,19 @@ def send(servers: str, name: str, events: Iterable[tuple[int, Request | Action]]
 
 def written(output: Path, rules: Rules) -> Outcome:
     """The visible rows of all three tables, in the words of the oracle."""
+    tables = ("samples", "late_actions", "rejected")
+    return outcome_of(*(running.rows(output, table) for table in tables), rules=rules)
+
+
+def outcome_of(
+    samples: Sequence[dict[str, Any]],
+    late_actions: Sequence[dict[str, Any]],
+    rejections: Sequence[dict[str, Any]],
+    *,
+    rules: Rules,
+) -> Outcome:
+    """These rows of the three tables, in the words of the oracle."""
     kinds = rules.windows
-    samples = running.rows(output, "samples")
     for r in samples:
         assert r["price"] == price(r["request_id"], r["position"]), r
     rows = [
@@ -90,10 +101,10 @@ def written(output: Path, rules: Rules) -> Outcome:
             r["delay_ms"],
             r["reason"],
         )
-        for r in running.rows(output, "late_actions")
+        for r in late_actions
     ]
     rejected = []
-    for r in running.rows(output, "rejected"):
+    for r in rejections:
         record: dict[str, Any] = json.loads(r["raw"])
         identity: Request | ActionIdentity
         if r["stream"] == "features":

@@ -54,7 +54,6 @@ def scraped(port: int) -> Scrape:
 def port_of(trainer: Trainer) -> int:
     pattern = r"metrics are on http://127\.0\.0\.1:(\d+)/metrics"
     found = wait_until(lambda: re.search(pattern, trainer.said()), 120, "the endpoint")
-    assert found
     return int(found[1])
 
 

@@ -1,0 +1,129 @@
+"""Make faults on real processes under load, and compare the rows with the truth after each.
+
+    python -m chaos [--short] [--faults N] [--seed N] [--kind TEXT]
+
+Exit codes: 0 nothing differs, 1 something does, or the job did not recover, 2 a wrong option.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from chaos import table
+from chaos.cluster import Cluster
+from chaos.faults import FAULTS, SHORT, Fault
+from chaos.run import Result, draw, run
+from configuration.command_line import run as run_command
+from services.flink_cluster import ClusterError
+from services.kafka_broker import BrokerError
+from services.waiting import DeadlineError
+from services.zookeeper import ZooKeeperError
+
+SAME, DIFFERS, WRONG = 0, 1, 2
+_SHOWN = 20
+
+_console = Console(stderr=True, highlight=False)
+
+
+def chaos(
+    short: Annotated[bool, typer.Option("--short", help="Five kinds, once each.")] = False,
+    faults: Annotated[int, typer.Option(min=1, help="How many to make.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same faults.")] = 0,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only kinds whose name has this; repeatable.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 20.0,
+    faults_an_era: Annotated[
+        int, typer.Option(min=1, help="After so many, a drain and a new output.")
+    ] = 10,
+    network: Annotated[
+        bool, typer.Option(help="Give each process a network namespace, if the machine lets us.")
+    ] = True,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write the table by kinds to this file.")
+    ] = None,
+) -> int:
+    """Make faults on real processes under load, and compare the rows with the truth after each.
+
+    Kafka has three brokers, Flink two job managers with ZooKeeper and two task managers. Whoever
+    may not make network namespaces or small disks does without the faults that need them.
+
+    Exit codes: 0 nothing differs, 1 something does or the job did not recover, 2 a wrong option.
+    """
+    wanted = SHORT if short else FAULTS
+    if kind:
+        wanted = tuple(fault for fault in FAULTS if any(text in fault.name for text in kind))
+    if not wanted:
+        _say(f"no kind has {' or '.join(kind or ())} in its name: {', '.join(_names(FAULTS))}")
+        return WRONG
+    folder = Path(tempfile.mkdtemp(prefix="sample-stitch-chaos-"))
+    results: list[Result] = []
+    cluster = Cluster(folder, network=network)
+    failure = None
+    try:
+        for lacking, why in cluster.lacks.items():
+            left_out = _names([fault for fault in wanted if fault.needs == lacking])
+            if left_out:
+                _say(f"left out, for want of {lacking} ({why}): {', '.join(left_out)}")
+        kinds = [fault for fault in wanted if fault.needs not in cluster.lacks]
+        drawn = kinds if short else draw(kinds, faults, seed)
+        _say(f"seed {seed}, {len(drawn)} faults of {len(set(drawn))} kinds, in {folder}")
+        cluster.start()
+        for result in run(
+            cluster, drawn, seed=seed, rate=rate, faults_an_era=faults_an_era, told=_say
+        ):
+            results.append(result)
+            _say("   ".join(table.cells(result)))
+            _show_difference(result)
+    except (BrokerError, ClusterError, DeadlineError, RuntimeError, ZooKeeperError) as error:
+        failure = error
+        _say(f"gave up: {error}")
+    finally:
+        cluster.close()
+    Console(highlight=False, width=160).print(table.terminal(results))
+    if markdown is not None:
+        markdown.write_text(table.markdown(results), encoding="utf-8")
+    if failure is None and not any(_differs(result) for result in results):
+        shutil.rmtree(folder, ignore_errors=True)
+        return SAME
+    _say(f"the logs are in {folder}")
+    return DIFFERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run_command(chaos, argv, "python -m chaos")
+
+
+def _differs(result: Result) -> bool:
+    return result.difference.count + (result.unaccounted or 0) > 0
+
+
+def _show_difference(result: Result) -> None:
+    found = result.difference
+    for what, lines in (
+        ("missing", found.missing),
+        ("wrong or twice", found.wrong_or_twice),
+        ("stray", found.stray),
+    ):
+        for line in lines[:_SHOWN]:
+            _say(f"  {what}: {line}")
+        if len(lines) > _SHOWN:
+            _say(f"  {what}: and {len(lines) - _SHOWN} more")
+    if result.unaccounted:
+        _say(f"  the audit cannot account for {result.unaccounted}")
+
+
+def _names(faults: Sequence[type[Fault]]) -> list[str]:
+    return [fault.name for fault in faults]
+
+
+def _say(text: str) -> None:
+    _console.print(f"chaos: {text}", markup=False, soft_wrap=True)
