@@ -74,7 +74,7 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     from pyflink.table import StreamTableEnvironment
 
     configuration = Configuration()
-    for key, value in _options(pipeline).items():
+    for key, value in options(pipeline).items():
         configuration.set_string(key, value)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
     if option(env, CHECKPOINT_FOLDER) is None:
@@ -122,7 +122,11 @@ def _set(env: Any, key: str, value: str) -> None:
     env.configure(configuration)
 
 
-def _options(pipeline: Pipeline) -> dict[str, str]:
+def options(pipeline: Pipeline) -> dict[str, str]:
+    """Flink's settings of a job, by key; what the pipeline's `[flink]` says goes last.
+
+    Raises ConfigError.
+    """
     runtime = pipeline.runtime
     options = {
         "pipeline.name": pipeline.pipeline.name,
@@ -151,6 +155,9 @@ def _options(pipeline: Pipeline) -> dict[str, str]:
         # the mini-cluster is for this process alone; by default it listens on all interfaces
         for key in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"):
             options[key] = "127.0.0.1"
+    if runtime.state_backend == "rocksdb":
+        # by default each checkpoint would copy all of a state that is large
+        options["execution.checkpointing.incremental"] = "true"
     if pipeline.checkpoint_interval is not None:
         options["execution.checkpointing.interval"] = f"{pipeline.checkpoint_interval} ms"
     # a job that failed or was cancelled can then be gone on with; Flink's default deletes them

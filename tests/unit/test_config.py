@@ -11,6 +11,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.pipeline import environment
 from jobs.pipeline.config import (
     ConfigError,
     FilesSource,
@@ -424,3 +425,14 @@ def test_each_join_key_has_a_limit_of_its_own(tmp_path: Path, key: str, actions:
     assert decode_settings(pipeline, ()).max_items == 2
     with pytest.raises(ConfigError, match=r"limits\.actions_per_user"):
         load(tmp_path / "p.toml", ["limits.actions_per_user=0"])
+
+
+def test_checkpoints_of_rocksdb_are_incremental_unless_the_pipeline_says_no(tmp_path: Path) -> None:
+    def incremental(*overrides: str) -> str | None:
+        pipeline = load(written(tmp_path, KAFKA), overrides, {"SECRET": ""})
+        return environment.options(pipeline).get("execution.checkpointing.incremental")
+
+    rocksdb = "runtime.state_backend=rocksdb"
+    assert incremental() is None
+    assert incremental(rocksdb) == "true"
+    assert incremental(rocksdb, "flink.execution.checkpointing.incremental=false") == "false"
