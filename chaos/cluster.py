@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chaos.disks import Disk
 from chaos.network import Network
@@ -14,8 +15,9 @@ from services.kafka_cluster import KafkaCluster
 from services.place import LOOPBACK, Place
 
 #: For how long nothing is heard of a process until it is given up (s).
-HEARTBEAT_TIMEOUT = 6
-CHECKPOINT_TIMEOUT = 8
+HEARTBEAT_TIMEOUT = 10
+#: Less, so that all that heartbeats can be paused for longer than a checkpoint may take (s).
+CHECKPOINT_TIMEOUT = 6
 
 #: As docs/operations.md recommends it, with shorter times: a fault costs some seconds.
 SETTINGS: Mapping[str, str] = {
@@ -126,6 +128,12 @@ class Cluster:
                 disk.close()
         if self.network is not None:
             self.network.close()
+
+    def ask(self, path: str) -> Any:
+        """What the REST API answers; None while no job manager can tell."""
+        with contextlib.suppress(OSError, ClusterError, ValueError):
+            return self.flink.get(path)
+        return None
 
     def busy_task_managers(self) -> list[str]:
         """Those that run a part of the job; none while no job manager can tell."""

@@ -1,13 +1,15 @@
 """Make faults on real processes under load, and compare the rows with the truth after each.
 
-    python -m chaos [--short] [--faults N] [--seed N] [--kind TEXT]
+    python -m chaos [--short] [--faults N] [--minutes M] [--seed N] [--kind TEXT]
 
-Exit codes: 0 nothing differs, 1 something does, or the job did not recover, 2 a wrong option.
+Exit codes: 0 nothing differs; 1 something does, the job did not recover, or the run was stopped;
+2 a wrong option.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +45,9 @@ def chaos(
     faults_an_era: Annotated[
         int, typer.Option(min=1, help="After so many, a drain and a new output.")
     ] = 10,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Begin no other fault after so many minutes.")
+    ] = 600.0,
     network: Annotated[
         bool, typer.Option(help="Give each process a network namespace, if the machine lets us.")
     ] = True,
@@ -55,7 +60,8 @@ def chaos(
     Kafka has three brokers, Flink two job managers with ZooKeeper and two task managers. Whoever
     may not make network namespaces or small disks does without the faults that need them.
 
-    Exit codes: 0 nothing differs, 1 something does or the job did not recover, 2 a wrong option.
+    Exit codes: 0 nothing differs; 1 something does, the job did not recover, or the run was
+    stopped; 2 a wrong option.
     """
     wanted = SHORT if short else FAULTS
     if kind:
@@ -66,7 +72,10 @@ def chaos(
     folder = Path(tempfile.mkdtemp(prefix="sample-stitch-chaos-"))
     results: list[Result] = []
     cluster = Cluster(folder, network=network)
-    failure = None
+    failure: Exception | None = None
+    stopped = False
+    # whoever ends it gets the table, and no namespace or disk stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for lacking, why in cluster.lacks.items():
             left_out = _names([fault for fault in wanted if fault.needs == lacking])
@@ -77,7 +86,13 @@ def chaos(
         _say(f"seed {seed}, {len(drawn)} faults of {len(set(drawn))} kinds, in {folder}")
         cluster.start()
         for result in run(
-            cluster, drawn, seed=seed, rate=rate, faults_an_era=faults_an_era, told=_say
+            cluster,
+            drawn,
+            seed=seed,
+            rate=rate,
+            faults_an_era=faults_an_era,
+            minutes=minutes,
+            told=_say,
         ):
             results.append(result)
             _say("   ".join(table.cells(result)))
@@ -85,12 +100,15 @@ def chaos(
     except (BrokerError, ClusterError, DeadlineError, RuntimeError, ZooKeeperError) as error:
         failure = error
         _say(f"gave up: {error}")
+    except KeyboardInterrupt:
+        stopped = True
+        _say("stopped; the latest output was not drained and not audited")
     finally:
         cluster.close()
     Console(highlight=False, width=160).print(table.terminal(results))
     if markdown is not None:
         markdown.write_text(table.markdown(results), encoding="utf-8")
-    if failure is None and not any(_differs(result) for result in results):
+    if failure is None and not stopped and not any(_differs(result) for result in results):
         shutil.rmtree(folder, ignore_errors=True)
         return SAME
     _say(f"the logs are in {folder}")

@@ -129,19 +129,26 @@ def run(
     seed: int,
     rate: float,
     faults_an_era: int,
+    minutes: float,
     told: Callable[[str], None],
 ) -> Iterator[Result]:
     """Make the faults in this order on a cluster that runs; after so many, a drain and a new era.
 
     The seed decides what each of them hits, so a seed and an order give the same faults again.
+    After so many minutes no other fault is begun.
     """
     rng = random.Random(seed)
     number = 0
+    end = time.monotonic() + minutes * 60
     for first in range(0, len(faults), faults_an_era):
+        if time.monotonic() > end:
+            return
         told(f"era {first // faults_an_era + 1}: a new output")
         era = Era(cluster, first // faults_an_era, seed=seed, rate=rate)
         era.begin()
         for fault in faults[first : first + faults_an_era]:
+            if time.monotonic() > end:
+                break
             number += 1
             told(f"{number}: {fault.name}")
             yield era.suffer(number, fault(), rng)

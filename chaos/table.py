@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from chaos.run import Result
+from chaos.run import DRAIN, Result
 
 _COLUMNS = ("", "fault", "hit", "detected s", "running s", "caught up s", "rows", "differing")
 
@@ -39,14 +39,17 @@ def terminal(results: Sequence[Result]) -> Table:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A line for each kind: how many were made, the median and the longest of the seconds."""
+    """A line for each kind: how many were made, the median and the longest of the seconds, and how
+    many rows became visible between the comparison before and the one after.
+    """
     lines = [
         "| fault | made | detected s | running again s | caught up s | rows compared | differing |",
         "| -- | --: | --: | --: | --: | --: | --: |",
     ]
+    new_rows = _new_rows(results)
     for name in dict.fromkeys(result.fault for result in results):
         of = [result for result in results if result.fault == name]
-        rows = sum(result.difference.compared for result in of)
+        rows = sum(n for n, r in zip(new_rows, results, strict=True) if r.fault == name)
         differing = sum(r.difference.count + (r.unaccounted or 0) for r in of)
         detected = _spread([r.detected_s for r in of if r.detected_s is not None])
         running = _spread([r.running_s for r in of])
@@ -58,7 +61,19 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _new_rows(results: Sequence[Result]) -> list[int]:
+    """Of each, the rows that became visible after the comparison before it."""
+    before, found = 0, []
+    for result in results:
+        found.append(result.difference.compared - before)
+        # after a drain there is a new output
+        before = 0 if result.fault == DRAIN else result.difference.compared
+    return found
+
+
 def _spread(seconds: Sequence[float]) -> str:
     if not seconds:
         return "-"
+    if len(seconds) == 1:
+        return f"{seconds[0]:.1f}"
     return f"{statistics.median(seconds):.1f} (to {max(seconds):.1f})"
