@@ -1,15 +1,20 @@
-"""The joining job over files, read in small chunks, that fails between chunks as often as is asked.
+"""The joining job over files, read in small chunks, that fails as often as it is asked to.
 
-    python -m tests.e2e.failing_job TIMES KILL CONFIG [the job's own options ...]
+    python -m tests.e2e.failing_job WHERE TIMES CONFIG [the job's own options ...]
 
-It fails TIMES times: each time when a checkpoint is complete that was taken behind a chunk which
-this attempt has read. With KILL = 1 the Java process is killed the last time. It is an error if
-the chunks end before that.
+It fails TIMES times: each time when a checkpoint is complete that was taken behind something which
+this attempt has done. It is an error if the input ends before that. WHERE is
+
+- `between-chunks`: in the reader of files;
+- `by-a-kill`: there, and the last time the Java process is killed;
+- `within-batches`: in the join, by turns when a batch of Python's is half done, and when the JVM
+  has half performed its reply.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -18,70 +23,118 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from jobs import join_samples
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
 from udfs.core.decode_batches import ReadFiles
-from udfs.core.decode_settings import DecodeSettings
+from udfs.core.join_batches import JoinBatches
 
+#: About a record a chunk.
 CHUNK_BYTES = 300
 #: Flink takes checkpoints between two chunks, so there is time between them.
-PAUSE_S = 0.05
+PAUSE_S = 0.1
 #: The last of them may not be known to the job manager yet, and the first may have been begun
-#: before the first chunk; that in between has it behind it.
+#: before anything was done; that in between has something behind it.
 CHECKPOINTS = 3
 
 
-class Failing(ReadFiles):
-    """Reads chunks; see above. `notes`: a file with a line for each failure."""
+class Failures:
+    """Says when to fail. `notes`: a folder with a file for each failure."""
 
-    def __init__(
-        self, settings: DecodeSettings, *, checkpoints: Path, notes: Path, times: int, kill: bool
-    ) -> None:
-        super().__init__(settings)
-        self._checkpoints, self._notes = checkpoints, notes
-        self._times, self._kill = times, kill
-
-    def open(self) -> None:
-        super().open()
-        self._failed = len(self._notes.read_text().splitlines())
+    def __init__(self, checkpoints: Path, notes: Path, times: int) -> None:
+        self._checkpoints, self._notes, self.times = checkpoints, notes, times
         self._before: set[str] | None = None
         self._since: set[str] = set()
 
+    @property
+    def number(self) -> int:
+        """How many there were."""
+        return len(list(self._notes.iterdir()))
+
+    def due(self) -> bool:
+        """Whether it is time for one."""
+        complete = {str(path) for path in self._checkpoints.glob("*/chk-*/_metadata")}
+        if self._before is None:
+            self._before = complete
+        self._since |= complete - self._before
+        return self.number < self.times and len(self._since) >= CHECKPOINTS
+
+    def note(self) -> bool:
+        """Write the next one down; False if another subtask was faster."""
+        try:
+            (self._notes / str(self.number)).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class Reader(ReadFiles):
+    """Reads chunks, with pauses until it is time for a failure, and then at once: the join's next
+    batch is a large one.
+    """
+
+    def __init__(self, settings: Any, *, failures: Failures, fails: bool, kills: bool) -> None:
+        super().__init__(settings)
+        self._failures, self._fails, self._kills = failures, fails, kills
+
     def run(self, batch: bytes) -> bytes:
-        if self._failed < self._times:
-            complete = {str(path) for path in self._checkpoints.glob("*/chk-*/_metadata")}
-            if self._before is None:
-                self._before = complete
-            self._since |= complete - self._before
-            if len(self._since) >= CHECKPOINTS:
-                with self._notes.open("a") as file:
-                    file.write("failed\n")
-                if self._kill and self._failed + 1 == self._times:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise RuntimeError("as it was told to")
+        failures = self._failures
+        due = failures.due()
+        if due and self._fails and failures.note():
+            if self._kills and failures.number == failures.times:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("between chunks, as it was told to")
+        if not due and failures.number < failures.times:
             time.sleep(PAUSE_S)
         return super().run(batch)
 
 
-def main(times: int, kill: bool, arguments: Sequence[str]) -> int:
+class Join(JoinBatches):
+    """A join that fails in the middle of batches."""
+
+    def __init__(self, *arguments: Any, failures: Failures, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._failures = failures
+
+    def run(self, data: bytes) -> bytes:
+        failures = self._failures
+        before, ended, keys, steps = msgspec.msgpack.decode(data)
+        if len(steps) < 5 or not failures.due() or not failures.note():
+            return super().run(data)
+        number = failures.number
+        choose = random.Random(number)
+        if number % 2:
+            half = steps[: choose.randrange(1, len(steps))]
+            super().run(msgspec.msgpack.encode((before, ended, keys, half)))
+            raise RuntimeError("within a batch, as it was told to")
+        reply = super().run(data)
+        return reply[: choose.randrange(len(reply) // 4, len(reply))]
+
+
+def main(where: str, times: int, arguments: Sequence[str]) -> int:
     pipeline = load(Path(arguments[0]))
     # pyflink reads the environment when it is imported
     environment.prepare_process(Path(pipeline.output.path) / "_logs")
-    from jobs.pipeline import sources
+    from jobs.pipeline import graph, sources
 
     notes = Path(arguments[0]).with_suffix(".failures")
-    notes.write_text("")
-    changed: Any = sources
-    changed.plan = partial(changed.plan, chunk_bytes=CHUNK_BYTES)
-    changed.ReadFiles = partial(
-        Failing, checkpoints=Path(pipeline.checkpoints), notes=notes, times=times, kill=kill
+    notes.mkdir(exist_ok=True)
+    for note in notes.iterdir():
+        note.unlink()
+    failures = Failures(Path(pipeline.checkpoints), notes, times)
+    within = where == "within-batches"
+    reading: Any = sources
+    reading.plan = partial(reading.plan, chunk_bytes=CHUNK_BYTES)
+    reading.ReadFiles = partial(
+        Reader, failures=failures, fails=not within, kills=where == "by-a-kill"
     )
-    code = join_samples.main(["--config", *arguments])
-    failed = len(notes.read_text().splitlines())
-    assert failed == times, f"{failed} failures, and not {times}: more chunks are needed"
-    return code
+    if within:
+        joining: Any = graph
+        joining.JoinBatches = partial(Join, failures=failures)
+    return join_samples.main(["--config", *arguments])
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2] == "1", sys.argv[3:]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))

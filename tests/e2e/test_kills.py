@@ -21,12 +21,14 @@ import pytest
 from tests import oracle
 from tests.e2e.local_job import started
 from tests.e2e.outcomes import as_record, written
-from tests.e2e.test_time import HOUR, RULES, START, TABLES, complete, hours
-from tests.timeline import Action, Outcome, Request, Timeline
+from tests.e2e.test_time import HOUR, RULES, START, TABLES, Event, complete, hours
+from tests.timeline import Action, Outcome, Request, Rules, Timeline
 
 #: Past every deadline, so that all requests but these are settled by time alone.
 FAR = START + 100 * HOUR
 CONFIG = """
+[join]
+key = "{key}"
 [actions.click]
 window = "10s"
 label = "count"
@@ -52,9 +54,16 @@ parallelism = {parallelism}
 DEADLINE_S = 240
 
 
-def story(folder: Path, seed: int, *, compact: bool, parallelism: int, interval: str) -> Outcome:
-    """Writes events and the configuration; what is due."""
-    events = hours(seed)
+def story(
+    folder: Path,
+    events: list[Event],
+    *,
+    compact: bool,
+    parallelism: int,
+    interval: str,
+    rules: Rules = RULES,
+) -> Outcome:
+    """Writes events and the configuration; what is due. `rules`: RULES, with either key."""
     far: list[Request | Action] = [
         Request("far", "u0", FAR, ("a",)),
         Action(None, "u0", "a", "far", "click", None, FAR),
@@ -63,10 +72,14 @@ def story(folder: Path, seed: int, *, compact: bool, parallelism: int, interval:
         lines = [as_record(e) for e in (*events, *far) if isinstance(e, kind)]
         (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     text = CONFIG.format(
-        folder=folder, compact=str(compact).lower(), parallelism=parallelism, interval=interval
+        folder=folder,
+        key=rules.key,
+        compact=str(compact).lower(),
+        parallelism=parallelism,
+        interval=interval,
     )
     (folder / "pipeline.toml").write_text(text)
-    return without_far(oracle.expected(Timeline((*events, *far), FAR), RULES))
+    return without_far(oracle.expected(Timeline((*events, *far), FAR), rules))
 
 
 def without_far(outcome: Outcome) -> Outcome:
@@ -106,11 +119,11 @@ def killed(folder: Path, log: Path, when: Callable[[set[str]], bool], *how: str)
         return job.returncode
 
 
-def check(folder: Path, due: Outcome, *, whole: bool) -> None:
+def check(folder: Path, due: Outcome, *, whole: bool, rules: Rules = RULES) -> None:
     """Nothing that is visible is wrong or there twice; partitions that are called complete are so,
     and if the run is over, all is there.
     """
-    found = without_far(written(folder / "out", RULES))
+    found = without_far(written(folder / "out", rules))
     lines, true_lines = Counter(found.lines()), Counter(due.lines())
     assert list((lines - true_lines).elements()) == [], "wrong, or there twice"
     if whole:
@@ -152,7 +165,7 @@ def go_on(folder: Path) -> list[str]:
 )
 def test_killed_at_many_moments(tmp_path: Path, compact: bool, parallelism: int, seed: int) -> None:
     rng = random.Random(seed)
-    due = story(tmp_path, seed, compact=compact, parallelism=parallelism, interval="300ms")
+    due = story(tmp_path, hours(seed), compact=compact, parallelism=parallelism, interval="300ms")
     how: list[str] = []
     kills = 0
     for attempt in range(12):
@@ -181,7 +194,7 @@ def test_killed_when_the_first_row_is_visible(
     tmp_path: Path, compact: bool, parallelism: int
 ) -> None:
     """The checkpoints are so rare that the first with rows comes after the end of the input."""
-    due = story(tmp_path, 5, compact=compact, parallelism=parallelism, interval="3s")
+    due = story(tmp_path, hours(5), compact=compact, parallelism=parallelism, interval="3s")
     log = tmp_path / "first.log"
     assert killed(tmp_path, log, lambda seen: visible(tmp_path)) is None, log.read_text()
     check(tmp_path, due, whole=False)

@@ -1,0 +1,67 @@
+"""Failures between two chunks of files, and in the middle of a batch: every row once, and no other.
+
+Flink's table source for files forgot its position with every restore; and with two subtasks it ran
+ahead of the reader, so that no checkpoint was complete before most of the chunks were read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_kills import check, story
+from tests.e2e.test_time import RULES, hours
+from tests.flink import running
+from tests.timeline import Key
+
+#: A failure is gone on from at once, within the job.
+RESTARTS = """
+[flink]
+"restart-strategy.type" = "fixed-delay"
+"restart-strategy.fixed-delay.attempts" = "20"
+"restart-strategy.fixed-delay.delay" = "1 ms"
+"""
+
+
+def run(folder: Path, where: str, times: int, *how: str) -> int:
+    """The exit code of a job that has failed so often; see `failing_job`."""
+    config = folder / "pipeline.toml"
+    if RESTARTS not in config.read_text():
+        config.write_text(config.read_text() + RESTARTS)
+    arguments = (where, str(times), str(config), *how)
+    done = running.run_module("tests.e2e.failing_job", *arguments)
+    failures = len(list((folder / "pipeline.failures").iterdir()))
+    assert failures == times, done.stdout + done.stderr
+    return done.returncode
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_a_reader_that_is_restored_several_times(tmp_path: Path, parallelism: int) -> None:
+    """Twice within the job, then by a job that goes on after the Java process was killed, and
+    within that one twice again.
+    """
+    due = story(tmp_path, hours(6), compact=False, parallelism=parallelism, interval="50ms")
+    assert run(tmp_path, "by-a-kill", 3) == 1
+    check(tmp_path, due, whole=False)
+    assert run(tmp_path, "between-chunks", 2, "--restore", "latest") == 0
+    check(tmp_path, due, whole=True)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("key", "backend", "parallelism"),
+    [("request_id", "hashmap", 1), ("user_id", "rocksdb", 1), ("user_id", "hashmap", 2)],
+)
+def test_batches_that_fail_in_the_middle(
+    tmp_path: Path, key: Key, backend: str, parallelism: int
+) -> None:
+    rules = replace(RULES, key=key)
+    due = story(
+        tmp_path, hours(7), compact=False, parallelism=parallelism, interval="50ms", rules=rules
+    )
+    how = ("--set", f"runtime.state_backend={backend}")
+    assert run(tmp_path, "within-batches", 4, *how) == 0
+    check(tmp_path, due, whole=True, rules=rules)
