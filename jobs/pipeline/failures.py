@@ -17,8 +17,9 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     (r"No space left on device", "the disk is full"),
     (
         r"Cannot map checkpoint/savepoint state",
-        "the savepoint is of another job graph. docs/configuration.md lists what must not change "
-        "over a savepoint; start without it, or with the release and configuration that made it",
+        "the snapshot is of another release, or of another job: it has state of an operator that "
+        "this job does not have. Go on with the release that made it; how to move to this one is "
+        'in docs/operations.md, "Upgrade"',
     ),
     (
         r"Cannot find (?:checkpoint or )?savepoint|"
