@@ -366,6 +366,30 @@ def test_who_leaves_while_waiting_can_begin_anew() -> None:
     assert_pulled(parameters.pull(2, fewer), 2, fewer)
 
 
+def test_what_is_not_answered_is_sent_again_and_ever_more_rarely() -> None:
+    servers = Servers(routing(1, {0: 10, 1: 11}))
+    servers.heard.pop(11)  # what it gets is lost
+    now = 0.0
+    silent: list[tuple[float, int]] = []
+
+    def listen() -> None:
+        nonlocal now
+        now += 1.0
+        if len(silent) == 4:
+            servers.heard[11] = 1
+
+    parameters = RemoteParameters(
+        *(SPEC, WORKER, servers, listen, None),
+        silent=lambda shard: silent.append((now, shard)),
+        clock=lambda: now,
+    )
+    parameters.reroute(servers.current)
+    keys = [some_keys(np.random.default_rng(1), 60)] * 2
+    assert_pulled(parameters.pull(1, keys), 1, keys)
+    assert silent == [(10, 1), (30, 1), (70, 1), (130, 1), (190, 1)]
+    assert [server for server, _ in servers.sent] == [10, *[11] * 6]
+
+
 # -- in this process -------------------------------------------------------------------------------
 
 

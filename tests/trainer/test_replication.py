@@ -25,7 +25,7 @@ from tests.trainer import bits
 from trainer.run.placement import Placement
 from trainer.run.runner import LostShardError
 from trainer.run.server_commands import ServerCommands
-from trainer.server import shard_file, wire
+from trainer.server import client, shard_file, wire
 from trainer.server.client import RemoteParameters
 from trainer.server.host import Answer, Forward, Host
 from trainer.server.ring import ARCS, arcs_of, owners
@@ -37,6 +37,8 @@ SEEDS = range(60)
 #: Some faults show in few runs.
 MORE_SEEDS = range(200)
 NODES = 8
+#: Seconds of a run; only waiting takes time.
+MOST_S = 6_000.0
 
 #: Under FTRL a row holds the sum of the squares of its gradients: with gradients of 1, how often it
 #: was pushed, whatever the order. The embeddings' values depend on everything.
@@ -135,7 +137,9 @@ class Worker:
         self.news: deque[Routing] = deque()
         self.inbox: list[Any] = []
         self._receiving = False
-        self.parameters = RemoteParameters(SPEC, number, self, self._listen)
+        self.parameters = RemoteParameters(
+            SPEC, number, self, self._listen, clock=lambda: cluster.now
+        )
         self.coroutine = Coroutine(self._run)
 
     @property
@@ -208,7 +212,10 @@ def _close_all() -> None:
 
 @dataclass
 class Cluster:
-    """`zombies`: a server that is lost goes on, and only the coordinator does not know it."""
+    """`zombies`: a server that is lost goes on, and only the coordinator does not know it.
+
+    `breaks`: of 1, how often before a message the connection that brings it breaks. `now`: seconds.
+    """
 
     seed: int
     servers: int = 3
@@ -217,6 +224,10 @@ class Cluster:
     contributions: int | None = None
     replicated: bool = True
     zombies: bool = False
+    breaks: float = 0.0
+    now: float = 0.0
+    #: How many messages were lost.
+    lost: int = 0
     hosts: dict[int, Host] = field(default_factory=dict)
     crew: dict[int, Worker] = field(default_factory=dict)
     #: A server's side that forwards to backups, and hears from them, is ("backups", number).
@@ -290,6 +301,8 @@ class Cluster:
         (chosen,) = self.rng.choices(nexts, speeds)
         if isinstance(chosen, Worker):
             chosen.coroutine.resume()
+        elif COORDINATOR not in chosen and self.rng.random() < self.breaks:
+            self._break(*chosen)
         else:
             self._deliver(*chosen)
         return True
@@ -297,6 +310,14 @@ class Cluster:
     def steps(self, count: int) -> None:
         for _ in range(count):
             self.step()
+
+    def _break(self, one: Address, other: Address) -> None:
+        """What is on its way is lost, in both directions; what was not sent yet comes later."""
+        for way in ((one, other), (other, one)):
+            queue = self.queues[way]
+            for _ in range(self.rng.randint(0, len(queue))):
+                queue.popleft()
+                self.lost += 1
 
     def _cut_off(self, sender: Address) -> None:
         """What it has sent is on its way up to some message."""
@@ -395,6 +416,8 @@ class Cluster:
             # nothing is on its way: whoever polls looks again
             idle += 1
             assert idle < 3, "all wait, and nothing is on its way"
+            self.now += client.AGAIN_AT_MOST_S
+            assert self.now < MOST_S, "what comes again is refused again"
             for worker in self.crew.values():
                 worker.coroutine.resume()
 
@@ -524,6 +547,25 @@ def test_a_worker_and_then_a_server(seed: int) -> None:
     assert_each_counts_once(cluster)
 
 
+@pytest.mark.parametrize("contributions", [None, 3])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_broken_connection_loses_comes_again_and_in_order(
+    seed: int, contributions: int | None
+) -> None:
+    cluster = Cluster(seed, batches=6, contributions=contributions, breaks=0.1)
+    go_on_for_a_while(cluster)
+    if seed % 2:
+        lose_a_server(cluster)
+    cluster.finish()
+    assert_each_counts_once(cluster)
+
+
+def test_connections_break_in_these_tests() -> None:
+    cluster = Cluster(0, batches=6, breaks=0.1)
+    cluster.finish()
+    assert cluster.lost > 20
+
+
 def without_faults() -> Any:
     """Each shard after a run in steps."""
     cluster = Cluster(0, contributions=3)
@@ -573,23 +615,45 @@ def test_the_only_copy_of_a_shard_is_said_to_be_lost() -> None:
 # -- and they can fail: a fault that is planted is found -------------------------------------------
 
 
+def unparked(host: Host, forward: Forward) -> Answer:
+    """The answer that waits for the backup."""
+    (parked,) = (
+        replica.parked.pop(forward.id)
+        for replica in host.replicas.held.values()
+        if forward.id in replica.parked
+    )
+    return Answer(parked.origin, parked.answer)
+
+
 def _answers_before_the_backup_has_it(patch: pytest.MonkeyPatch) -> None:
     receive = Host.receive
 
     def hasty(host: Host, origin: Any, frames: Any) -> list[Answer | Forward]:
         actions = receive(host, origin, frames)
-        early = [host._parked.pop(a.id) for a in actions if isinstance(a, Forward)]
-        return [*actions, *(Answer(parked.origin, parked.frames) for parked in early)]
+        return [*actions, *(unparked(host, a) for a in actions if isinstance(a, Forward))]
 
     patch.setattr(Host, "receive", hasty)
 
 
 def _answers_what_the_backup_refused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Host, "acknowledge", lambda host, reply: host._release(reply.id))
+    acknowledge = Host.acknowledge
+
+    def believing(host: Host, reply: wire.Reply) -> list[Answer | Forward]:
+        return acknowledge(host, msgspec.structs.replace(reply, error=None))
+
+    patch.setattr(Host, "acknowledge", believing)
 
 
 def _forgets_marks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Marks, "take", lambda marks, sequence: True)
+
+
+def _takes_what_comes_after_a_gap(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Shard, "taken", 0)
+
+
+def _waits_for_what_was_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(client, "AGAIN_S", float("inf"))
 
 
 def _copies_no_marks(patch: pytest.MonkeyPatch) -> None:
@@ -614,9 +678,9 @@ def _does_not_forward_what_comes_again(patch: pytest.MonkeyPatch) -> None:
         new.clear()
         actions = receive(host, origin, frames)
         if not any(new):
-            again = [host._parked.pop(a.id) for a in actions if isinstance(a, Forward)]
+            again = [unparked(host, a) for a in actions if isinstance(a, Forward)]
             if again:
-                return [Answer(parked.origin, parked.frames) for parked in again]
+                return [*again]
         return actions
 
     patch.setattr(Shard, "push", noted)
@@ -659,6 +723,14 @@ def _reads_in_the_middle_of_a_step(patch: pytest.MonkeyPatch) -> None:
         ),
         (_forgets_marks, test_a_lost_server_loses_and_repeats_nothing),
         (_forgets_marks, test_a_lost_worker_is_followed_by_one_that_repeats_nothing),
+        (
+            _takes_what_comes_after_a_gap,
+            lambda seed: test_what_a_broken_connection_loses_comes_again_and_in_order(seed, None),
+        ),
+        (
+            _waits_for_what_was_lost,
+            lambda seed: test_what_a_broken_connection_loses_comes_again_and_in_order(seed, 3),
+        ),
         (
             _copies_no_marks,
             lambda seed: test_what_was_copied_anew_survives_the_next_loss(seed, None),
@@ -793,8 +865,40 @@ def test_what_was_taken_before_goes_to_the_backup_again() -> None:
     primary = host_with(backup=2)
     first = the_forward(primary.receive("worker", push_frames(3)))
     again = the_forward(primary.receive("worker", push_frames(3, number=8)))
-    assert again.id != first.id
-    assert again.frames[1:] == first.frames[1:]
+    assert again.frames == first.frames
+    answer = the_reply(primary.acknowledge(wire.Reply(first.id, 0, 3)))
+    assert answer.id == 8, "the answer is to the newer message"
+    late = the_reply(primary.receive("worker", push_frames(3, number=9)))
+    assert (late.id, late.error) == (9, None), "the backup has it"
+
+
+def test_a_backup_takes_nothing_after_a_gap_and_all_of_it_in_order_when_it_comes_again() -> None:
+    primary, backup = host_with(backup=2), host_with(primary=False)
+    lost = the_forward(primary.receive("worker", push_frames(3, sequence=0)))
+    next_one = the_forward(primary.receive("worker", push_frames(3, number=8, sequence=1)))
+    refused = the_reply(backup.receive("server 1", next_one.frames))
+    assert refused.error == wire.GAP
+    assert backup.replicas.held[0].shard.marks == {}
+    assert primary.acknowledge(refused) == [], "so its worker waits"
+    again = primary.receive("worker", push_frames(3, number=9, sequence=1))
+    assert again == [lost, next_one]
+    for forward in again:
+        assert isinstance(forward, Forward)
+        assert the_reply(backup.receive("server 1", forward.frames)).error is None
+    assert content(primary.replicas.held[0].shard) == content(backup.replicas.held[0].shard)
+
+
+def test_a_primary_says_how_long_its_backup_has_been_silent() -> None:
+    primary = host_with(backup=2)
+    now = 100.0
+    primary.replicas.clock = lambda: now
+    assert result_of(told(primary, "waiting", 0)) == 0
+    forward = the_forward(primary.receive("worker", push_frames(3)))
+    now = 107.0
+    primary.receive("worker", push_frames(3, number=8, sequence=1))
+    assert result_of(told(primary, "waiting", 0)) == 7
+    primary.acknowledge(wire.Reply(forward.id, 0, 3))
+    assert result_of(told(primary, "waiting", 0)) == 0
 
 
 def test_a_push_without_a_backup_is_answered_at_once() -> None:

@@ -10,6 +10,9 @@ is what happens when a process ends:
   next pause.
 * a server with the only replica of a shard: `LostShardError`. The session goes back to its last
   checkpoint, and calls `start` with all shards.
+
+A server that does not answer a command in time counts as one that has ended. A backup that does not
+acknowledge the pushes of its primary is given up, and the primary goes on alone.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from trainer.run.cluster import Cluster, Process, WorkerMain
 from trainer.run.dispatcher import Dispatcher
 from trainer.run.instruments import Instruments
 from trainer.run.job import Job, Outcome, Task
-from trainer.run.messages import Route
+from trainer.run.messages import Route, Silent
 from trainer.run.placement import Placement, resize_plan
 from trainer.run.runner import LostShardError, RunError, ServerGoneError, Written
 from trainer.run.server_commands import ServerCommands
@@ -46,6 +49,10 @@ from trainer.serving.format import PartInfo
 _POLL_MS = 20
 #: Seconds between two checks for processes that have ended.
 _LOOK_S = 0.05
+#: Seconds that a push may wait for its backup, once a worker complains.
+BACKUP_DEADLINE_S = 20.0
+#: Seconds for which two servers that did not reach each other hold no replicas of one shard.
+APART_S = 300.0
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -104,6 +111,8 @@ class Coordinator:
         self.placement = Placement(0, {}, {})
         self._generation = 0
         self._last_look = 0.0
+        #: When two servers did not reach each other.
+        self._apart: dict[frozenset[int], float] = {}
         #: When a server ended; None once a batch was finished after that.
         self._died_at: float | None = None
 
@@ -181,6 +190,9 @@ class Coordinator:
 
     def _poll(self, done: Callable[[Outcome], None]) -> None:
         for message in self.workers.receive(_POLL_MS):
+            if isinstance(message, Silent):
+                self._look_at_backup(message.shard)
+                continue
             outcome = self.dispatcher.hear(message)
             if outcome is not None:
                 if self._died_at is not None:
@@ -227,6 +239,34 @@ class Coordinator:
         # it starts now, and gets shards at the next pause
         self.servers.start()
 
+    def _look_at_backup(self, shard: int) -> None:
+        """A worker gets no answer for a shard: if the backup is the cause, go on without it.
+
+        If the primary does not answer this either, it is given up, see `Servers.tell`.
+        """
+        placement = self.placement
+        if shard not in placement.primaries:
+            return
+        try:
+            waiting_s = self.commands.waiting_s(placement, shard)
+        except ServerGoneError:
+            return  # `_server_ended` has announced a newer placement meanwhile
+        backup, primary = placement.backups[shard], placement.primaries[shard]
+        if backup is None or waiting_s < BACKUP_DEADLINE_S:
+            return
+        self._apart[frozenset((primary, backup))] = time.monotonic()
+        self._note(
+            f"server {backup} does not acknowledge what server {primary} forwards; shards that"
+            " both have go on without a backup"
+        )
+        self._announce(placement.apart(primary, backup))
+
+    @property
+    def _now_apart(self) -> list[frozenset[int]]:
+        """The pairs of servers that have not reached each other lately."""
+        since = time.monotonic() - APART_S
+        return [pair for pair, at in self._apart.items() if at > since]
+
     def _tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
     ) -> tuple[Any, list[Any]]:
@@ -244,8 +284,10 @@ class Coordinator:
 
     @property
     def wants_pause(self) -> bool:
-        """Whether a server is up that could hold a missing backup."""
-        return self._is_replicated and self.placement.has_spare(self.servers.running)
+        """Whether a server is up that holds nothing and could hold a missing backup."""
+        return self._is_replicated and self.placement.has_spare(
+            self.servers.running, self._now_apart
+        )
 
     def repair(self) -> None:
         """Between batches: copy shards that have no backup, if there are servers for it."""
@@ -254,7 +296,8 @@ class Coordinator:
         try:
             self._take_up()
             placement = self.placement
-            for shard, server in placement.repairs(self.servers.running).items():
+            repairs = placement.repairs(self.servers.running, self._now_apart)
+            for shard, server in repairs.items():
                 placement = self.commands.add_backup(
                     placement, shard, server, step=self.dispatcher.step, lineage=self._generation
                 )

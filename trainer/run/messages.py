@@ -90,6 +90,13 @@ class Name(msgspec.Struct, frozen=True, tag="name"):
     text: str
 
 
+class Silent(msgspec.Struct, frozen=True, tag="silent"):
+    """A worker has waited for some time for the answer of a shard's primary."""
+
+    worker: int
+    shard: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """An error that would occur again."""
 
@@ -98,7 +105,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ToWorker = Work | Route | Abandon | Named | Tell | Stop
-FromWorker = Ready | Done | Told | Name | Failed
+FromWorker = Ready | Done | Told | Name | Silent | Failed
 
 _pack = msgspec.msgpack.Encoder().encode
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

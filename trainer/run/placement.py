@@ -9,7 +9,7 @@ that workers must know of has a new epoch; servers refuse requests of another ep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,15 +92,32 @@ class Placement:
                 backups[shard] = None
         return Placement(self.epoch + 1, primaries, backups)
 
-    def repairs(self, servers: Collection[int]) -> dict[int, int]:
+    def apart(self, one: int, other: int) -> Placement:
+        """The placement after two servers were found not to reach each other.
+
+        Shards that have both replicas there go on without a backup, in a new epoch.
+        """
+        backups = {
+            shard: None if {self.primaries[shard], at} == {one, other} else at
+            for shard, at in self.backups.items()
+        }
+        return Placement(self.epoch + 1, self.primaries, backups)
+
+    def repairs(
+        self, servers: Collection[int], apart: Collection[frozenset[int]] = ()
+    ) -> dict[int, int]:
         """A server for the missing backup of each shard, where there is another server.
 
-        Each goes to the server that holds the fewest replicas by then.
+        Each goes to the server that holds the fewest replicas by then. `apart`: pairs of servers
+        that do not reach each other.
         """
         held = [*self.primaries.values(), *(at for at in self.backups.values() if at is not None)]
         found: dict[int, int] = {}
         for shard, backup in self.backups.items():
-            others = sorted(n for n in servers if n != self.primaries[shard])
+            primary = self.primaries[shard]
+            others = sorted(
+                n for n in servers if n != primary and frozenset((n, primary)) not in apart
+            )
             if backup is None and others:
                 found[shard] = min(others, key=held.count)
                 held.append(found[shard])
@@ -110,10 +127,10 @@ class Placement:
         """The same with a backup of `shard` on `server`; nobody has been told about it yet."""
         return replace(self, backups={**self.backups, shard: server})
 
-    def has_spare(self, servers: Iterable[int]) -> bool:
-        """Whether a shard lacks its backup while a server holds nothing."""
+    def has_spare(self, servers: Collection[int], apart: Collection[frozenset[int]] = ()) -> bool:
+        """Whether a shard lacks its backup while a server that could have it holds nothing."""
         used = {*self.primaries.values(), *self.backups.values()}
-        return not self.replicated and any(server not in used for server in servers)
+        return any(server not in used for server in self.repairs(servers, apart).values())
 
     # -- when the number of servers changes --------------------------------------------------------
 

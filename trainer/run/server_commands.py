@@ -26,8 +26,8 @@ _T = TypeVar("_T")
 class Tell(Protocol):
     """Sends a command to a server and waits for its answer: a value, and frames.
 
-    `shard` is -1 for the whole server. Raises RunError where the server answers with an error or
-    not in time, and ServerGoneError where it ends.
+    `shard` is -1 for the whole server. Raises RunError where the server answers with an error, and
+    ServerGoneError where it ends or does not answer in time.
     """
 
     def __call__(
@@ -157,6 +157,10 @@ class ServerCommands:
         for server in placement.holders(move.owner):
             self._tell(server, move.owner, "take in", frames)
         return int(rows)
+
+    def waiting_s(self, placement: Placement, shard: int) -> float:
+        """For how many seconds the oldest push of a shard has waited for the backup."""
+        return float(self._tell(placement.primaries[shard], shard, "waiting")[0])
 
     def stats(self, placement: Placement) -> dict[int, Any]:
         """By shard, of its primary: lists `rows` and `bytes` by table, and counts of messages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,9 @@ from trainer.server.channel import ZmqChannel
 
 _POLL_MS = 20
 _START_DEADLINE_S = 120.0
-_ANSWER_DEADLINE_S = 120.0
+ANSWER_DEADLINE_S = 120.0
+
+_log = logging.getLogger(__name__)
 
 
 class Servers:
@@ -25,7 +28,9 @@ class Servers:
     def __init__(self, cluster: Cluster, context: zmq.Context[Any]) -> None:
         self.running: dict[int, Process] = {}
         self._cluster = cluster
-        self._channel = ZmqChannel(context)
+        # not checked, because a whole shard is one frame; commands have a deadline instead
+        self._channel = ZmqChannel(context, checked=False)
+        self._silent: list[Process] = []
         self._starting: list[Process] = []
         self._next = 0
         self._ids = 0
@@ -87,11 +92,12 @@ class Servers:
         self._starting.clear()
 
     def ended(self) -> list[Process]:
-        """Servers that have ended; they are no longer in `running`."""
+        """Servers that have ended or were given up; they are no longer in `running`."""
         found = self._cluster.ended(self.running.values())
         for process in found:
             del self.running[process.number]
-        return found
+        silent, self._silent = self._silent, []
+        return found + silent
 
     def end(self, number: int) -> None:
         """Ends a server that holds no shard."""
@@ -100,13 +106,13 @@ class Servers:
     def tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
     ) -> tuple[Any, list[Any]]:
-        """See `server_commands.Tell`."""
+        """See `server_commands.Tell`. Gives up a server that does not answer within two minutes."""
         if server not in self.running:
             raise ServerGoneError(f"server {server}")
         self._ids += 1
         head = wire.Command(self._ids, shard, command, wire.pack_arguments(**arguments))
         self._channel.send(server, wire.pack(head, frames))
-        end = time.monotonic() + _ANSWER_DEADLINE_S
+        end = time.monotonic() + ANSWER_DEADLINE_S
         while time.monotonic() < end:
             for answer in self._channel.receive(_POLL_MS):
                 reply = wire.unpack_reply(answer)
@@ -117,9 +123,16 @@ class Servers:
                 return wire.unpack_arguments(reply.arguments)["of"], list(answer[1:])
             if self._cluster.ended([self.running[server]]):
                 raise ServerGoneError(f"server {server}")
-        raise RunError(
-            f"server {server} did not answer {command!r} within {_ANSWER_DEADLINE_S:.0f} s"
+        _log.warning(
+            f"server {server} did not answer {command!r} within {ANSWER_DEADLINE_S:.0f} s; it is"
+            " given up"
         )
+        # Where it cannot be reached it may go on. Then it gets nothing acknowledged, because its
+        # shards have other primaries in the next epoch.
+        process = self.running.pop(server)
+        self._silent.append(process)
+        self._cluster.kill(process)
+        raise ServerGoneError(f"server {server}")
 
     def stop(self) -> None:
         """Ends all servers."""

@@ -24,14 +24,22 @@ from trainer.run.messages import (
     Named,
     Ready,
     Route,
+    Silent,
     Tell,
     Told,
     Work,
     pack,
     read_to_worker,
 )
-from trainer.server.channel import Channel, ZmqChannel
+from trainer.server.channel import Channel, ZmqChannel, check
 from trainer.server.client import RemoteParameters
+
+#: Seconds without a heartbeat of the coordinator until a worker ends.
+CUT_OFF_AFTER_S = 60.0
+
+
+class _CutOff(Exception):  # noqa: N818  not an error: another process takes the work
+    pass
 
 
 class _Abandoned(Exception):  # noqa: N818  not an error: it leaves a batch that was given up
@@ -46,10 +54,12 @@ class Worker:
         self._context = zmq.Context()
         self._control: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._control.setsockopt(zmq.LINGER, 1_000)
+        check(self._control, CUT_OFF_AFTER_S)
+        self._breaks = self._control.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._control.connect(control)
         self._channel = self.make_channel(self._context)
         self._parameters = RemoteParameters(
-            job.spec, number, self._channel, self._listen, self._control
+            job.spec, number, self._channel, self._listen, self._control, self._tell_of_silence
         )
         share = job.batch_rows // (job.workers if job.consistency == "bsp" else 1)
         self._learner = Learner(job.spec, job.rules, job.layout, share)
@@ -64,14 +74,21 @@ class Worker:
         return ZmqChannel(context)
 
     def run(self) -> None:
-        """Work until told to stop. An error in a batch is sent, and then raised."""
+        """Work until told to stop. An error in a batch is sent, and then raised.
+
+        Also returns when the connection to the coordinator breaks, because messages may be lost
+        then. The coordinator replaces a worker that has ended.
+        """
         self._send(Ready(self._number, os.getpid(), self._generation))
         while not self._stopped:
             try:
                 if self._queue:
                     self._work(self._queue.popleft())
-                elif self._control.poll(1_000):
+                else:
+                    self._control.poll(1_000)
                     self._listen()
+            except _CutOff:
+                break
             except _Abandoned:
                 self._queue.clear()
                 self._learner.take_tally()
@@ -80,6 +97,8 @@ class Worker:
                 self._send(Failed(self._number, f"{type(error).__name__}: {error}"))
                 raise
         self._channel.close()
+        self._control.disable_monitor()
+        self._breaks.close()
         self._control.close()
 
     def _work(self, work: Work) -> None:
@@ -96,12 +115,17 @@ class Worker:
     def _send(self, message: FromWorker) -> None:
         self._control.send(pack(message))
 
+    def _tell_of_silence(self, shard: int) -> None:
+        self._send(Silent(self._number, shard))
+
     def _listen(self) -> None:
-        """Handle the coordinator's messages. Raises _Abandoned."""
-        while True:
+        """Handle the coordinator's messages. Raises _Abandoned, _CutOff."""
+        while not self._stopped:
             try:
                 data = self._control.recv(zmq.NOBLOCK)
             except zmq.Again:
+                if self._breaks.poll(0):
+                    raise _CutOff from None
                 return
             message = read_to_worker(data)
             if isinstance(message, Work):

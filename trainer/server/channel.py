@@ -1,7 +1,8 @@
 """How messages get to shard servers and back, over ZeroMQ.
 
 A channel does not retry: it sends, and gives what has arrived. `trainer.server.client` decides what
-to send again, and where to.
+to send again, and where to. ZeroMQ connects again when a connection breaks; what was on its way in
+either direction is lost then, and what is sent later arrives.
 """
 
 from __future__ import annotations
@@ -13,6 +14,12 @@ import zmq
 
 #: A message: bytes-like objects, see `trainer.server.wire`.
 Frames = Sequence[Any]
+
+#: Seconds between two heartbeats; seconds without an answer until a connection counts as broken.
+_HEARTBEAT_S = 5
+_BROKEN_AFTER_S = 20
+#: Seconds until an attempt to connect is given up, and followed by another.
+_CONNECT_S = 5
 
 #: Bytes. Smaller frames are copied, which is cheaper than tracking when ZeroMQ has sent them.
 _COPY_BELOW = 65_536
@@ -56,11 +63,26 @@ def unbounded(context: zmq.Context[Any], kind: int) -> zmq.Socket[bytes]:
     return socket
 
 
-class ZmqChannel:
-    """A DEALER socket to the ROUTER of each server. Addresses are ZeroMQ's."""
+def check(socket: zmq.Socket[bytes], broken_after_s: float) -> None:
+    """Let a socket that is to connect replace a connection that has become silent.
 
-    def __init__(self, context: zmq.Context[Any]) -> None:
-        self._context = context
+    Otherwise it would notice only when TCP gives up: after a quarter of an hour, or, if it only
+    listens, never. What was on its way is lost. The frames of messages must be so small that each
+    takes much less than `broken_after_s` seconds.
+    """
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_S * 1_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(broken_after_s * 1_000))
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_S * 1_000)
+
+
+class ZmqChannel:
+    """A DEALER socket to the ROUTER of each server. Addresses are ZeroMQ's.
+
+    `checked`: whether broken connections are replaced, see `check`.
+    """
+
+    def __init__(self, context: zmq.Context[Any], *, checked: bool = True) -> None:
+        self._context, self._checked = context, checked
         self._sockets: dict[int, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
 
@@ -69,6 +91,8 @@ class ZmqChannel:
         if server in self._sockets:
             return
         socket = unbounded(self._context, zmq.DEALER)
+        if self._checked:
+            check(socket, _BROKEN_AFTER_S)
         socket.connect(address)
         self._sockets[server] = socket
         self._poller.register(socket, zmq.POLLIN)

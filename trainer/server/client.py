@@ -1,13 +1,16 @@
 """Parameters on shard servers, as a worker uses them.
 
 A request that is not answered is sent again when the routing changes: a backup has become primary,
-or rows have moved. That is safe, since pulls change nothing and pushes are deduplicated.
+or rows have moved. It is also sent again after `AGAIN_S` seconds of silence, because a connection
+that broke loses what was on its way. That is safe, since pulls change nothing and pushes are
+deduplicated.
 """
 
 # ruff: noqa: ANN001, ANN202
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +30,9 @@ from trainer.table.optimizers import Floats
 from trainer.table.table import Counts, Keys
 
 _POLL_MS = 100
+#: Seconds of silence until a request is sent again: the first time, and at most. (They double.)
+AGAIN_S = 10.0
+AGAIN_AT_MOST_S = 60.0
 
 
 class ServerError(Exception):
@@ -74,11 +80,29 @@ def divide(owners: Owners, shards: Sequence[int], keys: Keys) -> _Division:
     return _Division(order, bounds, keys[order])
 
 
+@dataclass
+class _Unanswered:
+    """A request, `head` and `frames`, to a shard that has not answered it yet.
+
+    `epoch`: under which it was last sent; -1: it was not sent yet. `refused`: the server was not
+    told of that epoch yet. It is sent again at `due`, `wait_s` seconds after it was last sent.
+    """
+
+    head: wire.Request
+    frames: wire.Frames
+    epoch: int = -1
+    refused: bool = False
+    due: float = 0.0
+    wait_s: float = 0.0
+
+
 class RemoteParameters:
     """`trainer.server.parameters.Parameters` on shard servers.
 
     `listen` is called while an answer is waited for. It may call `reroute`, or raise to leave.
-    `news` is the socket that it reads; waiting ends when that becomes readable.
+    `news` is the socket that it reads; waiting ends when that becomes readable. `silent` is called
+    with the number of a shard whenever a request to it is sent again after silence. `clock`: in
+    seconds.
     """
 
     def __init__(
@@ -88,9 +112,12 @@ class RemoteParameters:
         channel: Channel,
         listen: Callable[[], None],
         news: Any = None,
+        silent: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._worker, self._channel = spec, worker, channel
         self._listen, self._news = listen, news
+        self._silent, self._clock = silent, clock
         self._routing = Routing(-1, {}, 1, None)
         self._owners: Owners = np.empty(0, np.int16)
         self._divisions: list[_Division] = []
@@ -162,35 +189,42 @@ class RemoteParameters:
     ) -> dict[int, wire.Frames]:
         """Sends each shard its message, again where needed; returns when all have answered."""
         answers: dict[int, wire.Frames] = {}
-        waiting: dict[int, int] = {}  # id: shard
-        sent_under: dict[int, Routing] = {}  # by shard
-        refused: set[int] = set()
-        while len(answers) < len(messages):
-            for shard, (head, frames) in messages.items():
-                if shard in answers:
-                    continue
-                before = sent_under.get(shard)
-                sent = before is not None and before.epoch == self._routing.epoch
-                if sent and shard not in refused:
-                    continue
-                self._next_id += 1
-                waiting[self._next_id] = shard
-                sent_under[shard] = self._routing
-                refused.discard(shard)
-                named = msgspec.structs.replace(head, id=self._next_id, epoch=self._routing.epoch)
-                self._channel.send(self._routing.primaries[shard], wire.pack(named, frames))
+        unanswered = {shard: _Unanswered(*message) for shard, message in messages.items()}
+        shards: dict[int, int] = {}  # by id
+        while unanswered:
+            for shard, request in unanswered.items():
+                if self._is_due(request):
+                    self._next_id += 1
+                    shards[self._next_id] = shard
+                    self._send(shard, request)
             for reply_frames in self._channel.receive(_POLL_MS, self._news):
                 reply = wire.unpack_reply(reply_frames)
-                shard = waiting.pop(reply.id, -1)
-                if shard < 0 or shard in answers:
+                shard = shards.pop(reply.id, -1)
+                if shard not in unanswered:
                     continue  # the answer to a message that was sent again since
                 if reply.error == wire.OTHER_EPOCH:
-                    if sent_under[shard].epoch == self._routing.epoch > reply.epoch:
+                    if unanswered[shard].epoch == self._routing.epoch > reply.epoch:
                         # the server was not told of this epoch yet: ask it again
-                        refused.add(shard)
+                        unanswered[shard].refused = True
                 elif reply.error is not None:
                     raise ServerError(f"shard {shard}: {reply.error}")
                 else:
                     answers[shard] = list(reply_frames)
+                    del unanswered[shard]
             self._listen()
         return answers
+
+    def _is_due(self, request: _Unanswered) -> bool:
+        rerouted = request.epoch != self._routing.epoch
+        return rerouted or request.refused or self._clock() >= request.due
+
+    def _send(self, shard: int, request: _Unanswered) -> None:
+        if request.epoch != self._routing.epoch:
+            request.wait_s = AGAIN_S
+        elif not request.refused:
+            request.wait_s = min(2 * request.wait_s, AGAIN_AT_MOST_S)
+            self._silent(shard)
+        request.epoch, request.refused = self._routing.epoch, False
+        request.due = self._clock() + request.wait_s
+        head = msgspec.structs.replace(request.head, id=self._next_id, epoch=request.epoch)
+        self._channel.send(self._routing.primaries[shard], wire.pack(head, request.frames))

@@ -143,6 +143,13 @@ def _take_in(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
     return None, []
 
 
+def _waiting(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
+    """For how many seconds the oldest push has waited for the backup; 0.0: none waits."""
+    parked = replicas.held[shard].parked.values()
+    now = replicas.clock()
+    return max((now - each.since for each in parked), default=0.0), []
+
+
 def _stats(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
     """Rows and bytes of each table of a shard; messages and keys of the whole server."""
     tables = replicas.held[shard].shard.tables
@@ -169,4 +176,5 @@ COMMANDS: Mapping[str, Callable[..., Result]] = {
     "take out": _take_out,
     "take in": _take_in,
     "stats": _stats,
+    "waiting": _waiting,
 }

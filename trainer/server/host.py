@@ -3,6 +3,10 @@
 `receive` and `acknowledge` return what is to be sent: an answer to the sender of the message, or a
 push that is forwarded to the backup. A push is answered only when the backup has it too, so
 whatever a worker was told is done is on two servers.
+
+A connection that breaks may lose forwarded pushes and the replies to them. The backup refuses what
+comes after a gap, and the primary forwards all that is not acknowledged again, in its order, when a
+worker that waits asks again. So the backup takes the same pushes in the same order.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from trainer.server import wire
 from trainer.server.commands import COMMANDS
-from trainer.server.replicas import Replicas
+from trainer.server.replicas import Parked, Replica, Replicas
 
 
 @dataclass
@@ -35,21 +41,11 @@ class Forward:
     frames: wire.Frames
 
 
-@dataclass
-class _Parked:
-    """An answer that waits for the backup's acknowledgement."""
-
-    origin: Any
-    frames: wire.Frames
-    shard: int
-
-
 class Host:
     """The server with the number `server`. `later`: see `Replicas`."""
 
     def __init__(self, server: int, later: Callable[[Callable[[], None]], None]) -> None:
         self.replicas = Replicas(server, later)
-        self._parked: dict[int, _Parked] = {}
         self._numbers = itertools.count(1)
 
     def receive(self, origin: Any, frames: Sequence[Any]) -> list[Answer | Forward]:
@@ -59,7 +55,7 @@ class Host:
             if isinstance(request, wire.PullRequest):
                 return [self._pull(origin, request, frames)]
             if isinstance(request, wire.PushRequest):
-                return [self._push(origin, request, frames)]
+                return self._push(origin, request, frames)
             return self._command(origin, request, frames)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
@@ -69,15 +65,16 @@ class Host:
 
     def acknowledge(self, reply: wire.Reply) -> list[Answer | Forward]:
         """What to send when a backup has replied to a push that was forwarded to it."""
-        if reply.error is not None:
-            # The backup refuses pushes of this primary. The coordinator is about to name another
-            # primary or backup; until then the worker gets no answer.
+        replica = self.replicas.held.get(reply.shard)
+        if reply.error is not None or replica is None:
+            # The backup lacks an earlier push, or refuses all of this primary, because the
+            # coordinator has named another one. Until this is resolved the worker gets no answer.
             return []
-        return self._release(reply.id)
+        return self._release(replica, reply.id)
 
-    def _release(self, forwarded: int) -> list[Answer | Forward]:
-        parked = self._parked.pop(forwarded, None)
-        return [] if parked is None else [Answer(parked.origin, parked.frames)]
+    def _release(self, replica: Replica, forwarded: int) -> list[Answer | Forward]:
+        parked = replica.parked.pop(forwarded, None)
+        return [] if parked is None else [Answer(parked.origin, parked.answer)]
 
     def _refuses(self, request: wire.PullRequest | wire.PushRequest) -> bool:
         replica = self.replicas.held.get(request.shard)
@@ -103,35 +100,48 @@ class Host:
 
     def _push(
         self, origin: Any, request: wire.PushRequest, frames: Sequence[Any]
-    ) -> Answer | Forward:
+    ) -> list[Answer | Forward]:
         if self._refuses(request):
-            return self._other_epoch(origin, request)
+            return [self._other_epoch(origin, request)]
         replicas = self.replicas
         assert replicas.spec is not None
         replica = replicas.held[request.shard]
+        shard, before = replica.shard, replica.shard.taken
+        is_new = not shard.has_taken(request.worker, request.sequence)
+        if is_new and request.forwarded is not None and request.after != before:
+            reply = wire.Reply(request.id, request.shard, replicas.epoch, wire.GAP)
+            return [Answer(origin, wire.pack(reply))]
         push = wire.read_push(request, frames, replicas.spec)
-        replica.shard.push(push)
+        shard.push(push)
         replicas.pushes += 1
         replicas.keys_pushed += sum(len(t.keys) for t in push.tables)
         answer = wire.pack(wire.Reply(request.id, request.shard, replicas.epoch))
         if replica.backup is None:
-            return Answer(origin, answer)
-        # A duplicate is forwarded as well: the backup may lack it, if the acknowledgement was lost.
-        forwarded = next(self._numbers)
-        self._parked[forwarded] = _Parked(origin, answer, request.shard)
-        copied = wire.PushRequest(
-            forwarded,
-            request.epoch,
-            request.shard,
-            request.worker,
-            request.sequence,
-            request.step,
-            request.now,
-            request.counts,
-            request.dense,
-            forwarded=replica.lineage,
+            return [Answer(origin, answer)]
+        if not is_new:
+            return self._ask_again(replica, origin, request, answer)
+        number = next(self._numbers)
+        copied = msgspec.structs.replace(
+            request, id=number, forwarded=replica.lineage, after=before
         )
-        return Forward(replica.backup, forwarded, wire.pack(copied, list(frames[1:])))
+        forwarded = wire.pack(copied, list(frames[1:]))
+        replica.parked[number] = Parked(
+            *(origin, answer, request.worker, request.sequence, forwarded, replicas.clock())
+        )
+        return [Forward(replica.backup, number, forwarded)]
+
+    def _ask_again(
+        self, replica: Replica, origin: Any, request: wire.PushRequest, answer: wire.Frames
+    ) -> list[Answer | Forward]:
+        """A push that was taken before has come again: forward all that may be lost, in order."""
+        assert replica.backup is not None
+        again: list[Answer | Forward] = []
+        for number, parked in replica.parked.items():
+            again.append(Forward(replica.backup, number, parked.frames))
+            if (parked.worker, parked.sequence) == (request.worker, request.sequence):
+                parked.origin, parked.answer = origin, answer
+                return again
+        return [Answer(origin, answer)]  # the backup has it
 
     def _other_epoch(self, origin: Any, request: wire.PullRequest | wire.PushRequest) -> Answer:
         reply = wire.Reply(request.id, request.shard, self.replicas.epoch, wire.OTHER_EPOCH)
@@ -156,10 +166,10 @@ class Host:
         lack the push, and the worker sends it again.
         """
         answers: list[Answer | Forward] = []
-        for n, parked in list(self._parked.items()):
-            replica = self.replicas.held.get(parked.shard)
-            if replica is None or not replica.primary:
-                del self._parked[n]
+        for replica in self.replicas.held.values():
+            if not replica.primary:
+                replica.parked.clear()
             elif replica.backup is None:
-                answers += self._release(n)
+                for number in list(replica.parked):
+                    answers += self._release(replica, number)
         return answers

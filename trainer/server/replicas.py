@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,18 +13,36 @@ from trainer.spec import ModelSpec
 
 
 @dataclass
+class Parked:
+    """A push that the backup has not acknowledged yet, and the answer that waits for that.
+
+    `origin` and `answer`: to whom, and the message. `worker`, `sequence`: of the push. `frames`: of
+    the message to the backup. `since`: seconds of `Replicas.clock` at which it was forwarded.
+    """
+
+    origin: Any
+    answer: list[Any]
+    worker: int
+    sequence: int
+    frames: list[Any]
+    since: float
+
+
+@dataclass
 class Replica:
     """One replica of a shard.
 
     `primary`: whether it answers workers. `backup`: the server to which this primary forwards its
     pushes (None: to none). `lineage`: a number that all replicas of one shard share. A roll-back
-    gives new replicas a new number, so that late messages from before it are recognised.
+    gives new replicas a new number, so that late messages from before it are recognised. `parked`:
+    by the number of the forwarded message, in the order in which the pushes were taken.
     """
 
     shard: Shard
     primary: bool
     backup: int | None = None
     lineage: int = 0
+    parked: dict[int, Parked] = field(default_factory=dict)
 
 
 @dataclass
@@ -31,10 +50,12 @@ class Replicas:
     """All replicas on the server with the number `server`.
 
     `later` runs work that takes longer than a command (writing a file), usually in a thread.
+    `clock`: in seconds.
     """
 
     server: int
     later: Callable[[Callable[[], None]], None]
+    clock: Callable[[], float] = time.monotonic
     #: The newest routing epoch that this server knows.
     epoch: int = 0
     spec: ModelSpec | None = None

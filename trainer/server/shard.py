@@ -137,6 +137,15 @@ class Shard:
         self._pending: dict[int, Push] = {}
         self.dense = Dense.initial(spec) if has_dense else None
 
+    @property
+    def taken(self) -> int:
+        """How many pushes were taken. Replicas with the same number have the same pushes."""
+        return sum(marks.below + len(marks.above) for marks in self.marks.values())
+
+    def has_taken(self, worker: int, sequence: int) -> bool:
+        """Whether the push was taken."""
+        return self.marks.get(worker, Marks()).has(sequence)
+
     # -- training ----------------------------------------------------------------------------------
 
     def push(self, push: Push) -> bool:

@@ -58,8 +58,10 @@ class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
     now: int
     counts: tuple[bool, ...]
     dense: bool
-    #: From a primary to its backup: the lineage of its replica (`replicas.Replica`).
+    #: From a primary to its backup: the lineage of its replica (`replicas.Replica`), and how many
+    #: pushes that had taken before this one.
     forwarded: int | None = None
+    after: int = 0
 
 
 class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
@@ -78,7 +80,7 @@ class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
 class Reply(msgspec.Struct, array_like=True, frozen=True):
     """The answer to a request. `id` and `shard`: the request's. `epoch`: the server's.
 
-    `error`: None, `OTHER_EPOCH`, or what went wrong. `arguments`: of a command, its value.
+    `error`: None, `OTHER_EPOCH`, `GAP`, or what went wrong. `arguments`: of a command, its value.
     """
 
     id: int
@@ -90,6 +92,8 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
 
 #: The error for a request of another epoch than the server's.
 OTHER_EPOCH = "other epoch"
+#: The error for a forwarded push, where the backup lacks one that the primary took before it.
+GAP = "gap"
 #: The first frame, instead of a header, of a message with the addresses of all servers.
 PEERS = b"peers"
 
