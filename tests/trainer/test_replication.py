@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.trainer import bits
+from tests.trainer import bits, history
+from tests.trainer.history import Ack, Note, PullBegins, PullEnds, PushBegins, PushEnds
 from trainer.run.placement import Placement
 from trainer.run.runner import LostShardError
 from trainer.run.server_commands import ServerCommands
 from trainer.server import client, shard_file, wire
-from trainer.server.client import RemoteParameters
+from trainer.server.client import RemoteParameters, ServerError
 from trainer.server.host import Answer, Forward, Host
 from trainer.server.ring import ARCS, arcs_of, owners
 from trainer.server.routing import Routing
-from trainer.server.shard import Marks, Shard, TablePush
+from trainer.server.shard import Marks, Push, Shard, TablePush
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment, Slot, TableSpec
 
 SEEDS = range(60)
 #: Some faults show in few runs.
 MORE_SEEDS = range(200)
 NODES = 8
+#: The place among a batch's keys of one that every batch has.
+EACH = 1
 #: Seconds of a run; only waiting takes time.
 MOST_S = 6_000.0
 
@@ -75,6 +79,22 @@ class Batch:
     def gradients(self, values: Sequence[Any]) -> list[Any]:
         """1 for each key; of an embedding, what depends on the values that were pulled."""
         return [np.ones_like(values[0]), values[1] / 2 + np.float32(0.1 + self.worker)]
+
+
+@cache
+def shown_by(gradient: float) -> dict[float, int]:
+    """How often a key was pushed with this gradient, by its weight."""
+    shard, keys = Shard(SPEC, contributions=None, has_dense=False), [keys_of(1), keys_of()]
+    found = {}
+    for number in range(100):
+        found[float(shard.pull(0, keys).tables[0][0][0, 0])] = number
+        tables = [
+            TablePush(k, np.full((len(k), table.width), gradient, np.float32), None)
+            for k, table in zip(keys, SPEC.tables, strict=True)
+        ]
+        shard.push(Push(0, number, 0, 0, tables, None))
+    assert len(found) == 100
+    return found
 
 
 # -- workers ---------------------------------------------------------------------------------------
@@ -137,6 +157,9 @@ class Worker:
         self.news: deque[Routing] = deque()
         self.inbox: list[Any] = []
         self._receiving = False
+        self.notes: list[Note] = []
+        cluster.histories.append(self.notes)
+        self._asked: dict[int, tuple[wire.PushRequest, int, float]] = {}
         self.parameters = RemoteParameters(
             SPEC, number, self, self._listen, clock=lambda: cluster.now
         )
@@ -160,9 +183,15 @@ class Worker:
             self._listen()
             batch = self.todo[0]
             step = batch.sequence if self.cluster.contributions else 0
+            mine = (batch.worker, batch.sequence, step, 0)
+            self.notes.append(PullBegins(*mine, self.cluster.tick()))
             pulled = self.parameters.pull(step, batch.keys)
+            shown = self.cluster.shown.get(float(pulled.tables[0][0][EACH, 0]), -1)
+            self.notes.append(PullEnds(*mine, self.cluster.tick(), [shown]))
             gradients = batch.gradients([values for values, _ in pulled.tables])
+            self.notes.append(PushBegins(*mine, self.cluster.tick()))
             self.parameters.push(batch.sequence, step, 0, gradients, [None, None], None)
+            self.notes.append(PushEnds(*mine, self.cluster.tick()))
             self.todo.popleft()
             self.cluster.answered.append(batch)
 
@@ -174,6 +203,9 @@ class Worker:
         raise NotImplementedError
 
     def send(self, server: int, frames: Sequence[Any]) -> None:
+        request = wire.unpack_request(frames)
+        if isinstance(request, wire.PushRequest):
+            self._asked[request.id] = request, server, self.cluster.tick()
         self.cluster.send(self.me, ("server", server), frames)
 
     def receive(self, timeout_ms: int, also: Any = None) -> list[Any]:
@@ -181,6 +213,12 @@ class Worker:
         self.coroutine.wait()
         self._receiving = False
         got, self.inbox = self.inbox, []
+        for frames in got:
+            reply = wire.unpack_reply(frames)
+            if reply.error is None and reply.id in self._asked:
+                asked, server, at = self._asked.pop(reply.id)
+                marks = asked.worker, asked.sequence, asked.shard, server
+                self.notes.append(Ack(*marks, asked.epoch, at, self.cluster.tick()))
         return got
 
     def close(self) -> None:
@@ -236,6 +274,9 @@ class Cluster:
     )
     #: Batches that their workers know to be learned.
     answered: list[Batch] = field(default_factory=list)
+    #: What each worker noted.
+    histories: list[list[Note]] = field(default_factory=list)
+    _ticks: Iterator[int] = field(default_factory=itertools.count)
     _given: int = 0
     _routing: bool = False
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -246,6 +287,7 @@ class Cluster:
         self.rng = random.Random(self.seed)
         #: Some ways are slow.
         self._speeds: dict[Any, float] = defaultdict(lambda: self.rng.choice([1.0, 1.0, 0.03]))
+        self.shown = shown_by(self.contributions or 1)
         self.alive: set[int] = set()
         self.commands = ServerCommands(self._tell, contributions=self.contributions, dense=None)
         for server in range(self.servers):
@@ -262,6 +304,10 @@ class Cluster:
         }
         for worker in range(self.workers):
             self._start_worker(worker)
+
+    def tick(self) -> float:
+        """A time that nothing else has."""
+        return float(next(self._ticks))
 
     # the network
 
@@ -473,6 +519,18 @@ def assert_each_counts_once(cluster: Cluster) -> None:
         assert content(copy) == content(primaries[number])
 
 
+def against_the_promise(cluster: Cluster) -> list[str]:
+    """What is wrong in the notes of the workers, see `tests.trainer.history`."""
+    steps = cluster.contributions
+    (key,) = keys_of(1).tolist()
+    times = {k: n for shard in cluster.shards().values() for k, n in times_pushed(shard).items()}
+    final = times[key] / (steps**2 if steps else 1)
+    due = cluster.batches * (1 if steps else cluster.workers)
+    return history.problems(
+        cluster.histories, in_steps=steps is not None, final=[int(final)], due=due
+    )
+
+
 def assert_all_answered_are_there(cluster: Cluster) -> None:
     """Now, and whatever is still on its way."""
     for batch in cluster.answered:
@@ -558,6 +616,7 @@ def test_what_a_broken_connection_loses_comes_again_and_in_order(
         lose_a_server(cluster)
     cluster.finish()
     assert_each_counts_once(cluster)
+    assert against_the_promise(cluster) == []
 
 
 def test_connections_break_in_these_tests() -> None:
@@ -754,6 +813,36 @@ def test_a_planted_fault_is_found(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         _all_of(test)
+
+
+@pytest.mark.parametrize(
+    ("plant", "contributions"),
+    [
+        (_answers_before_the_backup_has_it, None),
+        (_forgets_marks, None),
+        (_reads_in_the_middle_of_a_step, 3),
+    ],
+)
+def test_a_planted_fault_shows_in_what_workers_noted(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    contributions: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+
+    def problems(seed: int) -> list[str]:
+        cluster = Cluster(seed, contributions=contributions)
+        go_on_for_a_while(cluster)
+        cluster.lose_server(cluster.rng.choice(sorted(cluster.alive)))
+        try:
+            cluster.finish()
+        except (AssertionError, ServerError):
+            return []  # it shows elsewhere, too
+        finally:
+            _close_all()
+        return against_the_promise(cluster)
+
+    assert any(problems(seed) for seed in MORE_SEEDS)
 
 
 def _all_of(test: Callable[[int], None]) -> None:
