@@ -397,6 +397,7 @@ class RollingRestart(Fault):
     """Every process stops in good order and is replaced, one after the other."""
 
     name = "a rolling restart"
+    shows = False
 
     def make(self, scene: Scene) -> str:
         flink, kafka = scene.cluster.flink, scene.cluster.kafka
