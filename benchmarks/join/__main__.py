@@ -91,7 +91,7 @@ def main() -> int:
             for load in latency.LOADS:
                 done = sum(one["policy"] == load.policy for one in raw["latency"])
                 for _ in range(done, arguments.repeat or 3):
-                    measured = latency.measured(load, rate, topics)
+                    measured = latency.measured(load, rate // load.versions, topics)
                     raw["latency"].append(asdict(measured))
                     console.print(report.latency_line(raw["latency"][-1]))
                     save()

@@ -42,13 +42,16 @@ _ROW = re.compile(r"^\+I\[(r\d+), (\w+), (\d+), (\d+), (\S+?)\]", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Load:
-    """A policy, and the kind of row that is looked at."""
+    """A policy, and the kind of row that is looked at. `versions`: how often each impression is
+    written, so that half load is that much less.
+    """
 
     policy: str
     kind: str
+    versions: int
 
 
-LOADS = (Load("wait", "final"), Load("fake_negative", "positive"))
+LOADS = (Load("wait", "final", 1), Load("fake_negative", "positive", 2))
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,13 @@ def _work(runs: Runs) -> Table:
     """The headline: unlike the rate, it hardly depends on what else the machine does."""
     return Table(
         f"CPU microseconds a request of {ITEMS} items: median (least-most; runs)",
-        ("", "state", *(NAMES[p] for p in _plans(runs)), *_ratio_names(runs, "the least other")),
+        (
+            *("", "state", "impressions"),
+            *(NAMES[p] for p in _plans(runs)),
+            *_ratio_names(runs, "the least other"),
+        ),
         [
-            (_label(run), BACKENDS[run["backend"]], *cells)
+            (_label(run), BACKENDS[run["backend"]], _millions(run), *cells)
             for run, cells in _compared(runs, lambda run: work(run) / run["requests"] * 1e6, 0, min)
         ],
         "Source, join, sink and RocksDB threads; of Spark the tasks of its executor, of Quix the"
@@ -192,7 +196,8 @@ def _latency(measured: Runs) -> Table:
         "Latency, milliseconds after a row is due: median (least-most; runs)",
         ("", "requests/s", "emitted p50", "p99", "visible p50", "p99"),
         rows,
-        "From Kafka with one partition, at half of the rate above; the producer and the broker are"
+        "From Kafka with one partition, at half of the rate above, or a quarter for a policy that"
+        " writes each impression twice; the producer and the broker are"
         " on the same two cores. A final row is due when the event that ends its window is in"
         f" Kafka, a positive row when its action is and time has reached it. A checkpoint every"
         f" {VISIBLE_EVERY_S} s makes files visible.",
