@@ -6,15 +6,12 @@ It fails TIMES times: each time when a checkpoint is complete that was taken beh
 this attempt has done. It is an error if the input ends before that. WHERE is
 
 - `between-chunks`: in the reader of files;
-- `by-a-kill`: there, and the last time the Java process is killed;
-- `within-batches`: in the join, by turns when a batch of Python's is half done, and when the JVM
-  has half performed its reply.
+- `by-a-kill`: there, and the last time the Java process is killed.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
@@ -23,13 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from jobs import join_samples
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
 from udfs.core.decode_batches import ReadFiles
-from udfs.core.join_batches import JoinBatches
 
 #: About a record a chunk.
 CHUNK_BYTES = 300
@@ -71,18 +65,16 @@ class Failures:
 
 
 class Reader(ReadFiles):
-    """Reads chunks, with pauses until it is time for a failure, and then at once: the join's next
-    batch is a large one.
-    """
+    """Reads chunks, with pauses until it is time for a failure."""
 
-    def __init__(self, settings: Any, *, failures: Failures, fails: bool, kills: bool) -> None:
+    def __init__(self, settings: Any, *, failures: Failures, kills: bool) -> None:
         super().__init__(settings)
-        self._failures, self._fails, self._kills = failures, fails, kills
+        self._failures, self._kills = failures, kills
 
     def run(self, batch: bytes) -> bytes:
         failures = self._failures
         due = failures.due()
-        if due and self._fails and failures.note():
+        if due and failures.note():
             if self._kills and failures.number == failures.times:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("between chunks, as it was told to")
@@ -91,48 +83,20 @@ class Reader(ReadFiles):
         return super().run(batch)
 
 
-class Join(JoinBatches):
-    """A join that fails in the middle of batches."""
-
-    def __init__(self, *arguments: Any, failures: Failures, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._failures = failures
-
-    def run(self, data: bytes) -> bytes:
-        failures = self._failures
-        before, ended, keys, steps = msgspec.msgpack.decode(data)
-        if len(steps) < 5 or not failures.due() or not failures.note():
-            return super().run(data)
-        number = failures.number
-        choose = random.Random(number)
-        if number % 2:
-            half = steps[: choose.randrange(1, len(steps))]
-            super().run(msgspec.msgpack.encode((before, ended, keys, half)))
-            raise RuntimeError("within a batch, as it was told to")
-        reply = super().run(data)
-        return reply[: choose.randrange(len(reply) // 4, len(reply))]
-
-
 def main(where: str, times: int, arguments: Sequence[str]) -> int:
     pipeline = load(Path(arguments[0]))
     # pyflink reads the environment when it is imported
     environment.prepare_process(Path(pipeline.output.path) / "_logs")
-    from jobs.pipeline import graph, sources
+    from jobs.pipeline import sources
 
     notes = Path(arguments[0]).with_suffix(".failures")
     notes.mkdir(exist_ok=True)
     for note in notes.iterdir():
         note.unlink()
     failures = Failures(Path(pipeline.checkpoints), notes, times)
-    within = where == "within-batches"
     reading: Any = sources
     reading.plan = partial(reading.plan, chunk_bytes=CHUNK_BYTES)
-    reading.ReadFiles = partial(
-        Reader, failures=failures, fails=not within, kills=where == "by-a-kill"
-    )
-    if within:
-        joining: Any = graph
-        joining.JoinBatches = partial(Join, failures=failures)
+    reading.ReadFiles = partial(Reader, failures=failures, kills=where == "by-a-kill")
     return join_samples.main(["--config", *arguments])
 
 

@@ -1,4 +1,4 @@
-"""Failures between two chunks of files, and in the middle of a batch: every row once, and no other.
+"""Failures between two chunks of files: every row once, and no other.
 
 Flink's table source for files forgot its position with every restore; and with two subtasks it ran
 ahead of the reader, so that no checkpoint was complete before most of the chunks were read.
@@ -6,15 +6,13 @@ ahead of the reader, so that no checkpoint was complete before most of the chunk
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_kills import check, story
-from tests.e2e.test_time import RULES, hours
+from tests.e2e.test_time import hours
 from tests.flink import running
-from tests.timeline import Key
 
 #: A failure is gone on from at once, within the job.
 RESTARTS = """
@@ -48,20 +46,3 @@ def test_a_reader_that_is_restored_several_times(tmp_path: Path, parallelism: in
     check(tmp_path, due, whole=False)
     assert run(tmp_path, "between-chunks", 2, "--restore", "latest") == 0
     check(tmp_path, due, whole=True)
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("key", "backend", "parallelism"),
-    [("request_id", "hashmap", 1), ("user_id", "rocksdb", 1), ("user_id", "hashmap", 2)],
-)
-def test_batches_that_fail_in_the_middle(
-    tmp_path: Path, key: Key, backend: str, parallelism: int
-) -> None:
-    rules = replace(RULES, key=key)
-    due = story(
-        tmp_path, hours(7), compact=False, parallelism=parallelism, interval="50ms", rules=rules
-    )
-    how = ("--set", f"runtime.state_backend={backend}")
-    assert run(tmp_path, "within-batches", 4, *how) == 0
-    check(tmp_path, due, whole=True, rules=rules)
