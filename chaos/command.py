@@ -24,7 +24,7 @@ from chaos.faults import FAULTS, SHORT, Fault
 from chaos.run import Result, draw, run
 from configuration.command_line import run as run_command
 from services.flink_cluster import ClusterError
-from services.kafka_broker import BrokerError
+from services.kafka_programs import BrokerError
 from services.waiting import DeadlineError
 from services.zookeeper import ZooKeeperError
 

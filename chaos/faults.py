@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from chaos.cluster import CHECKPOINT_TIMEOUT, HEARTBEAT_TIMEOUT, Cluster, Status
+from chaos.disks import Disk
 from chaos.job import JoinJob
 from services.waiting import wait_until
 
@@ -74,6 +75,29 @@ class Fault:
         """Give back what was taken."""
 
 
+class LeaderLost(Fault):
+    """The leading job manager is not there any more: another one has to lead."""
+
+    def has_shown(self, scene: Scene, before: Before) -> bool:
+        return scene.cluster.flink.leader() not in (None, before.leader)
+
+
+class BrokerLost(Fault):
+    """The broker that leads a partition is not there any more: another one has to lead it."""
+
+    def has_shown(self, scene: Scene, before: Before) -> bool:
+        asked = self._asked(scene)
+        return scene.cluster.kafka.leader(self._topic, 0, asking=asked) not in (None, self._broker)
+
+    def _choose(self, scene: Scene) -> int:
+        self._topic = scene.rng.choice(scene.topics)
+        self._broker = _partition_leader(scene, self._topic)
+        return self._broker
+
+    def _asked(self, scene: Scene) -> list[int]:
+        return list(scene.cluster.kafka.nodes)
+
+
 class KillTaskManager(Fault):
     """SIGKILL; another one is started."""
 
@@ -88,7 +112,7 @@ class KillTaskManager(Fault):
         scene.cluster.flink.revive()
 
 
-class KillJobManager(Fault):
+class KillJobManager(LeaderLost):
     """SIGKILL of the one that leads; another one is started, and stands by."""
 
     name = "kill -9 the leading job manager"
@@ -98,26 +122,18 @@ class KillJobManager(Fault):
         scene.cluster.flink.kill_job_manager(victim)
         return victim
 
-    def has_shown(self, scene: Scene, before: Before) -> bool:
-        return scene.cluster.flink.leader() not in (None, before.leader)
-
     def undo(self, scene: Scene) -> None:
         scene.cluster.flink.revive()
 
 
-class KillBroker(Fault):
+class KillBroker(BrokerLost):
     """SIGKILL of the broker that leads a partition; it comes back when another one leads."""
 
     name = "kill -9 the broker that leads a partition"
 
     def make(self, scene: Scene) -> str:
-        self._topic = scene.rng.choice(scene.topics)
-        self._broker = _partition_leader(scene, self._topic)
-        scene.cluster.kafka.kill(self._broker)
+        scene.cluster.kafka.kill(self._choose(scene))
         return f"broker-{self._broker}"
-
-    def has_shown(self, scene: Scene, before: Before) -> bool:
-        return scene.cluster.kafka.leader(self._topic, 0) not in (None, self._broker)
 
     def undo(self, scene: Scene) -> None:
         scene.cluster.kafka.start_node(self._broker)
@@ -191,7 +207,7 @@ class PauseTaskManager(Fault):
         flink.stop_task_manager(self._zombie)
 
 
-class PauseJobManager(Fault):
+class PauseJobManager(LeaderLost):
     """SIGSTOP of the leader until another one leads; then there are two that think they do."""
 
     name = "SIGSTOP the leading job manager"
@@ -201,9 +217,6 @@ class PauseJobManager(Fault):
         _signal(scene, self._zombie, signal.SIGSTOP)
         return self._zombie
 
-    def has_shown(self, scene: Scene, before: Before) -> bool:
-        return scene.cluster.flink.leader() not in (None, before.leader)
-
     def undo(self, scene: Scene) -> None:
         try:
             wait_until(lambda: _runs(scene), _DEADLINE_S, "the job to run under the new leader")
@@ -212,19 +225,14 @@ class PauseJobManager(Fault):
         scene.cluster.flink.revive()
 
 
-class PauseBroker(Fault):
+class PauseBroker(BrokerLost):
     """SIGSTOP of the broker that leads a partition until another one does."""
 
     name = "SIGSTOP the broker that leads a partition"
 
     def make(self, scene: Scene) -> str:
-        self._topic = scene.rng.choice(scene.topics)
-        self._broker = _partition_leader(scene, self._topic)
-        os.kill(scene.cluster.kafka.process(self._broker).pid, signal.SIGSTOP)
+        os.kill(scene.cluster.kafka.process(self._choose(scene)).pid, signal.SIGSTOP)
         return f"broker-{self._broker}"
-
-    def has_shown(self, scene: Scene, before: Before) -> bool:
-        return scene.cluster.kafka.leader(self._topic, 0) not in (None, self._broker)
 
     def undo(self, scene: Scene) -> None:
         os.kill(scene.cluster.kafka.process(self._broker).pid, signal.SIGCONT)
@@ -254,36 +262,43 @@ class SlowCheckpoint(Fault):
         return _expired_checkpoints(scene) > self._expired
 
 
-class FullCheckpointDisk(Fault):
+class FullDisk(Fault):
+    """Not a byte is free on a disk."""
+
+    needs = "disks"
+    what: ClassVar[str]
+
+    def make(self, scene: Scene) -> str:
+        self._disk(scene).fill()
+        return self.what
+
+    def undo(self, scene: Scene) -> None:
+        self._disk(scene).free()
+
+    def _disk(self, scene: Scene) -> Disk:
+        raise NotImplementedError
+
+
+class FullCheckpointDisk(FullDisk):
     """Not a byte is free under the checkpoints."""
 
     name = "the disk of the checkpoints is full"
-    needs = "disks"
+    what = "checkpoints"
 
-    def make(self, scene: Scene) -> str:
+    def _disk(self, scene: Scene) -> Disk:
         assert scene.cluster.checkpoint_disk is not None
-        scene.cluster.checkpoint_disk.fill()
-        return "checkpoints"
-
-    def undo(self, scene: Scene) -> None:
-        assert scene.cluster.checkpoint_disk is not None
-        scene.cluster.checkpoint_disk.free()
+        return scene.cluster.checkpoint_disk
 
 
-class FullOutputDisk(Fault):
+class FullOutputDisk(FullDisk):
     """Not a byte is free under the output."""
 
     name = "the disk of the output is full"
-    needs = "disks"
+    what = "output"
 
-    def make(self, scene: Scene) -> str:
+    def _disk(self, scene: Scene) -> Disk:
         assert scene.cluster.output_disk is not None
-        scene.cluster.output_disk.fill()
-        return "output"
-
-    def undo(self, scene: Scene) -> None:
-        assert scene.cluster.output_disk is not None
-        scene.cluster.output_disk.free()
+        return scene.cluster.output_disk
 
 
 class Cut(Fault):
@@ -330,26 +345,20 @@ class CutJobManager(Cut):
         return f"{victim}{'' if zookeeper else ', not ZooKeeper'}"
 
 
-class CutBroker(Cut):
+class CutBroker(BrokerLost, Cut):
     """The broker that leads a partition loses the other brokers; the job reaches all of them."""
 
     name = "partition: a broker and the other brokers"
 
     def make(self, scene: Scene) -> str:
-        self._topic = scene.rng.choice(scene.topics)
-        self._broker = _partition_leader(scene, self._topic)
-        victim = f"broker-{self._broker}"
+        victim = f"broker-{self._choose(scene)}"
         others = [name for name in _brokers(scene) if name != victim]
         self._cut(scene, [victim], others, one_way=False)
         return victim
 
-    def has_shown(self, scene: Scene, before: Before) -> bool:
+    def _asked(self, scene: Scene) -> list[int]:
         # the one that is cut off goes on to believe that it leads
-        others = [node for node in scene.cluster.kafka.nodes if node != self._broker]
-        return scene.cluster.kafka.leader(self._topic, 0, asking=others) not in (
-            None,
-            self._broker,
-        )
+        return [node for node in scene.cluster.kafka.nodes if node != self._broker]
 
     def undo(self, scene: Scene) -> None:
         super().undo(scene)

@@ -13,7 +13,7 @@ _POSITIONS = [position.to_bytes(8, "little") for position in range(1024)]
 
 def sample_ids(request_id: str, item_ids: Sequence[str]) -> list[int]:
     """Of all impressions of a request, in order of position; signed 64-bit integers."""
-    return unpacked(packed_sample_ids(request_id, item_ids))
+    return unpacked_sample_ids(packed_sample_ids(request_id, item_ids))
 
 
 def packed_sample_ids(request_id: str, item_ids: Sequence[str]) -> bytes:
@@ -37,7 +37,7 @@ def packed_sample_ids(request_id: str, item_ids: Sequence[str]) -> bytes:
     )
 
 
-def unpacked(ids: bytes) -> list[int]:
+def unpacked_sample_ids(ids: bytes) -> list[int]:
     """What `packed_sample_ids` packed."""
     return list(struct.unpack(f">{len(ids) // 8}q", ids))
 

@@ -7,22 +7,20 @@ with KafkaBroker(folder) as broker: ... broker.bootstrap_servers
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from services import process
-from services.jars import JarError, jar_paths
-from services.java import JavaError, find_java_home
+from services import kafka_programs, process
+from services.jars import JarError
+from services.java import JavaError
 from services.kafka_listeners import Listener, addresses, of_users, protocols
+from services.kafka_programs import BrokerError
 from services.process import ProcessId
 from services.waiting import DeadlineError, wait_until
 
@@ -55,19 +53,6 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 """
-
-_LOG4J = """\
-rootLogger.level=INFO
-rootLogger.appenderRef.console.ref=console
-appender.console.name=console
-appender.console.type=Console
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=%d{ISO8601} %-5p %c - %m%n
-"""
-
-
-class BrokerError(Exception):
-    """The broker could not be started; the message holds the end of its log."""
 
 
 class KafkaBroker:
@@ -150,8 +135,6 @@ class KafkaBroker:
             BrokerError: if it ends or does not answer within a minute.
             JarError, JavaError: if the set-up has not been run.
         """
-        java = find_java_home() / "bin" / "java"
-        class_path = os.pathsep.join(str(path) for path in jar_paths("kafka"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = process.free_port(self.port)
         properties = self.folder / "server.properties"
@@ -168,11 +151,8 @@ class KafkaBroker:
         lines += [f"{name}={value}" for name, value in self._properties.items()]
         text += "\n".join([*lines, ""])
         properties.write_text(text, encoding="utf-8")
-        log4j = self.folder / "log4j2.properties"
-        log4j.write_text(_LOG4J, encoding="utf-8")
-        command: list[str | Path] = [java, *_JVM_OPTIONS, *self._java_options]
-        command += [f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-cp", class_path]
-        self._format([*command, "kafka.tools.StorageTool"], properties)
+        command = kafka_programs.java(self.folder, [*_JVM_OPTIONS, *self._java_options])
+        self._format(command, properties)
         self._process = process.start(
             [*command, "kafka.Kafka", properties],
             log=self.log,
@@ -201,32 +181,10 @@ class KafkaBroker:
     def create_topic(
         self, name: str, *, partitions: int = 1, settings: Mapping[str, str] | None = None
     ) -> None:
-        """Create a topic that keeps its records whatever their timestamps are.
-
-        Args:
-            name: of the topic.
-            partitions: how many.
-            settings: topic settings over ``retention.ms=-1``; records with timestamps more
-                than an hour ahead need ``message.timestamp.after.max.ms``.
-
-        Raises:
-            kafka.errors.KafkaError: what the broker says, e.g. that the topic exists.
-        """
-        from kafka import KafkaAdminClient
-        from kafka.admin import NewTopic
-
-        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
-        try:
-            topic = NewTopic(
-                name=name,
-                num_partitions=partitions,
-                replication_factor=1,
-                topic_configs={"retention.ms": "-1", **(settings or {})},
-            )
-            # Otherwise a producer may ask before the broker knows of the topic.
-            admin.create_topics([topic], wait_for_metadata=True)
-        finally:
-            admin.close()
+        """Create a topic with one replica; see `kafka_programs.create_topic`."""
+        kafka_programs.create_topic(
+            self.bootstrap_servers, name, partitions=partitions, replicas=1, settings=settings
+        )
 
     def __enter__(self) -> KafkaBroker:
         self.start()
@@ -240,26 +198,16 @@ class KafkaBroker:
     ) -> None:
         self.stop()
 
-    def _format(self, storage_tool: Sequence[str | Path], properties: Path) -> None:
+    def _format(self, command: Sequence[str | Path], properties: Path) -> None:
         """Give the data folder its cluster id; an existing one keeps its own."""
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # An id that starts with a dash would be taken for an option.
-        arguments = ["format", f"--cluster-id={cluster_id}", "--config", str(properties)]
+        users: list[str] = []
         for name, password in self._users.items():
             for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
-                arguments += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
-        done = subprocess.run(
-            [*(str(part) for part in storage_tool), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BrokerError(
-                f"the broker's storage could not be formatted:\n{done.stderr[-2000:]}"
-            )
+                users += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
+        new_id = kafka_programs.new_cluster_id()
+        kafka_programs.format_storage(command, new_id, properties, *users)
 
     def _answers_or_ended(self) -> bool:
         if not self.is_running():

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import subprocess
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from services import process
-from services.jars import jar_paths
-from services.java import find_java_home
-from services.kafka_broker import BrokerError
+from services import kafka_programs, process
+from services.kafka_programs import BrokerError
 from services.place import LOOPBACK, Place
 from services.process import ProcessId
 from services.waiting import DeadlineError, wait_until
@@ -46,15 +41,6 @@ controller.quorum.election.timeout.ms=1000
 controller.quorum.fetch.timeout.ms=2000
 replica.lag.time.max.ms=5000
 group.initial.rebalance.delay.ms=0
-"""
-
-_LOG4J = """\
-rootLogger.level=INFO
-rootLogger.appenderRef.console.ref=console
-appender.console.name=console
-appender.console.type=Console
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=%d{ISO8601} %-5p %c - %m%n
 """
 
 
@@ -98,7 +84,7 @@ class KafkaCluster:
             BrokerError: if one ends, or they are not ready within 90 seconds.
             JarError, JavaError: if the set-up has not been run.
         """
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = kafka_programs.new_cluster_id()
         for node in self.nodes:
             self._ports[node] = (process.free_port(), process.free_port())
         for node in self.nodes:
@@ -170,21 +156,13 @@ class KafkaCluster:
     def create_topic(
         self, name: str, *, partitions: int, settings: Mapping[str, str] | None = None
     ) -> None:
-        """Create a topic with a replica on each of at most three brokers."""
-        from kafka import KafkaAdminClient
-        from kafka.admin import NewTopic
-
-        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
-        try:
-            topic = NewTopic(
-                name=name,
-                num_partitions=partitions,
-                replication_factor=self._replicas,
-                topic_configs={"retention.ms": "-1", **(settings or {})},
-            )
-            admin.create_topics([topic], wait_for_metadata=True)
-        finally:
-            admin.close()
+        """Create a topic with replicas on at most three brokers; see `kafka_programs`."""
+        kafka_programs.create_topic(
+            *(self.bootstrap_servers, name),
+            partitions=partitions,
+            replicas=self._replicas,
+            settings=settings,
+        )
 
     def __enter__(self) -> KafkaCluster:
         self.start()
@@ -205,18 +183,12 @@ class KafkaCluster:
         return min(3, len(self._places))
 
     def _java(self, node: int) -> list[str | Path]:
-        log4j = self.folder / f"{node}" / "log4j2.properties"
-        class_path = os.pathsep.join(str(path) for path in jar_paths("kafka"))
-        return [
-            *self._places[node].prefix,
-            *(find_java_home() / "bin" / "java", *_JVM_OPTIONS),
-            *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-cp", class_path),
-        ]
+        command = kafka_programs.java(self.folder / f"{node}", _JVM_OPTIONS)
+        return [*self._places[node].prefix, *command]
 
     def _configure(self, node: int, cluster_id: str) -> None:
         home = self.folder / f"{node}"
         home.mkdir(parents=True)
-        (home / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
         properties = home / "server.properties"
         port, controller_port = self._ports[node]
         voters = ",".join(
@@ -234,15 +206,7 @@ class KafkaCluster:
             in_sync=min(2, self._replicas),
         )
         properties.write_text(text, encoding="utf-8")
-        tool = [*self._java(node), "kafka.tools.StorageTool", "format"]
-        done = subprocess.run(
-            [str(w) for w in (*tool, f"--cluster-id={cluster_id}", "--config", properties)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BrokerError(f"broker {node} could not be formatted:\n{done.stderr[-2000:]}")
+        kafka_programs.format_storage(self._java(node), cluster_id, properties)
 
     def _servers(self, nodes: Sequence[int]) -> str:
         return ",".join(f"{self._places[n].address}:{self._ports[n][0]}" for n in nodes)

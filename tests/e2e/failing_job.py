@@ -55,13 +55,9 @@ class Failures:
         self._since |= complete - self._before
         return self.number < self.times and len(self._since) >= CHECKPOINTS
 
-    def note(self) -> bool:
-        """Write the next one down; False if another subtask was faster."""
-        try:
-            (self._notes / str(self.number)).touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
+    def note(self) -> None:
+        """Write the next one down."""
+        (self._notes / str(self.number)).touch(exist_ok=False)
 
 
 class Reader(ReadFiles):
@@ -73,12 +69,12 @@ class Reader(ReadFiles):
 
     def run(self, batch: bytes) -> bytes:
         failures = self._failures
-        due = failures.due()
-        if due and failures.note():
+        if failures.due():
+            failures.note()
             if self._kills and failures.number == failures.times:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("between chunks, as it was told to")
-        if not due and failures.number < failures.times:
+        if failures.number < failures.times:
             time.sleep(PAUSE_S)
         return super().run(batch)
 

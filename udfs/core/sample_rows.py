@@ -10,7 +10,7 @@ import msgspec
 from schemas.actions import ActionKind
 from schemas.events import RequestBody, unpack_front
 from schemas.features import Feature, FeatureSchema
-from schemas.sample_id import packed_sample_ids, unpacked
+from schemas.sample_id import packed_sample_ids, unpacked_sample_ids
 from udfs.core import wire
 from udfs.core.emission import Emitted
 from udfs.core.partitions import partition
@@ -64,7 +64,7 @@ class SampleWriter:
         rates = None if self._sampling.off else self._rates(emitted, body, negative)
         written = positions
         if rates is not None:
-            written = self._kept(positions, negative, unpacked(ids), rates)
+            written = self._kept(positions, negative, unpacked_sample_ids(ids), rates)
         by_kind: dict[wire.RowKind, list[int]] = {}
         for p in written:
             by_kind.setdefault(_row_kind(emitted, negative[p]), []).append(p)
