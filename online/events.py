@@ -1,0 +1,166 @@
+"""From the arguments of a logging call to the bytes of a record that the join accepts, or to the
+reason why it would reject it.
+
+The record is validated by the decoders of the job (`schemas.decoding`), so both have one opinion.
+What no decoder can see is looked for here: a feature that is not declared, and a number that JSON
+cannot hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.events import Origin
+from schemas.features import FeatureSchema
+
+#: An item that was shown: its id, and its features by name.
+Item = tuple[str, Mapping[str, Any]]
+
+_NOWHERE = Origin("", None, 0)
+
+
+class InvalidEventError(ValueError):
+    """An event that the join would reject, or of which it would drop something.
+
+    `reason` is one of docs/events.md, or `undeclared_feature`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is sent to Kafka. `time` (epoch ms) becomes the record's timestamp."""
+
+    key: bytes
+    value: bytes
+    time: int
+
+
+class RequestEncoder:
+    """Makes the records of feature events. Their key is what `join.key` names."""
+
+    def __init__(self, decoder: RequestDecoder, schema: FeatureSchema, *, by_user: bool) -> None:
+        self._decoder, self._by_user = decoder, by_user
+        self._context = frozenset(f.name for f in schema.scoped("context"))
+        self._features = frozenset(f.name for f in schema.scoped("item"))
+
+    def record(
+        self,
+        request_id: str,
+        user_id: str,
+        items: Iterable[Item],
+        context: Mapping[str, Any],
+        event_time: int,
+        now: int,
+    ) -> Record:
+        """Times are epoch ms. Raises InvalidEventError."""
+        pairs = list(items)
+        for features in (context, *(features for _, features in pairs)):
+            if not isinstance(features, Mapping):
+                raise InvalidEventError(
+                    "wrong_type", f"expected features by name, got {features!r}"
+                )
+        if not context.keys() <= self._context:
+            raise _undeclared(context, self._context, "context", self._features, "item")
+        for _, features in pairs:
+            if not features.keys() <= self._features:
+                raise _undeclared(features, self._features, "item", self._context, "context")
+        value = _encoded(
+            {
+                "request_id": request_id,
+                "user_id": user_id,
+                "event_time": event_time,
+                "context": context,
+                "items": [{"item_id": item, "features": features} for item, features in pairs],
+            }
+        )
+        try:
+            self._decoder.decode(value, _NOWHERE, now)
+        except BadRecord as bad:
+            raise InvalidEventError(bad.reason, bad.message) from None
+        return Record((user_id if self._by_user else request_id).encode(), value, event_time)
+
+
+class ActionEncoder:
+    """Makes the records of action events. Their key is what `join.key` names."""
+
+    def __init__(self, decoder: ActionDecoder, *, by_user: bool) -> None:
+        self._decoder, self._by_user = decoder, by_user
+
+    def record(self, action: Mapping[str, Any], event_time: int, now: int) -> Record:
+        """`action`: the fields of docs/events.md but the time. Times are epoch ms.
+
+        Raises InvalidEventError.
+        """
+        fields = {name: value for name, value in action.items() if value is not None}
+        value = _encoded(fields | {"event_time": event_time})
+        try:
+            self._decoder.decode(value, _NOWHERE, now)
+        except BadRecord as bad:
+            raise InvalidEventError(bad.reason, bad.message) from None
+        # without a request's id the decoder has refused it, if that is what it is joined by
+        key: str = fields["user_id"] if self._by_user else fields["request_id"]
+        return Record(key.encode(), value, event_time)
+
+
+def _undeclared(
+    features: Mapping[str, Any],
+    declared: frozenset[str],
+    scope: str,
+    elsewhere: frozenset[str],
+    other: str,
+) -> InvalidEventError:
+    name = min(str(name) for name in features.keys() - declared)
+    if name in elsewhere:
+        what = f"the feature {name!r} is declared for scope {other!r}, and was logged in {scope!r}"
+    else:
+        known = ", ".join(sorted(declared)) or "none"
+        what = f"no [features.{name}] of scope {scope!r} is declared; declared are: {known}"
+    return InvalidEventError("undeclared_feature", what)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, pyarrow and their like, as Python has them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    raise TypeError(f"a {type(value).__name__} is no JSON value")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    try:
+        value = _encode(record)
+    except UnicodeEncodeError as error:
+        raise InvalidEventError("invalid_utf8", str(error)) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEventError("wrong_type", str(error)) from None
+    # msgspec writes null for a number that JSON does not have: an absent feature, for the join
+    if b"null" in value and (found := _not_finite(record)) is not None:
+        raise InvalidEventError("not_finite", f"JSON has no {found}")
+    return value
+
+
+def _not_finite(value: Any) -> float | None:
+    """The first NaN or infinity in it."""
+    if not isinstance(value, str | bytes | Mapping | Sequence | int | float | None):
+        value = _plain(value)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return next((f for f in map(_not_finite, value) if f is not None), None)
+    return None

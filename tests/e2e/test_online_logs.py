@@ -1,0 +1,170 @@
+"""The logs of an application on a real broker, and the join that reads what they wrote."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from online import ActionLog, FeatureLog, InvalidEventError
+from services.kafka_broker import KafkaBroker
+from services.waiting import wait_until
+from tests.e2e import local_job
+
+pytestmark = pytest.mark.thorough
+
+START = 1_700_000_000_000
+REQUESTS, THREADS = 2_000, 4
+_PIPELINE = """
+[join]
+key = "request_id"
+[actions.click]
+window = "10s"
+[features.hour]
+scope = "context"
+type = "int64"
+[features.price]
+type = "float64"
+{sources}
+[output]
+path = "{folder}/out"
+"""
+_SOURCE = """
+[sources.{stream}]
+type = "kafka"
+topic = "{name}-{stream}"
+bootstrap_servers = "{servers}"
+end = "latest"
+[sources.{stream}.properties]
+{properties}
+"""
+_LOGIN = '''
+"security.protocol" = "SASL_PLAINTEXT"
+"sasl.mechanism" = "SCRAM-SHA-256"
+"sasl.jaas.config" = """
+org.apache.kafka.common.security.scram.ScramLoginModule required
+username="app" password="{password}";
+"""
+'''
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A broker of its own, for it is killed."""
+    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"app": "right"}) as broker:
+        yield broker
+
+
+def _pipeline(folder: Path, name: str, servers: str, properties: str = "") -> Path:
+    sources = "".join(
+        _SOURCE.format(stream=stream, name=name, servers=servers, properties=properties)
+        for stream in ("features", "actions")
+    )
+    path = folder / "pipeline.toml"
+    path.write_text(_PIPELINE.format(sources=sources, folder=folder))
+    return path
+
+
+def _records(broker: KafkaBroker, topic: str) -> list[Any]:
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
+    try:
+        partitions = [
+            TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()
+        ]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(partitions)
+        found: list[Any] = []
+        while any(consumer.position(one) < ends[one] for one in partitions):
+            for records in consumer.poll(timeout_ms=1_000).values():
+                found += records
+        return found
+    finally:
+        consumer.close()
+
+
+def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: Path) -> None:
+    for stream in ("features", "actions"):
+        broker.create_topic(f"killed-{stream}", partitions=3)
+    path = _pipeline(tmp_path, "killed", broker.bootstrap_servers)
+    half = threading.Barrier(THREADS + 1, timeout=120)
+    with FeatureLog(path, give_up_s=600) as features, ActionLog(path, give_up_s=600) as actions:
+
+        def application(thread: int) -> None:
+            for n in range(thread, REQUESTS, THREADS):
+                if n // THREADS == REQUESTS // THREADS // 2:
+                    half.wait()
+                time = START + n * 10
+                items = [(f"i-{n}-{p}", {"price": n + p / 4}) for p in range(3)]
+                assert features.request(
+                    f"r-{n}", f"u-{n % 7}", items, context={"hour": n % 24}, event_time=time
+                )
+                assert actions.action(
+                    "click", f"u-{n % 7}", f"i-{n}-1", request_id=f"r-{n}", event_time=time + 5
+                )
+
+        threads = [threading.Thread(target=application, args=(t,)) for t in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        half.wait()
+        os.kill(broker.process_ids[0], signal.SIGKILL)
+        wait_until(lambda: not broker.is_running(), 30, "the broker to be dead")
+        for thread in threads:
+            thread.join()
+        assert features.counts.pending + actions.counts.pending > 0
+        broker.start()
+        assert features.flush(120)
+        assert actions.flush(120)
+        for counts in (features.counts, actions.counts):
+            assert (counts.accepted, counts.delivered, counts.lost) == (REQUESTS, REQUESTS, 0)
+    logged = _records(broker, "killed-features")
+    # what was on its way when the broker died may be there twice
+    assert set(Counter(record.key.decode() for record in logged)) == {
+        f"r-{n}" for n in range(REQUESTS)
+    }
+    assert {record.timestamp for record in logged} == {START + n * 10 for n in range(REQUESTS)}
+
+    log = tmp_path / "log"
+    with local_job.started(["--config", str(path)], log) as job:
+        assert job.wait(timeout=240) == 0, log.read_text()
+    samples = ds.dataset(tmp_path / "out" / "samples", partitioning="hive").to_table()
+    rows = samples.select(["request_id", "item_id", "price", "hour", "label_click"]).to_pylist()
+    assert sorted(map(tuple, (row.values() for row in rows))) == sorted(
+        (f"r-{n}", f"i-{n}-{p}", n + p / 4, n % 24, int(p == 1))
+        for n in range(REQUESTS)
+        for p in range(3)
+    )
+
+
+def test_a_log_logs_in_as_the_job_does_and_says_what_it_waits_for(
+    broker: KafkaBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.create_topic("login-features")
+    items = [("i-1", {"price": 1.0})]
+    for password in ("wrong", "right"):
+        path = _pipeline(
+            tmp_path, "login", broker.servers("LOGIN"), _LOGIN.format(password=password)
+        )
+        with caplog.at_level(logging.WARNING, "online"):
+            log = FeatureLog(path)
+            assert log.request("r-1", "u-1", items, context={"hour": 1})
+            with pytest.raises(InvalidEventError, match="undeclared_feature"):
+                log.request("r-1", "u-1", [("i-1", {"prize": 1.0})], context={"hour": 1})
+            assert log.counts.invalid == {"undeclared_feature": 1}
+            if password == "wrong":
+                wait_until(lambda: "cannot send now" in caplog.text, 60, "a warning")
+                assert "right" not in caplog.text
+                assert not log.close(0)
+                assert log.counts.lost == 1
+            else:
+                assert log.close(60)
+    assert [record.key for record in _records(broker, "login-features")] == [b"r-1"]
