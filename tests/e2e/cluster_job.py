@@ -22,17 +22,30 @@ class Job:
         assert self.cluster.job_state(self.id) != "FAILED", self.cluster.job_exception(self.id)
         return True
 
+    def end(self) -> None:
+        """Cancels the job if it has not ended, so that it leaves its slots to the next."""
+        if self.cluster.job_state(self.id) not in ("FINISHED", "FAILED", "CANCELED"):
+            self.cluster.cancel(self.id)
+
     def latest(self, what: Literal["completed", "restored"]) -> dict[str, Any]:
         """The latest checkpoint that has completed, or was restored; empty if none has."""
         checkpoints = self.cluster.get(f"/jobs/{self.id}/checkpoints")
         return dict(checkpoints["latest"][what] or {})
+
+    def state_bytes(self) -> int:
+        """The size of the latest checkpoint that has completed."""
+        return int(self.latest("completed")["state_size"])
+
+    def restored(self) -> int:
+        """How often the job has gone on from a checkpoint or savepoint."""
+        return int(self.cluster.get(f"/jobs/{self.id}/checkpoints")["counts"]["restored"])
 
     def wait_for_checkpoints(self, number: int) -> None:
         """Until so many have completed that were not yet under way."""
         end = int(self.latest("completed").get("id", 0)) + 1 + number
         wait_until(
             lambda: self.goes_on() and self.latest("completed").get("id", 0) >= end,
-            60,
+            120,
             f"{number} more checkpoints",
         )
 
@@ -65,7 +78,7 @@ class Job:
         """Until so many records were read, and written down in two checkpoints after that."""
         wait_until(
             lambda: self.goes_on() and self.metric(f"decode {stream}", f"{stream}_read") == records,
-            60,
+            120,
             f"{records} {stream} to be read",
             every_s=0.25,
         )
