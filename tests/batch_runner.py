@@ -79,6 +79,8 @@ class BatchRunner:
         #: How many requests are pending, by their deadline, and how many actions are held.
         self.pending = Counter[int]()
         self.held = 0
+        #: What each batch told of large keys.
+        self.largest: list[int] = []
         self.silence = None if silence is None else core_runner.Silence(silence)
         self.watermark = self._before = core_runner.NEVER
         self._progress: dict[str, int] = {}
@@ -209,11 +211,12 @@ class BatchRunner:
             self._begin_batch()
             packed_batch = _pack(batch)
             self.moved += len(packed_batch)
-            said, samples, (counts, _, side) = _unpack(self._join.run(packed_batch))
+            said, samples, largest, (counts, _, side) = _unpack(self._join.run(packed_batch))
             for of_key in said:
                 self._store(keys[of_key[0]], *of_key[1:])
             if self._random.random() < self._check:
                 self._check_levels()
+            self.largest.append(largest)
             for name, by in counts:
                 self.counts[name] += by
             for packed in samples:

@@ -100,6 +100,30 @@ def test_positives_are_the_impressions_that_have_an_action_when_they_settle(key:
             assert runner.counts[f"positives/{kind}"] == found, str(timeline)
 
 
+@pytest.mark.parametrize(("requests", "largest"), [(10, 0), (60, 61)])
+def test_a_key_of_many_requests_is_told_of(requests: int, largest: int) -> None:
+    rules = Rules("user_id", {"click": 10**6}, {"click": "any"})
+    arrivals: list[Event] = [Request(f"r{i}", "u", i, ("i",)) for i in range(requests)]
+    # an action that looks at all of them
+    arrivals.append(Action("a", "u", "i", None, "click", None, requests))
+    runner = BatchRunner(rules, 0, cut=1.0)
+    runner.run(Timeline(tuple(arrivals), requests))
+    assert max(runner.largest) == largest
+
+
+@pytest.mark.parametrize("actions", [10, 33, 100])
+def test_a_request_of_many_actions_is_told_of_while_they_come(actions: int) -> None:
+    rules = Rules("request_id", {"click": 10**6}, {"click": "any"})
+    arrivals: list[Event] = [Request("r", "u", 0, ("i",))]
+    arrivals += [Action(f"a{i}", "u", "i", "r", "click", None, i) for i in range(actions)]
+    runner = BatchRunner(rules, 0, cut=1.0)
+    runner.run(Timeline(tuple(arrivals), actions))
+    # The end settles the request. Before it there is a batch for each event.
+    so_far, at_the_end = runner.largest[: 1 + actions], runner.largest[1 + actions :]
+    assert so_far == [0, *(n if n > 33 else 0 for n in range(1, 1 + actions))]
+    assert max(at_the_end) == (1 + actions if actions > 16 else 0)
+
+
 def test_all_that_is_counted_is_declared() -> None:
     """A metric is there, at 0, before it counts for the first time."""
     for number, (timeline, rules) in enumerate(random_timelines(SEEDED, seed=8, key="user_id")):

@@ -288,8 +288,8 @@ class JoinBatches:
     def _reply(self, keys: list[_Key]) -> bytes:
         """`[keys: [index, whether to load it next time, changes: {name: bytes or nil}, the new log
         or nil, what is appended to it, timers to set, pending: [deadline, how many more], how many
-        more actions are held], samples: [bytes], reports]`, packed. Keys with nothing to say are
-        left out.
+        more actions are held], samples: [bytes], elements of the largest key, reports]`, packed.
+        Keys with nothing to say are left out.
         """
         timers: dict[int, set[int]] = {}
         for at, k in self._timers:
@@ -314,7 +314,7 @@ class JoinBatches:
                     (k, load, key.changes, key.new_log, key.appended, wake, key.pending, key.held)
                 )
         samples, self._samples = self._samples, []
-        return self._pack((said, samples, self._reports.taken()))
+        return self._pack((said, samples, self._join.take_largest(), self._reports.taken()))
 
     def _say_late(self, late: int | None) -> None:
         if late is not None:

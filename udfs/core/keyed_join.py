@@ -83,6 +83,16 @@ class KeyedJoin:
         self._weight = 0
         # Of keys that are not in memory, and whose logs do not come along: how long the log is.
         self._lengths: dict[str, int] = {}
+        self._largest = 0
+
+    def take_largest(self) -> int:
+        """The elements of the largest key that was seen since the last call; 0: no large one was.
+
+        A key is seen when it is read as a whole, or is in memory. Of one with a long log that an
+        action is only appended to, it is the length of the log.
+        """
+        largest, self._largest = self._largest, 0
+        return largest
 
     @property
     def keys_in_memory(self) -> bool:
@@ -163,6 +173,7 @@ class KeyedJoin:
             if length is None:
                 length = self._storage.count_log()
             self._lengths[key] = length + 1
+            self._largest = max(self._largest, length + 1)
             if len(self._lengths) > LENGTHS:
                 del self._lengths[next(iter(self._lengths))]
         return length < self._rules.max_actions
@@ -232,8 +243,10 @@ class KeyedJoin:
         return state
 
     def _keep(self, key: str, state: KeyState, stored: Iterable[StoredRequest]) -> None:
-        if len(state) <= self._small:
+        elements = len(state)
+        if elements <= self._small:
             return
+        self._largest = max(self._largest, elements)
         state.drop_bodies(stored)
         weight = state.weight
         self._kept[key] = state, weight

@@ -311,7 +311,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         before = watermark;
     }
 
-    /** The reply: [keys, samples, reports]. */
+    /** The reply: [keys, samples, elements of the largest key, reports]. */
     private void perform(byte[] reply, List names) throws Exception {
         Packed in = new Packed(reply);
         in.array();
@@ -357,6 +357,7 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         for (int i = 0; i < n; i++) {
             output.collect(record.replace(in.content()));
         }
+        levels.largest(in.integer());
         reports.perform(in, output);
     }
 

@@ -1,8 +1,9 @@
 // How much is waiting in the keys of one subtask: pending requests, by deadline, and held actions.
-// Gauges of it. No imports: this is put behind the operator that uses it.
+// Gauges of it, and of the largest key. No imports: this is put behind the operator that uses it.
 //
 // It is counted by key group and kept in union list state, so it is right after a restore too, at any
-// parallelism: each subtask takes the counts of the key groups that it has now.
+// parallelism: each subtask takes the counts of the key groups that it has now. The largest key is not
+// kept: it is known again as soon as it is looked at.
 
 final class Levels {
     private static final long NEVER = Long.MIN_VALUE;
@@ -21,6 +22,7 @@ final class Levels {
     /** What the gauges show, for other threads. */
     volatile long pendingRequests, heldActions;
     private final Moment oldestDeadline = new Moment();
+    private final Largest largestKey = new Largest();
 
     /** spanMs: how exactly deadlines are told apart, if the restored state does not say it. */
     Levels(
@@ -84,6 +86,7 @@ final class Levels {
                     }
                 });
         metrics.gauge("oldest_deadline_ms", oldestDeadline);
+        metrics.gauge("largest_key", largestKey);
     }
 
     /** What Python says of a key (udfs/core/join_batches.py): pending [deadline, by], held by. */
@@ -108,6 +111,11 @@ final class Levels {
     void publish() {
         oldestDeadline.set(
                 pending.isEmpty() ? Moment.NONE : ((Long) pending.firstKey()).longValue());
+    }
+
+    /** elements: of the largest key of a batch; 0: it had no large one. */
+    void largest(long elements) {
+        largestKey.set(elements);
     }
 
     void snapshot() throws Exception {

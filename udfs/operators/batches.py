@@ -93,7 +93,7 @@ def keyed(
             str(deadline_span),
         ],
         uid=uid,
-        needs=("Hosted", "Packed", "Pickled", "Packing", "Reports", "Levels", "Moment"),
+        needs=("Hosted", "Packed", "Pickled", "Packing", "Reports", "Levels", "Moment", "Largest"),
         keyed=True,
     )
 
