@@ -55,6 +55,11 @@ RUN_TESTS = jobs=5; trainer=5; \
 test: setup ## run the tests (ARGS="-k name" passes options to pytest)
 	@$(call RUN_TESTS,-m "not thorough")
 
+.PHONY: dashboard-picture
+dashboard-picture: setup ## draw the dashboard of docker/grafana with what a test run shows (needs Prometheus): out/dashboard.png
+	@mkdir -p out; SAMPLE_STITCH_DASHBOARD_PICTURE="$(CURDIR)/out/dashboard.png" \
+		$(RUN) $(PY) -m pytest -q -m "" -k every_panel tests/e2e/test_metrics.py
+
 .PHONY: test-thorough
 test-thorough: setup ## run the tests that take longer, and more random inputs
 	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
