@@ -81,6 +81,25 @@ def speed(spec: Spec) -> Result:
         return result
 
 
+def join_seconds(module: str, argument: str, folder: Path) -> float:
+    """CPU seconds of the join's thread in a run of `python -m module argument`. Raises RunError."""
+    log = folder / "log.txt"
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, argument],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=_environment(sys.executable, str(folder)),
+            start_new_session=True,
+        )
+    with ended(child):
+        watched = _watch(child, lambda: False)
+    if child.returncode != 0 or not watched.cpu.get("join and sink"):
+        raise RunError(f"{argument} failed: {why(log)}")
+    return watched.cpu["join and sink"]
+
+
 def why(log: Path) -> str:
     """What a log says of a failure: the innermost cause, or else its end."""
     causes = [
@@ -163,11 +182,18 @@ def running(spec: Spec) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=_environment(spec),
+            env=_environment(_python(spec), spec.scratch),
             start_new_session=True,
         )
-    try:
+    with ended(child):
         yield child, log
+
+
+@contextlib.contextmanager
+def ended(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """At the exit the process is ended, and whatever else is in its group."""
+    try:
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -184,13 +210,13 @@ def _python(spec: Spec) -> str:
     return python_of_peers() if spec.plan in PEERS else sys.executable
 
 
-def _environment(spec: Spec) -> dict[str, str]:
+def _environment(python: str, logs: str) -> dict[str, str]:
     """Java and Python as the job has them, and the same options of the JVM for all."""
     return os.environ | {
-        "PATH": os.pathsep.join([str(Path(_python(spec)).parent), os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(Path(python).parent), os.environ.get("PATH", "")]),
         "JAVA_HOME": str(find_java_home()),
         "FLINK_ENV_JAVA_OPTS": f"{_usual_java_options()} -Xmx{HEAP}",
-        "FLINK_LOG_DIR": spec.scratch,
+        "FLINK_LOG_DIR": logs,
     }
 
 
