@@ -265,7 +265,8 @@ class Coordinator:
     def _now_apart(self) -> list[frozenset[int]]:
         """The pairs of servers that have not reached each other lately."""
         since = time.monotonic() - APART_S
-        return [pair for pair, at in self._apart.items() if at > since]
+        self._apart = {pair: at for pair, at in self._apart.items() if at > since}
+        return list(self._apart)
 
     def _tell(
         self, server: int, shard: int, command: str, frames: Sequence[Any] = (), **arguments: Any
@@ -397,7 +398,7 @@ class Coordinator:
         new = dict(zip(shards, sorted(started), strict=False))
         for shard, server in new.items():
             self.commands.set_model(server, self.job.spec)
-            self.commands.create(server, shard, (), self._generation)
+            self.commands.add_shard(self.placement, shard, server, self._generation)
         self.placement = self.placement.with_shards(new)
 
     def _leave(self, shards: Sequence[int]) -> None:

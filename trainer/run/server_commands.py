@@ -15,8 +15,9 @@ import numpy as np
 
 from trainer.run.placement import Move, Placement
 from trainer.run.runner import RunError
+from trainer.server import ring
 from trainer.server.shard import ShardSnapshot
-from trainer.server.shard_file import snapshot_from_bytes
+from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes
 from trainer.spec import ModelSpec
 from trainer.table.optimizers import Floats
 
@@ -62,6 +63,19 @@ class ServerCommands:
             has_dense=shard == self._dense,
             lineage=lineage,
         )
+
+    def add_shard(self, placement: Placement, shard: int, server: int, lineage: int) -> None:
+        """Between batches: a new shard without rows on `server`, which knows the same pushes.
+
+        Otherwise a shard to which no rows move would wait for the pushes that came before it: it
+        would keep a mark of each later one, and under BSP refuse the next step.
+        """
+        beside = placement.shards[0]
+        nothing = [np.zeros(ring.ARCS, np.bool_).tobytes()]
+        _, frames = self._tell(placement.primaries[beside], beside, "take out", nothing)
+        taken = snapshot_from_bytes(frames[0])
+        taken.sketches = [None] * len(taken.sketches)  # none of its keys was counted yet
+        self.create(server, shard, [snapshot_to_bytes(taken)], lineage)
 
     def announce(self, placement: Placement, servers: Iterable[int]) -> None:
         """Tell every server the epoch, and which of its replicas are primaries.
