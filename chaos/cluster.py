@@ -117,12 +117,16 @@ class Cluster:
         self.kafka.start()
         self.flink.start()
 
-    def close(self) -> None:
-        """Stop everything, and take namespaces and disks away."""
+    def stop(self) -> None:
+        """Stop everything."""
         if self.network is not None:
             self.network.heal()
         self.flink.stop()
         self.kafka.stop()
+
+    def close(self) -> None:
+        """Stop everything, and take namespaces and disks away."""
+        self.stop()
         for disk in (self.output_disk, self.checkpoint_disk):
             if disk is not None:
                 disk.close()

@@ -11,22 +11,29 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from chaos import table
+from chaos import table, trainer_run
 from chaos.cluster import Cluster
 from chaos.faults import FAULTS, SHORT, Fault
-from chaos.run import Result, draw, run
+from chaos.result import Result
+from chaos.run import draw, run
+from chaos.trainer_faults import TRAINER_FAULTS, TrainerFault
 from configuration.command_line import run as run_command
 from services.flink_cluster import ClusterError
 from services.kafka_programs import BrokerError
 from services.waiting import DeadlineError
 from services.zookeeper import ZooKeeperError
+
+#: Those of the join are made first, and then those of the trainer.
+_Kind = type[Fault] | type[TrainerFault]
+_ALL: tuple[_Kind, ...] = (*FAULTS, *TRAINER_FAULTS)
 
 SAME, DIFFERS, WRONG = 0, 1, 2
 _SHOWN = 20
@@ -57,17 +64,18 @@ def chaos(
 ) -> int:
     """Make faults on real processes under load, and compare the rows with the truth after each.
 
-    Kafka has three brokers, Flink two job managers with ZooKeeper and two task managers. Whoever
-    may not make network namespaces or small disks does without the faults that need them.
+    Kafka has three brokers, Flink two job managers with ZooKeeper and two task managers; the
+    trainer has two workers and three servers. Whoever may not make network namespaces or small
+    disks does without the faults that need them.
 
     Exit codes: 0 nothing differs; 1 something does, the job did not recover, or the run was
     stopped; 2 a wrong option.
     """
-    wanted = SHORT if short else FAULTS
+    wanted: Sequence[_Kind] = SHORT if short else _ALL
     if kind:
-        wanted = tuple(fault for fault in FAULTS if any(text in fault.name for text in kind))
+        wanted = [fault for fault in _ALL if any(text in fault.name for text in kind)]
     if not wanted:
-        _say(f"no kind has {' or '.join(kind or ())} in its name: {', '.join(_names(FAULTS))}")
+        _say(f"no kind has {' or '.join(kind or ())} in its name: {', '.join(_names(_ALL))}")
         return WRONG
     folder = Path(tempfile.mkdtemp(prefix="sample-stitch-chaos-"))
     results: list[Result] = []
@@ -84,16 +92,8 @@ def chaos(
         kinds = [fault for fault in wanted if fault.needs not in cluster.lacks]
         drawn = kinds if short else draw(kinds, faults, seed)
         _say(f"seed {seed}, {len(drawn)} faults of {len(set(drawn))} kinds, in {folder}")
-        cluster.start()
-        for result in run(
-            cluster,
-            drawn,
-            seed=seed,
-            rate=rate,
-            faults_an_era=faults_an_era,
-            minutes=minutes,
-            told=_say,
-        ):
+        ends_at = time.monotonic() + minutes * 60
+        for result in _made(cluster, drawn, seed, rate, faults_an_era, ends_at):
             results.append(result)
             _say("   ".join(table.cells(result)))
             _show_difference(result)
@@ -113,6 +113,45 @@ def chaos(
         return SAME
     _say(f"the logs are in {folder}")
     return DIFFERS
+
+
+def _made(
+    cluster: Cluster,
+    drawn: Sequence[_Kind],
+    seed: int,
+    rate: float,
+    faults_an_era: int,
+    ends_at: float,
+) -> Iterator[Result]:
+    """Those of the join in their order, and then those of the trainer in theirs."""
+    of_join = [fault for fault in drawn if issubclass(fault, Fault)]
+    of_trainer = [fault for fault in drawn if issubclass(fault, TrainerFault)]
+    number = 0
+    if of_join:
+        cluster.start()
+        for result in run(
+            cluster,
+            of_join,
+            seed=seed,
+            rate=rate,
+            faults_an_era=faults_an_era,
+            ends_at=ends_at,
+            told=_say,
+        ):
+            number = result.number
+            yield result
+        cluster.stop()
+    if of_trainer:
+        yield from trainer_run.run(
+            cluster.folder / "trainer",
+            cluster.network,
+            of_trainer,
+            first=number + 1,
+            seed=seed,
+            faults_an_era=faults_an_era,
+            ends_at=ends_at,
+            told=_say,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,7 +178,7 @@ def _show_difference(result: Result) -> None:
         _say(f"  the audit cannot account for {result.unaccounted}")
 
 
-def _names(faults: Sequence[type[Fault]]) -> list[str]:
+def _names(faults: Sequence[_Kind]) -> list[str]:
     return [fault.name for fault in faults]
 
 

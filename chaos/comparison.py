@@ -12,26 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chaos.load import CLOSER, RULES, Story
+from chaos.result import Difference
 from tests import oracle
 from tests.e2e.outcomes import outcome_of, written
 from tests.timeline import Outcome, Timeline
 
 TABLES = ("samples", "late_actions", "rejected")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What a comparison found; the lines are those of `tests.timeline.Outcome.lines`."""
-
-    compared: int
-    missing: tuple[str, ...] = ()
-    wrong_or_twice: tuple[str, ...] = ()
-    stray: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """How many rows differ, or files should not be there."""
-        return len(self.missing) + len(self.wrong_or_twice) + len(self.stray)
 
 
 @dataclass

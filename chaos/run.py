@@ -6,36 +6,23 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import TypeVar
 
 from chaos.cluster import Cluster
-from chaos.comparison import Comparison, Difference
+from chaos.comparison import Comparison
 from chaos.faults import Before, Fault, Scene
 from chaos.job import JoinJob
 from chaos.load import Load
+from chaos.result import Difference, Result
 from jobs.pipeline.config import load as load_pipeline
 from services.waiting import DeadlineError, wait_until
 from tools.audit.command import audit
 
+_K = TypeVar("_K")
+
 _DEADLINE_S = 180
 #: A drain ends an era: the job must not go on after it.
 DRAIN = "stop with drain"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One fault: seconds after it was made, and what the comparison found."""
-
-    number: int
-    fault: str
-    what: str
-    #: None for a fault that only slows the job down, or that an operator makes
-    detected_s: float | None
-    running_s: float
-    caught_up_s: float
-    difference: Difference
-    #: what the audit could not account for; None where it was not run
-    unaccounted: int | None = None
 
 
 class Era:
@@ -129,25 +116,24 @@ def run(
     seed: int,
     rate: float,
     faults_an_era: int,
-    minutes: float,
+    ends_at: float,
     told: Callable[[str], None],
 ) -> Iterator[Result]:
     """Make the faults in this order on a cluster that runs; after so many, a drain and a new era.
 
     The seed decides what each of them hits, so a seed and an order give the same faults again.
-    After so many minutes no other fault is begun.
+    No other fault is begun after `ends_at`, seconds of `time.monotonic`.
     """
     rng = random.Random(seed)
     number = 0
-    end = time.monotonic() + minutes * 60
     for first in range(0, len(faults), faults_an_era):
-        if time.monotonic() > end:
+        if time.monotonic() > ends_at:
             return
         told(f"era {first // faults_an_era + 1}: a new output")
         era = Era(cluster, first // faults_an_era, seed=seed, rate=rate)
         era.begin()
         for fault in faults[first : first + faults_an_era]:
-            if time.monotonic() > end:
+            if time.monotonic() > ends_at:
                 break
             number += 1
             told(f"{number}: {fault.name}")
@@ -157,10 +143,10 @@ def run(
         yield era.drain(number)
 
 
-def draw(kinds: Sequence[type[Fault]], number: int, seed: int) -> list[type[Fault]]:
+def draw(kinds: Sequence[_K], number: int, seed: int) -> list[_K]:
     """So many faults: all kinds once in some order, then again in another."""
     rng = random.Random(f"{seed}/faults")
-    drawn: list[type[Fault]] = []
+    drawn: list[_K] = []
     while len(drawn) < number:
         drawn += rng.sample(list(kinds), len(kinds))
     return drawn[:number]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from chaos.run import DRAIN, Result
+from chaos.result import Result
+from chaos.run import DRAIN
+from chaos.trainer_run import END
 
 _COLUMNS = ("", "fault", "hit", "detected s", "running s", "caught up s", "rows", "differing")
 
@@ -66,8 +68,8 @@ def _new_rows(results: Sequence[Result]) -> list[int]:
     before, found = 0, []
     for result in results:
         found.append(result.difference.compared - before)
-        # after a drain there is a new output
-        before = 0 if result.fault == DRAIN else result.difference.compared
+        # after the end of an output or a model there is a new one
+        before = 0 if result.fault in (DRAIN, END) else result.difference.compared
     return found
 
 

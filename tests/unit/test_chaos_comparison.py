@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chaos.comparison import Comparison, Difference
+from chaos.comparison import Comparison
 from chaos.load import CLOSER, RULES, Story, story
+from chaos.result import Difference
 from tests import oracle
 from tests.e2e.outcomes import price
 from tests.timeline import Request, Row, Timeline
