@@ -13,7 +13,7 @@ one clock. What docs/trainer.md promises, as a condition on the notes:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -66,11 +66,17 @@ def read(folder: Path) -> list[list[Note]]:
 
 
 def problems(
-    history: Iterable[Sequence[Note]], *, in_steps: bool, final: Sequence[int], due: int
+    history: Iterable[Sequence[Note]],
+    *,
+    in_steps: bool,
+    final: Sequence[int],
+    due: int,
+    begins: Mapping[int, int] | None = None,
 ) -> list[str]:
     """What contradicts the promise. `final`: how many pushes (BSP: steps) each key has in the end.
 
-    `due`: how many there were to be.
+    `due`: how many there were to be. `begins`: with how many each generation began, after a
+    roll-back: those of the checkpoint. None: with none.
     """
     lives = [list(notes) for notes in history]
     found = [
@@ -78,12 +84,19 @@ def problems(
         for n, got in enumerate(final)
         if got != due
     ]
-    found += _of_pulls(lives, in_steps=in_steps)
-    found += _of_primaries([note for notes in lives for note in notes if isinstance(note, Ack)])
-    return found
+    found += _of_pulls(lives, begins or {}, in_steps=in_steps)
+    return found + of_primaries(lives)
 
 
-def _of_pulls(lives: Sequence[Sequence[Note]], *, in_steps: bool) -> Iterator[str]:
+def of_primaries(history: Iterable[Sequence[Note]]) -> list[str]:
+    """What contradicts the promise in who acknowledged."""
+    acks = (note for notes in history for note in notes if isinstance(note, Ack))
+    return list(_of_primaries(list(acks)))
+
+
+def _of_pulls(
+    lives: Sequence[Sequence[Note]], begins: Mapping[int, int], *, in_steps: bool
+) -> Iterator[str]:
     begun: dict[tuple[int, int, int], float] = {}
     ended: dict[tuple[int, int, int], float] = {}
     for note in (note for notes in lives for note in notes):
@@ -102,13 +115,15 @@ def _of_pulls(lives: Sequence[Sequence[Note]], *, in_steps: bool) -> Iterator[st
             elif isinstance(note, PullEnds):
                 assert began is not None
                 who = f"the pull of worker {note.worker} for its batch {note.sequence}"
-                least, most = min(note.counts), max(note.counts)
+                before = begins.get(note.generation, 0)
+                least, most = (count - before for count in (min(note.counts), max(note.counts)))
                 if in_steps:
                     if (least, most) != (note.step, note.step):
                         yield f"{who} shows {least} to {most} steps at the beginning of {note.step}"
                     continue
-                safe = sum(at < began.at for at in ended.values())
-                all_begun = sum(at < note.at for at in begun.values())
+                here = note.generation
+                safe = sum(at < began.at for (g, *_), at in ended.items() if g == here)
+                all_begun = sum(at < note.at for (g, *_), at in begun.items() if g == here)
                 if least < safe:
                     yield f"{who} shows {least} pushes; {safe} were acknowledged before"
                 if most > all_begun:
