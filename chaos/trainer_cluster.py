@@ -93,6 +93,7 @@ class TrainerCluster:
             times=TIMES,
             worker=worker,
             plant=plant,
+            harness=os.getpid(),
         )
         (folder / PLAN).write_text(json.dumps(plan.as_json()))
 

@@ -18,7 +18,8 @@ class Plan:
 
     `coordinator`: its address. `servers`, `workers`: places, each an address and the words that put
     a command there. `settings`: of the trainer's configuration. `times`: seconds, by the constant's
-    name. `worker`, `plant`: a class and a function to use, as `module:name`, or "".
+    name. `worker`, `plant`: a class and a function to use, as `module:name`, or "". `harness`: the
+    id of the process that they all end with.
     """
 
     coordinator: str = ""
@@ -28,6 +29,7 @@ class Plan:
     times: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     plant: str = ""
+    harness: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For `json`."""
