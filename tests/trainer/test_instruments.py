@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.trainer.data import Traffic, write
+from benchmarks.trainer.data import Traffic, files, write
 from services.waiting import wait_until
+from tests.trainer import runs
 from tests.trainer.processes import Trainer
 from trainer.run.instruments import PREFIX, Instruments, Unsaved
-from trainer.run.job import Outcome
+from trainer.run.job import Outcome, Task
+from trainer.run.session import Session
 from trainer.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +201,41 @@ def test_what_hangs_shows() -> None:
     assert value("export_age_seconds") == 100
     with pytest.raises(KeyError):
         value("colour")
+
+
+def test_a_new_file_shows_before_a_batch_of_it_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may hang on the first one."""
+    samples = tmp_path / "samples"
+    shutil.copytree(folder, samples)
+    later = files(samples)[-1]
+    hidden = later.with_name(f".{later.name}")
+    later.rename(hidden)
+
+    def watch(running: Session) -> None:
+        if running.rows == ROWS // 2 and hidden.exists():
+            hidden.rename(later)
+
+    settings = ("samples.follow=true", "samples.poll=1ms", f"train.batch={BATCH}")
+    config = runs.configured(samples, tmp_path / "model", *settings)
+    session = runs.session_of(config, watch=watch, stopping=lambda: session.rows == ROWS)
+    runner = runs.local(session)
+    learn, shown = runner.run, []
+
+    def run(next_task: Callable[[], Task | None], *arguments: Any) -> None:
+        def given() -> Task | None:
+            task = next_task()
+            if task is not None and session.rows == ROWS // 2:
+                shown.append(session.instruments.value("pending_samples"))
+            return task
+
+        learn(given, *arguments)
+
+    monkeypatch.setattr(runner, "run", run)
+    session.run()
+    runner.stop()
+    assert shown[0] == ROWS // 2
 
 
 def test_what_is_learned_while_files_are_written_is_not_saved_by_them() -> None:

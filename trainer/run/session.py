@@ -229,7 +229,10 @@ class Session:
         if now < self._discover_at:
             return 0
         self._discover_at = now + self.config.samples.poll / 1e3
-        return len(self.ledger.discover(self.root))
+        found = len(self.ledger.discover(self.root))
+        if found:
+            self._turn()  # a worker that hangs on the first of them must show
+        return found
 
     def _next_task(self) -> Task | None:
         if self.config.samples.follow:
