@@ -21,8 +21,11 @@ from schemas.decoding import ActionDecoder, RequestDecoder
 from schemas.events import Stream
 
 _Log = TypeVar("_Log", bound="_EventLog")
-#: A batch waits for others so long before it is sent.
+#: For so long a batch waits for others.
 _LINGER_MS = 5
+#: For so long the client waits for brokers, first and later. A record that finds none is tried
+#: again, and closing takes no longer than that beyond its time.
+_CONNECT_MS, _BLOCK_MS = 5_000, 1_000
 #: What a broker may need beyond the record itself: its key and the frame of its batch.
 _FRAME_BYTES = 64 << 10
 
@@ -55,28 +58,32 @@ class _EventLog:
         on_lost: OnLost | None = None,
     ) -> None:
         path = Path(pipeline)
-        self._pipeline = config.load(path)
+        declared = config.load(path)
         key = f"sources.{self._stream}"
-        source = getattr(self._pipeline.sources, self._stream)
+        source = getattr(declared.sources, self._stream)
         if not isinstance(source, config.KafkaSource):
             raise config.ConfigError(f"{path}: {key}.type: a log needs a source of type 'kafka'")
         if topic is None and len(source.topics) != 1:
             raise config.ConfigError(
                 f"{path}: {key} has not one topic; say which one to write to: topic=…"
             )
-        self._source = source
+        self._prepare(declared, source)
         try:
             properties = for_python(source.properties)
         except (UnusableError, WrongPropertyError) as error:
             raise config.ConfigError(f"{path}: {key}.properties: {error}") from None
         self._sender = Sender(
-            _connecting(source, properties, give_up_s),
+            _connecting(source, properties),
             topic or source.topics[0],
             buffer_bytes=buffer_bytes,
             max_wait_s=max_wait_s,
             give_up_s=give_up_s,
             on_lost=on_lost,
         )
+
+    def _prepare(self, declared: config.Pipeline, source: config.KafkaSource) -> None:
+        """Makes what turns a call into a record."""
+        raise NotImplementedError
 
     @property
     def counts(self) -> Counts:
@@ -120,9 +127,7 @@ class FeatureLog(_EventLog):
 
     _stream: Stream = "features"
 
-    def __init__(self, pipeline: Path | str, **options: Any) -> None:
-        super().__init__(pipeline, **options)
-        declared, source = self._pipeline, self._source
+    def _prepare(self, declared: config.Pipeline, source: config.KafkaSource) -> None:
         decoder = RequestDecoder(
             declared.schema,
             max_record_bytes=source.max_record_bytes,
@@ -175,9 +180,7 @@ class ActionLog(_EventLog):
 
     _stream: Stream = "actions"
 
-    def __init__(self, pipeline: Path | str, **options: Any) -> None:
-        super().__init__(pipeline, **options)
-        declared, source = self._pipeline, self._source
+    def _prepare(self, declared: config.Pipeline, source: config.KafkaSource) -> None:
         by_user = declared.join.key == "user_id"
         decoder = ActionDecoder(
             declared.kinds,
@@ -226,7 +229,7 @@ class ActionLog(_EventLog):
 
 
 def _connecting(
-    source: config.KafkaSource, properties: Mapping[str, Any], give_up_s: float
+    source: config.KafkaSource, properties: Mapping[str, Any]
 ) -> Callable[[], Producer]:
     def connect() -> Producer:
         from kafka import KafkaProducer
@@ -236,8 +239,9 @@ def _connecting(
             enable_idempotence=True,
             acks="all",
             linger_ms=_LINGER_MS,
+            max_block_ms=_BLOCK_MS,
+            bootstrap_timeout_ms=_CONNECT_MS,
             max_request_size=source.max_record_bytes + _FRAME_BYTES,
-            delivery_timeout_ms=give_up_s * 1000,
             allow_auto_create_topics=False,
             **{name: value for name, value in properties.items() if name != "isolation_level"},
         )

@@ -66,12 +66,13 @@ class Counts:
 @dataclass
 class _Open:
     """A record that was accepted. Times are of the monotonic clock: until when it is tried, and
-    when it is to be tried again.
+    when it is to be tried again. `given_up`: somebody is about to tell that it is lost.
     """
 
     record: Record
     until: float
     due: float = 0.0
+    given_up: bool = False
 
 
 class Sender:
@@ -133,17 +134,18 @@ class Sender:
                 )
             if self._closing_at is not None:
                 raise RuntimeError("this log is closed")
-            if not self._has_room(size):
+            if fits := self._has_room(size):
+                self._accepted += 1
+                self._pending_bytes += size
+                open_ = _Open(record, time.monotonic() + self._give_up_s)
+                self._open[id(open_)] = open_
+                self._queue.append(open_)
+                self._changed.notify_all()
+            else:
                 self._dropped += 1
-                self._tell("dropped", "%s: the buffer is full, events are dropped", self._topic)
-                return False
-            self._accepted += 1
-            self._pending_bytes += size
-            open_ = _Open(record, time.monotonic() + self._give_up_s)
-            self._open[id(open_)] = open_
-            self._queue.append(open_)
-            self._changed.notify_all()
-        return True
+        if not fits:
+            self._tell("dropped", "%s: the buffer is full, events are dropped", self._topic)
+        return fits
 
     def count_invalid(self, reason: str) -> None:
         """Counts an event that was refused before it came here."""
@@ -198,6 +200,8 @@ class Sender:
                 )
             except Exception as error:
                 self._fail(open_, error)
+                if producer is None:
+                    self._pause()
             else:
                 future.add_callback(self._deliver, open_)
                 future.add_errback(self._fail, open_)
@@ -222,6 +226,11 @@ class Sender:
                 moments += [] if closing is None else [closing]
                 self._changed.wait(min(moments) - now if moments else None)
 
+    def _pause(self) -> None:
+        """Brokers that refuse a login are not asked again at once, for each record that waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing_at is not None, _RETRY_S)
+
     # -- called by the producer's thread, too ------------------------------------------------------
 
     def _deliver(self, open_: _Open, _: object = None) -> None:
@@ -235,20 +244,35 @@ class Sender:
             self._give_up(open_, error)
             return
         with self._changed:
-            if id(open_) in self._open:
-                self._tell("again", "%s: cannot send now: %s", self._topic, error)
-                open_.due = now + _RETRY_S
-                self._again.append(open_)
-                self._changed.notify_all()
+            if id(open_) not in self._open:
+                return
+            open_.due = now + _RETRY_S
+            self._again.append(open_)
+            self._changed.notify_all()
+        self._tell("again", "%s: cannot send now: %s", self._topic, error)
 
     def _give_up(self, open_: _Open, error: Exception) -> None:
         with self._changed:
-            if not self._forget(open_):
+            if open_.given_up or id(open_) not in self._open:
                 return
-            self._lost += 1
-            self._tell("lost", "%s: an event was given up: %s", self._topic, error)
-        if self._on_lost is not None:
-            self._on_lost(open_.record, error)
+            open_.given_up = True
+        self._tell("lost", "%s: an event was given up: %s", self._topic, error)
+        try:
+            # before it counts as settled: who waits for that finds it told
+            if self._on_lost is not None:
+                self._on_lost(open_.record, error)
+        except Exception:
+            log.exception("%s: on_lost failed", self._topic)
+        finally:
+            with self._changed:
+                self._lost += self._forget(open_)
+
+    def _tell(self, kind: str, text: str, *arguments: object) -> None:
+        """Logs it, but not each time. Without the lock: whoever takes the line may be slow."""
+        now = time.monotonic()
+        if now - self._told.get(kind, -_QUIET_S) >= _QUIET_S:
+            self._told[kind] = now
+            log.warning(text, *arguments)
 
     # -- with the lock held ------------------------------------------------------------------------
 
@@ -263,13 +287,6 @@ class Sender:
     def _has_room(self, size: int) -> bool:
         # one that is larger than the buffer goes alone
         return not self._open or self._pending_bytes + size <= self._buffer_bytes
-
-    def _tell(self, kind: str, text: str, *arguments: object) -> None:
-        """Logs it, but not each time."""
-        now = time.monotonic()
-        if now - self._told.get(kind, -_QUIET_S) >= _QUIET_S:
-            self._told[kind] = now
-            log.warning(text, *arguments)
 
 
 def _size(record: Record) -> int:

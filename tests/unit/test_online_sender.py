@@ -166,6 +166,24 @@ def test_what_the_producer_gives_up_is_sent_again(make: Make) -> None:
     assert (sender.counts().delivered, sender.counts().lost) == (1, 0)
 
 
+def test_brokers_that_refuse_a_login_are_not_asked_for_each_record(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RETRY_S", 3600.0)
+    attempts: list[int] = []
+
+    def connect() -> FakeKafka:
+        attempts.append(1)
+        raise errors.SaslAuthenticationFailedError
+
+    sender = make(connect, records=100, give_up_s=1e6)
+    for _ in range(100):
+        sender.add(RECORD)
+    _wait_for(lambda: len(attempts) == 1)
+    assert not sender.flush(0.3)
+    assert len(attempts) == 1
+
+
 @pytest.mark.parametrize("when", ["raised", "answered"])
 def test_what_no_broker_will_take_is_given_up_at_once_and_told(make: Make, when: str) -> None:
     kafka, lost = FakeKafka(), []
@@ -180,6 +198,22 @@ def test_what_no_broker_will_take_is_given_up_at_once_and_told(make: Make, when:
     assert sender.flush(30.0)
     assert lost == [(RECORD, errors.MessageSizeTooLargeError)]
     assert (sender.counts().lost, sender.counts().pending_bytes) == (1, 0)
+
+
+def test_a_callback_that_fails_stops_nothing(make: Make) -> None:
+    kafka = FakeKafka()
+    kafka.refuse = errors.MessageSizeTooLargeError()
+
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    sender = make(kafka, on_lost=fail)
+    sender.add(RECORD)
+    assert sender.flush(30.0)
+    kafka.refuse, kafka.answers = None, True
+    sender.add(RECORD)
+    assert sender.flush(30.0)
+    assert (sender.counts().lost, sender.counts().delivered) == (1, 1)
 
 
 def test_an_event_is_given_up_after_its_time(make: Make) -> None:
