@@ -17,6 +17,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from online import ActionLog, FeatureLog, InvalidEventError
 from services.kafka_broker import KafkaBroker
+from services.process import free_port
 from services.waiting import wait_until
 from tests.e2e import local_job
 
@@ -59,8 +60,11 @@ username="app" password="{password}";
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """A broker of its own, for it is killed."""
-    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"app": "right"}) as broker:
+    """A broker of its own, for it is killed, and has to come back at its port."""
+    # below those that the system gives to clients, which would take it when it is free
+    port = next(port for port in range(21_000, 32_000) if free_port(port) == port)
+    folder = tmp_path_factory.mktemp("kafka")
+    with KafkaBroker(folder, port=port, users={"app": "right"}) as broker:
         yield broker
 
 
@@ -121,7 +125,9 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
         for thread in threads:
             thread.join()
         assert features.counts.pending + actions.counts.pending > 0
+        port = broker.port
         broker.start()
+        assert broker.port == port
         assert features.flush(120)
         assert actions.flush(120)
         for counts in (features.counts, actions.counts):
