@@ -45,7 +45,9 @@ def rows(output: Path, table: str, columns: Sequence[str] | None = None) -> list
         return []
     dataset = ds.dataset(output / table, format="parquet", partitioning="hive")
     # files of before and after a change of configuration: a column that one lacks is null there
-    schemas = (fragment.physical_schema for fragment in dataset.get_fragments())
+    schemas = [fragment.physical_schema for fragment in dataset.get_fragments()]
+    if not schemas:
+        return []  # the folder is there, and no file in it is visible yet
     dataset = dataset.replace_schema(pa.unify_schemas([dataset.schema, *schemas]))
     listed: list[dict[str, Any]] = dataset.to_table(columns=columns).to_pylist()
     return listed
