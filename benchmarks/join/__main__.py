@@ -110,6 +110,7 @@ def main() -> int:
     for table in tables[:3]:
         console.print(rich_table(report.brief(table)))
     drawn = plots.draw(raw["growth"], arguments.out)
+    drawn += plots.draw_large(raw["large"], arguments.out)
     (arguments.out / "results.md").write_text(report.markdown(tables, drawn))
     console.print(
         f"{time.monotonic() - started:.0f} s; all tables are in {arguments.out / 'results.md'}"

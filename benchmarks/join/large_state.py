@@ -8,18 +8,20 @@ takes to be there again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.join import measure
-from benchmarks.join.spec import Spec
+from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, Spec
 from jobs.pipeline import places
 from services import process
 from services.waiting import wait_until
@@ -31,16 +33,19 @@ _WINDOW_MS = 3_600_000
 #: Of the source: requests that come for each that is pending.
 _TURNS = 2
 _START_DEADLINE_S, _DEADLINE_S = 120.0, 1_800.0
+#: Of the rate over time, and between two looks at the job; the disk is looked at every tenth time.
+_POINTS, _EVERY_S, _DISK_EVERY = 40, 0.25, 10
 
-#: What Flink does by itself, and what docs/operations.md recommends.
+#: What Flink does by itself, a part of what the job sets (jobs/pipeline/environment.py), and all.
+DEFAULTS, OURS = "Flink's defaults", "this project's"
+_SOME = {
+    "execution.checkpointing.incremental": "true",
+    "state.backend.rocksdb.use-bloom-filter": "true",
+}
 OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "Flink's defaults": {"execution.checkpointing.incremental": "false"},
-    "recommended": {
-        "execution.checkpointing.incremental": "true",
-        "state.backend.rocksdb.memory.partitioned-index-filters": "true",
-        "state.backend.rocksdb.use-bloom-filter": "true",
-        "state.backend.rocksdb.predefined-options": "FLASH_SSD_OPTIMIZED",
-    },
+    DEFAULTS: {"execution.checkpointing.incremental": "false"},
+    "incremental, Bloom filters": _SOME,
+    OURS: {**_SOME, "state.backend.rocksdb.memory.partitioned-index-filters": "true"},
 }
 
 
@@ -50,6 +55,8 @@ class LargeState:
     in the second half of what came then. `full_bytes`: of the last checkpoint; `written_bytes` and
     `checkpoint_s`: of the checkpoints while the state was full, at the median. `restore_s`: from
     the start of the process until all tasks run, and `start_s`: the same without state.
+    `disk_bytes`: the most that RocksDB's files took. `rates`: requests taken in, and requests a
+    second since the point before, for each `_POINTS`th of the run.
     """
 
     options: str
@@ -63,6 +70,16 @@ class LargeState:
     start_s: float
     restore_s: float
     peak_bytes: int
+    disk_bytes: int
+    rates: list[tuple[int, float]]
+
+
+def predicted_bytes(pending: int) -> float:
+    """The state at the end of a run, by the formula of docs/operations.md, "Sizing"."""
+    item_id = sum(len(f"i{position}") for position in range(ITEMS)) / ITEMS
+    packed = 80 + 3 + ITEMS * (item_id + 1 + PAYLOAD_BYTES + 2)
+    tombstone = 80 + ITEMS * (item_id + 1)
+    return pending * packed + (_TURNS - 1) * pending * tombstone
 
 
 def measured(options: str, pending: int) -> LargeState:
@@ -82,7 +99,8 @@ def measured(options: str, pending: int) -> LargeState:
         with measure.running(spec) as (child, log):
             job = _Job(spec.port, child, log)
             start_s = job.wait_until_running()
-            samples = _watch(job, requests)
+            seen = _watch(job, requests, Path(spec.scratch) / "rocksdb")
+            samples = [seen.first(requests * part) for part in (0.0, 0.5, 0.75, 1.0)]
             job.wait_for_checkpoint()
             checkpoint = job.checkpoints()["latest"]["completed"]
             full = [
@@ -110,6 +128,8 @@ def measured(options: str, pending: int) -> LargeState:
         start_s,
         restore_s,
         peak,
+        seen.disk_bytes,
+        seen.rates(requests),
     )
 
 
@@ -117,6 +137,27 @@ def measured(options: str, pending: int) -> LargeState:
 class _Sample:
     at: float
     requests: int
+
+
+@dataclass
+class _Seen:
+    """What the join had taken in, over time, and the most that its files took."""
+
+    samples: list[_Sample]
+    disk_bytes: int = 0
+
+    def first(self, requests: float) -> _Sample:
+        """The first sample with at least so many requests, and at least one."""
+        return next(one for one in self.samples if one.requests >= max(requests, 1))
+
+    def rates(self, requests: int) -> list[tuple[int, float]]:
+        """Requests taken in, and requests a second since the point before."""
+        points = [self.first(requests * n / _POINTS) for n in range(_POINTS + 1)]
+        return [
+            (now.requests, round((now.requests - before.requests) / (now.at - before.at)))
+            for before, now in itertools.pairwise(points)
+            if now.at > before.at
+        ]
 
 
 class _Job:
@@ -179,17 +220,26 @@ class _Job:
         return measure.get(self._root + path)
 
 
-def _watch(job: _Job, requests: int) -> tuple[_Sample, _Sample, _Sample, _Sample]:
-    """When none, half, three quarters and all of the requests were in."""
-    marks = [1, requests // 2, requests * 3 // 4, requests]
-    found: list[_Sample] = []
+def _watch(job: _Job, requests: int, disk: Path) -> _Seen:
+    """Until all of the requests were in. Raises measure.RunError."""
+    seen = _Seen([])
     deadline = time.monotonic() + _DEADLINE_S
-    while len(found) < len(marks):
+    while not seen.samples or seen.samples[-1].requests < requests:
         accepted = job.accepted()
-        while len(found) < len(marks) and accepted >= marks[len(found)]:
-            found.append(_Sample(time.time(), accepted))
+        seen.samples.append(_Sample(time.time(), accepted))
+        if len(seen.samples) % _DISK_EVERY == 0:
+            seen.disk_bytes = max(seen.disk_bytes, _bytes_below(disk))
         if time.monotonic() > deadline:
             raise measure.RunError(f"{accepted:,} of {requests:,} after {_DEADLINE_S:.0f} s")
-        time.sleep(0.25)
-    first, half, later, last = found
-    return first, half, later, last
+        time.sleep(_EVERY_S)
+    return seen
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        # a compaction deletes files while this looks
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            total += found.st_blocks * 512
+    return total

@@ -156,8 +156,11 @@ def options(pipeline: Pipeline) -> dict[str, str]:
         for key in ("jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"):
             options[key] = "127.0.0.1"
     if runtime.state_backend == "rocksdb":
-        # by default each checkpoint would copy all of a state that is large
+        # Flink's defaults are for state that fits in memory. By them each checkpoint copies all of
+        # it, a question for a new key reads from each level, and an index pushes out all others.
         options["execution.checkpointing.incremental"] = "true"
+        options["state.backend.rocksdb.use-bloom-filter"] = "true"
+        options["state.backend.rocksdb.memory.partitioned-index-filters"] = "true"
     if pipeline.checkpoint_interval is not None:
         options["execution.checkpointing.interval"] = f"{pipeline.checkpoint_interval} ms"
     # a job that failed or was cancelled can then be gone on with; Flink's default deletes them

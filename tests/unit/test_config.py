@@ -427,12 +427,22 @@ def test_each_join_key_has_a_limit_of_its_own(tmp_path: Path, key: str, actions:
         load(tmp_path / "p.toml", ["limits.actions_per_user=0"])
 
 
-def test_checkpoints_of_rocksdb_are_incremental_unless_the_pipeline_says_no(tmp_path: Path) -> None:
-    def incremental(*overrides: str) -> str | None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        "execution.checkpointing.incremental",
+        "state.backend.rocksdb.use-bloom-filter",
+        "state.backend.rocksdb.memory.partitioned-index-filters",
+    ],
+)
+def test_rocksdb_is_set_up_for_large_state_unless_the_pipeline_says_no(
+    option: str, tmp_path: Path
+) -> None:
+    def said(*overrides: str) -> str | None:
         pipeline = load(written(tmp_path, KAFKA), overrides, {"SECRET": ""})
-        return environment.options(pipeline).get("execution.checkpointing.incremental")
+        return environment.options(pipeline).get(option)
 
     rocksdb = "runtime.state_backend=rocksdb"
-    assert incremental() is None
-    assert incremental(rocksdb) == "true"
-    assert incremental(rocksdb, "flink.execution.checkpointing.incremental=false") == "false"
+    assert said() is None
+    assert said(rocksdb) == "true"
+    assert said(rocksdb, f"flink.{option}=false") == "false"
