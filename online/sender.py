@@ -110,6 +110,8 @@ class Sender:
         self._pending_bytes = 0
         self._accepted = self._delivered = self._dropped = self._lost = 0
         self._invalid: Counter[str] = Counter()
+        #: The producer that gave something up last.
+        self._failed: Producer | None = None
         self._closing_at: float | None = None
         self._told: dict[str, float] = {}
         self._process = os.getpid()
@@ -193,8 +195,16 @@ class Sender:
         producer: Producer | None = None
         while (open_ := self._next()) is not None:
             record = open_.record
+            if producer is not None and producer is self._failed:
+                # it may never work again (a fatal error), and a new one does no harm
+                self._shut(producer)
+                producer = None
             try:
-                producer = producer or self._connect()
+                if producer is None:
+                    producer = self._connect()
+                    # A producer has a handler of its own, which must not run before this one.
+                    atexit.unregister(self.close)
+                    atexit.register(self.close)
                 future = producer.send(
                     self._topic, record.value, record.key, timestamp_ms=record.time
                 )
@@ -202,13 +212,22 @@ class Sender:
                 self._fail(open_, error)
                 if producer is None:
                     self._pause()
+                elif not _is_timeout(error):
+                    self._failed = producer
             else:
                 future.add_callback(self._deliver, open_)
-                future.add_errback(self._fail, open_)
+                future.add_errback(self._refuse, producer, open_)
         if producer is not None:
-            producer.close(timeout=0)
+            self._shut(producer)
         for open_ in list(self._open.values()):
             self._give_up(open_, TimeoutError("the log was closed before it was delivered"))
+
+    def _shut(self, producer: Producer) -> None:
+        try:
+            producer.close(timeout=0)
+        except Exception:
+            # kafka-python raises for what it cannot flush in time, and leaves its thread running
+            producer._sender.force_close()  # type: ignore[attr-defined]
 
     def _next(self) -> _Open | None:
         """What to send next. None: this is closing, and nothing is open or the time is over."""
@@ -236,6 +255,10 @@ class Sender:
     def _deliver(self, open_: _Open, _: object = None) -> None:
         with self._changed:
             self._delivered += self._forget(open_)
+
+    def _refuse(self, producer: Producer, open_: _Open, error: Exception) -> None:
+        self._failed = producer
+        self._fail(open_, error)
 
     def _fail(self, open_: _Open, error: Exception) -> None:
         """The record is tried again, if that may help and there is time."""
@@ -291,6 +314,13 @@ class Sender:
 
 def _size(record: Record) -> int:
     return len(record.key) + len(record.value) + _OVERHEAD_BYTES
+
+
+def _is_timeout(error: Exception) -> bool:
+    """Whether the producer waits for its brokers, and keeps what it has."""
+    from kafka.errors import KafkaTimeoutError
+
+    return isinstance(error, KafkaTimeoutError)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -149,6 +151,30 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
         for n in range(REQUESTS)
         for p in range(3)
     )
+
+
+_ENDS = """
+import sys
+from online import FeatureLog
+log = FeatureLog(sys.argv[1])
+for n in range(3_000):
+    log.request(f"r-{n}", "u", [("i", {"price": 1.0})] * 10, context={"hour": 1})
+"""
+
+
+def test_an_application_that_ends_delivers_first(broker: KafkaBroker, tmp_path: Path) -> None:
+    broker.create_topic("ends-features", partitions=3)
+    path = _pipeline(tmp_path, "ends", broker.bootstrap_servers)
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDS, path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    keys = [record.key.decode() for record in _records(broker, "ends-features")]
+    assert sorted(keys) == sorted(f"r-{n}" for n in range(3_000)), done.stderr
 
 
 def test_a_log_logs_in_as_the_job_does_and_says_what_it_waits_for(

@@ -33,7 +33,7 @@ class FakeKafka:
         self.times: set[int] = set()
         self.refuse: Exception | None = None
         self.answers = False
-        self.closed = False
+        self.closed = self.forced = False
 
     def send(self, topic: str, value: bytes, key: bytes, *, timestamp_ms: int) -> Future:
         if self.refuse is not None:
@@ -48,9 +48,20 @@ class FakeKafka:
 
     def close(self, timeout: float | None = None) -> None:
         self.closed = True
+        waiting = [future for _, future in self.sent if not future.is_done]
+        if waiting:
+            # as kafka-python 3.0.12 does; its thread then goes on until it is stopped
+            raise errors.KafkaTimeoutError("not flushed")
+
+    @property
+    def _sender(self) -> FakeKafka:
+        return self
+
+    def force_close(self) -> None:
+        self.forced = True
         for _, future in self.sent:
             if not future.is_done:
-                future.failure(errors.KafkaConnectionError("closed"))
+                future.failure(errors.KafkaError("closed"))
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +195,38 @@ def test_brokers_that_refuse_a_login_are_not_asked_for_each_record(
     assert len(attempts) == 1
 
 
+def test_a_producer_that_gave_something_up_is_replaced(make: Make) -> None:
+    """After a fatal error it fails everything for ever."""
+    first, second = FakeKafka(), FakeKafka()
+    second.answers = True
+    producers = iter([first, second])
+    sender = make(lambda: next(producers))
+    for _ in range(3):
+        sender.add(RECORD)
+    _wait_for(lambda: len(first.sent) == 3)
+    first.sent[1][1].failure(errors.ProducerFencedError())
+    assert sender.flush(30.0)
+    # what the first one had not answered for goes to the second one, too
+    assert first.forced
+    assert (len(first.sent), len(second.sent), sender.counts().delivered) == (3, 3, 3)
+
+
+def test_a_producer_that_waits_for_its_brokers_is_kept(make: Make) -> None:
+    kafka, made = FakeKafka(), []
+    kafka.refuse = errors.KafkaTimeoutError("no metadata")
+
+    def connect() -> FakeKafka:
+        made.append(1)
+        return kafka
+
+    sender = make(connect)
+    sender.add(RECORD)
+    assert not sender.flush(0.2)
+    kafka.refuse, kafka.answers = None, True
+    assert sender.flush(30.0)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("when", ["raised", "answered"])
 def test_what_no_broker_will_take_is_given_up_at_once_and_told(make: Make, when: str) -> None:
     kafka, lost = FakeKafka(), []
@@ -303,16 +346,30 @@ def test_in_a_forked_process_a_call_says_so(make: Make) -> None:
 
 
 _AT_EXIT = """
+import atexit, time
+from kafka import errors
 from tests.unit.test_online_sender import FakeKafka, RECORD
 from online.sender import Sender
-class Told(FakeKafka):
+
+class Slow(FakeKafka):
     answers = True
+    def __init__(self):
+        super().__init__()
+        self.answers = True
+        # as KafkaProducer does
+        atexit.register(self.stop)
+    def stop(self):
+        self.refuse = errors.IllegalStateError("already closed")
+    def send(self, *arguments, **options):
+        time.sleep(0.005)
+        return super().send(*arguments, **options)
     def close(self, timeout=None):
         print(len(self.sent), flush=True)
-kafka = Told()
-kafka.answers = True
-sender = Sender(lambda: kafka, "t", buffer_bytes=1 << 20, max_wait_s=0, give_up_s=60)
-for _ in range(100):
+
+sender = Sender(Slow, "t", buffer_bytes=1 << 20, max_wait_s=0, give_up_s=60)
+sender.add(RECORD)
+sender.flush(30)
+for _ in range(99):
     sender.add(RECORD)
 """
 
