@@ -26,6 +26,9 @@ _LINGER_MS = 5
 #: For so long the client waits for brokers, first and later. A record that finds none is tried
 #: again, and closing takes no longer than that beyond its time.
 _CONNECT_MS, _BLOCK_MS = 5_000, 1_000
+#: For so long the client tries a record, at least (by its own rules) and at most; then it is handed
+#: to it again.
+_DELIVERY_S = (31, 120)
 #: What a broker may need beyond the record itself: its key and the frame of its batch.
 _FRAME_BYTES = 64 << 10
 
@@ -39,7 +42,7 @@ class _EventLog:
         buffer_bytes: how much may wait for the brokers, in memory.
         max_wait_s: for how long a call may wait when the buffer is full; after that the event is
             dropped and counted. 0: never wait. `float("inf")`: never drop.
-        give_up_s: for how long an event is tried to be delivered.
+        give_up_s: for how long an event is tried to be delivered; half a minute at least.
         on_lost: is called with each event that was accepted and then given up, and with the reason.
 
     Raises configuration.reading.ConfigError for a file that is wrong, or whose source is not Kafka.
@@ -73,7 +76,7 @@ class _EventLog:
         except (UnusableError, WrongPropertyError) as error:
             raise config.ConfigError(f"{path}: {key}.properties: {error}") from None
         self._sender = Sender(
-            _connecting(source, properties),
+            _connecting(source, properties, give_up_s),
             topic or source.topics[0],
             buffer_bytes=buffer_bytes,
             max_wait_s=max_wait_s,
@@ -229,17 +232,22 @@ class ActionLog(_EventLog):
 
 
 def _connecting(
-    source: config.KafkaSource, properties: Mapping[str, Any]
+    source: config.KafkaSource, properties: Mapping[str, Any], give_up_s: float
 ) -> Callable[[], Producer]:
     def connect() -> Producer:
         from kafka import KafkaProducer
 
         producer: Producer = KafkaProducer(
             bootstrap_servers=source.bootstrap_servers,
-            enable_idempotence=True,
+            # With idempotence, kafka-python 3.0 fails all records for ever after one that a broker
+            # refuses. Without it a record may be there twice, which the join removes anyway; with
+            # one request at a time the order in a partition is kept.
+            enable_idempotence=False,
+            max_in_flight_requests_per_connection=1,
             acks="all",
             linger_ms=_LINGER_MS,
             max_block_ms=_BLOCK_MS,
+            delivery_timeout_ms=1_000 * min(max(give_up_s, _DELIVERY_S[0]), _DELIVERY_S[1]),
             bootstrap_timeout_ms=_CONNECT_MS,
             max_request_size=source.max_record_bytes + _FRAME_BYTES,
             allow_auto_create_topics=False,

@@ -9,7 +9,8 @@ cannot hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +75,17 @@ class RequestEncoder:
         for _, features in pairs:
             if not features.keys() <= self._features:
                 raise _undeclared(features, self._features, "item", self._context, "context")
+        event_time = _time(event_time)
         value = _encoded(
             {
-                "request_id": request_id,
-                "user_id": user_id,
+                "request_id": _text("request_id", request_id),
+                "user_id": _text("user_id", user_id),
                 "event_time": event_time,
-                "context": context,
-                "items": [{"item_id": item, "features": features} for item, features in pairs],
+                "context": _values(context),
+                "items": [
+                    {"item_id": _text("item_id", item), "features": _values(features)}
+                    for item, features in pairs
+                ],
             }
         )
         try:
@@ -101,7 +106,12 @@ class ActionEncoder:
 
         Raises InvalidEventError.
         """
-        fields = {name: value for name, value in action.items() if value is not None}
+        fields = {
+            name: _value(value) if name == "value" else _text(name, value)
+            for name, value in action.items()
+            if value is not None
+        }
+        event_time = _time(event_time)
         value = _encoded(fields | {"event_time": event_time})
         try:
             self._decoder.decode(value, _NOWHERE, now)
@@ -128,16 +138,49 @@ def _undeclared(
     return InvalidEventError("undeclared_feature", what)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of numpy, pyarrow and their like, as Python has them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "as_py"):
-        return value.as_py()
-    raise TypeError(f"a {type(value).__name__} is no JSON value")
+_PLAIN = frozenset([str, int, float, bool, type(None)])
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+def _values(features: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same with values that JSON has. Raises InvalidEventError.
+
+    msgspec would write some others as text without a word: bytes, dates, UUIDs.
+    """
+    if _PLAIN.issuperset(map(type, features.values())):
+        return features
+    return {name: _value(value) for name, value in features.items()}
+
+
+def _value(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
+    # numbers and arrays of numpy, pyarrow and their like
+    for plain in ("tolist", "as_py"):
+        if hasattr(value, plain):
+            found = getattr(value, plain)()
+            if type(found) in _PLAIN or isinstance(found, list):
+                return _value(found)
+    raise InvalidEventError("wrong_type", f"a {type(value).__name__} is no value of a feature")
+
+
+def _text(field: str, value: Any) -> str:
+    if type(value) is not str:
+        raise InvalidEventError("wrong_type", f"{field}: expected a str, got {value!r}")
+    return value
+
+
+def _time(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidEventError(
+            "wrong_type", f"event_time: expected epoch milliseconds, got {value!r}"
+        ) from None
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _encoded(record: dict[str, Any]) -> bytes:
@@ -155,12 +198,10 @@ def _encoded(record: dict[str, Any]) -> bytes:
 
 def _not_finite(value: Any) -> float | None:
     """The first NaN or infinity in it."""
-    if not isinstance(value, str | bytes | Mapping | Sequence | int | float | None):
-        value = _plain(value)
     if isinstance(value, float):
         return None if math.isfinite(value) else value
     if isinstance(value, Mapping):
         value = list(value.values())
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, list):
         return next((f for f in map(_not_finite, value) if f is not None), None)
     return None

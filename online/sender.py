@@ -5,9 +5,9 @@
                                +---- again after a second --+-- delivered, or given up: forgotten
 
 A record takes its bytes of the buffer from `add` until the brokers have it, or it is given up. So
-the buffer bounds the memory, wherever a record is. The producer is idempotent (acks=all), and sends
-again by itself; what it gives up nevertheless, as when brokers forget it, is handed to it again.
-Then a record may be there twice, which the join sees and removes (docs/join-semantics.md 4 and 6).
+the buffer bounds the memory, wherever a record is. The producer sends again by itself (acks=all);
+what it gives up nevertheless is handed to it again. Then a record may be there twice, which the
+join sees and removes (docs/join-semantics.md 4 and 6).
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from online.events import Record
 
 log = logging.getLogger(__name__)
 
-#: Of a record, beside its key and its value; roughly what Python needs for it.
-_OVERHEAD_BYTES = 500
+#: What a record takes in memory beside its value, here and in the producer, which copies it.
+_OVERHEAD_BYTES = 1_600
 #: Before a record is tried again, and between two messages of one kind.
 _RETRY_S, _QUIET_S = 1.0, 10.0
 
-#: Called with a record that was given up and with the reason, in a thread of the log.
+#: Longer than anybody waits, and short enough for what waits.
+_FOR_EVER_S = 1e8
+
+#: Called with a record that was given up and with the reason, in the sending thread: it must not
+#: wait for this log.
 OnLost = Callable[[Record, Exception], None]
 
 
@@ -66,13 +70,12 @@ class Counts:
 @dataclass
 class _Open:
     """A record that was accepted. Times are of the monotonic clock: until when it is tried, and
-    when it is to be tried again. `given_up`: somebody is about to tell that it is lost.
+    when it is to be tried again.
     """
 
     record: Record
     until: float
     due: float = 0.0
-    given_up: bool = False
 
 
 class Sender:
@@ -102,16 +105,17 @@ class Sender:
         self._buffer_bytes, self._max_wait_s = buffer_bytes, max_wait_s
         self._give_up_s, self._on_lost = give_up_s, on_lost
         self._changed = threading.Condition()
-        #: To be sent, and to be sent again; both are open, too.
+        #: To be sent, to be sent again, and to be given up; all are open, too.
         self._queue: deque[_Open] = deque()
         self._again: deque[_Open] = deque()
+        self._over: deque[tuple[_Open, Exception]] = deque()
         #: Accepted, and neither delivered nor given up; by identity.
         self._open: dict[int, _Open] = {}
         self._pending_bytes = 0
         self._accepted = self._delivered = self._dropped = self._lost = 0
         self._invalid: Counter[str] = Counter()
-        #: The producer that gave something up last.
-        self._failed: Producer | None = None
+        #: Whether somebody is being told that a record is lost.
+        self._telling = False
         self._closing_at: float | None = None
         self._told: dict[str, float] = {}
         self._process = os.getpid()
@@ -132,7 +136,7 @@ class Sender:
             if self._max_wait_s > 0 and not self._has_room(size):
                 self._changed.wait_for(
                     lambda: self._closing_at is not None or self._has_room(size),
-                    min(self._max_wait_s, threading.TIMEOUT_MAX),
+                    min(self._max_wait_s, _FOR_EVER_S),
                 )
             if self._closing_at is not None:
                 raise RuntimeError("this log is closed")
@@ -170,7 +174,9 @@ class Sender:
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Whether all that was accepted is delivered or given up, after so many seconds at most."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._open, timeout_s)
+            return self._changed.wait_for(
+                lambda: not self._open and not self._telling, min(timeout_s, _FOR_EVER_S)
+            )
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """Sends what is there, for so many seconds at most, and gives the rest up.
@@ -182,23 +188,23 @@ class Sender:
             return False
         with self._changed:
             if self._closing_at is None:
-                self._closing_at = time.monotonic() + timeout_s
+                self._closing_at = time.monotonic() + min(timeout_s, _FOR_EVER_S)
             self._changed.notify_all()
         self._thread.join()
         if self._lost:
             log.error("%s: %s events were given up", self._topic, f"{self._lost:,}")
-        return not self._lost
+        return self._delivered == self._accepted
 
     # -- the sending thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
         producer: Producer | None = None
-        while (open_ := self._next()) is not None:
+        while (taken := self._next()) is not None:
+            open_, over = taken
+            if over is not None:
+                self._give_up(open_, over)
+                continue
             record = open_.record
-            if producer is not None and producer is self._failed:
-                # it may never work again (a fatal error), and a new one does no harm
-                self._shut(producer)
-                producer = None
             try:
                 if producer is None:
                     producer = self._connect()
@@ -212,35 +218,35 @@ class Sender:
                 self._fail(open_, error)
                 if producer is None:
                     self._pause()
-                elif not _is_timeout(error):
-                    self._failed = producer
             else:
                 future.add_callback(self._deliver, open_)
-                future.add_errback(self._refuse, producer, open_)
+                future.add_errback(self._fail, open_)
         if producer is not None:
-            self._shut(producer)
+            _shut(producer)
         for open_ in list(self._open.values()):
             self._give_up(open_, TimeoutError("the log was closed before it was delivered"))
 
-    def _shut(self, producer: Producer) -> None:
-        try:
-            producer.close(timeout=0)
-        except Exception:
-            # kafka-python raises for what it cannot flush in time, and leaves its thread running
-            producer._sender.force_close()  # type: ignore[attr-defined]
-
-    def _next(self) -> _Open | None:
-        """What to send next. None: this is closing, and nothing is open or the time is over."""
+    def _next(self) -> tuple[_Open, Exception | None] | None:
+        """What to send next, or to give up, and why. None: this is closing, and nothing is open or
+        the time is over.
+        """
         with self._changed:
             while True:
                 now = time.monotonic()
                 closing = self._closing_at
+                if self._over:
+                    return self._over.popleft()
                 if closing is not None and (now >= closing or not self._open):
                     return None
+                for waiting in (self._queue, self._again):
+                    if waiting and now > waiting[0].until:
+                        return waiting.popleft(), TimeoutError(
+                            "the brokers did not take it in time"
+                        )
                 if self._again and now >= self._again[0].due:
-                    return self._again.popleft()
+                    return self._again.popleft(), None
                 if self._queue:
-                    return self._queue.popleft()
+                    return self._queue.popleft(), None
                 moments = [open_.due for open_ in (*self._again,)[:1]]
                 moments += [] if closing is None else [closing]
                 self._changed.wait(min(moments) - now if moments else None)
@@ -250,45 +256,44 @@ class Sender:
         with self._changed:
             self._changed.wait_for(lambda: self._closing_at is not None, _RETRY_S)
 
-    # -- called by the producer's thread, too ------------------------------------------------------
-
-    def _deliver(self, open_: _Open, _: object = None) -> None:
-        with self._changed:
-            self._delivered += self._forget(open_)
-
-    def _refuse(self, producer: Producer, open_: _Open, error: Exception) -> None:
-        self._failed = producer
-        self._fail(open_, error)
-
-    def _fail(self, open_: _Open, error: Exception) -> None:
-        """The record is tried again, if that may help and there is time."""
-        now = time.monotonic()
-        if not _may_pass(error) or now + _RETRY_S > open_.until:
-            self._give_up(open_, error)
-            return
-        with self._changed:
-            if id(open_) not in self._open:
-                return
-            open_.due = now + _RETRY_S
-            self._again.append(open_)
-            self._changed.notify_all()
-        self._tell("again", "%s: cannot send now: %s", self._topic, error)
-
     def _give_up(self, open_: _Open, error: Exception) -> None:
         with self._changed:
-            if open_.given_up or id(open_) not in self._open:
+            if not self._forget(open_):
                 return
-            open_.given_up = True
-        self._tell("lost", "%s: an event was given up: %s", self._topic, error)
+            self._lost += 1
+            self._telling = True
         try:
-            # before it counts as settled: who waits for that finds it told
+            self._tell("lost", "%s: an event was given up: %s", self._topic, error)
             if self._on_lost is not None:
                 self._on_lost(open_.record, error)
         except Exception:
             log.exception("%s: on_lost failed", self._topic)
         finally:
             with self._changed:
-                self._lost += self._forget(open_)
+                self._telling = False
+                self._changed.notify_all()
+
+    # -- called by the producer's thread, too ------------------------------------------------------
+
+    def _deliver(self, open_: _Open, _: object = None) -> None:
+        with self._changed:
+            self._delivered += self._forget(open_)
+
+    def _fail(self, open_: _Open, error: Exception) -> None:
+        """The record is tried again, if that may help and there is time."""
+        now = time.monotonic()
+        again = _may_pass(error) and now + _RETRY_S <= open_.until
+        with self._changed:
+            if id(open_) not in self._open:
+                return
+            if again:
+                open_.due = now + _RETRY_S
+                self._again.append(open_)
+            else:
+                self._over.append((open_, error))
+            self._changed.notify_all()
+        if again:
+            self._tell("again", "%s: cannot send now: %s", self._topic, error)
 
     def _tell(self, kind: str, text: str, *arguments: object) -> None:
         """Logs it, but not each time. Without the lock: whoever takes the line may be slow."""
@@ -312,15 +317,18 @@ class Sender:
         return not self._open or self._pending_bytes + size <= self._buffer_bytes
 
 
+def _shut(producer: Any) -> None:
+    """Ends a producer, whatever it has."""
+    try:
+        producer.close(timeout=0)
+    except Exception:
+        # kafka-python raises for what it cannot flush in time, and leaves its thread running
+        producer._sender.force_close()
+
+
 def _size(record: Record) -> int:
-    return len(record.key) + len(record.value) + _OVERHEAD_BYTES
-
-
-def _is_timeout(error: Exception) -> bool:
-    """Whether the producer waits for its brokers, and keeps what it has."""
-    from kafka.errors import KafkaTimeoutError
-
-    return isinstance(error, KafkaTimeoutError)
+    # the producer has a copy of the value
+    return len(record.key) + 2 * len(record.value) + _OVERHEAD_BYTES
 
 
 def _may_pass(error: Exception) -> bool:

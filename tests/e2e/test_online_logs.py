@@ -102,13 +102,14 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
     for stream in ("features", "actions"):
         broker.create_topic(f"killed-{stream}", partitions=3)
     path = _pipeline(tmp_path, "killed", broker.bootstrap_servers)
-    half = threading.Barrier(THREADS + 1, timeout=120)
+    half, dead = (threading.Barrier(THREADS + 1, timeout=120) for _ in range(2))
     with FeatureLog(path, give_up_s=600) as features, ActionLog(path, give_up_s=600) as actions:
 
         def application(thread: int) -> None:
             for n in range(thread, REQUESTS, THREADS):
                 if n // THREADS == REQUESTS // THREADS // 2:
                     half.wait()
+                    dead.wait()
                 time = START + n * 10
                 items = [(f"i-{n}-{p}", {"price": n + p / 4}) for p in range(3)]
                 assert features.request(
@@ -124,9 +125,10 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
         half.wait()
         os.kill(broker.process_ids[0], signal.SIGKILL)
         wait_until(lambda: not broker.is_running(), 30, "the broker to be dead")
+        dead.wait()
         for thread in threads:
             thread.join()
-        assert features.counts.pending + actions.counts.pending > 0
+        assert min(features.counts.pending, actions.counts.pending) >= REQUESTS // 2
         port = broker.port
         broker.start()
         assert broker.port == port
@@ -151,6 +153,43 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
         for n in range(REQUESTS)
         for p in range(3)
     )
+
+
+def test_a_record_that_the_broker_refuses_is_lost_alone(
+    broker: KafkaBroker, tmp_path: Path
+) -> None:
+    broker.create_topic("large-features", settings={"max.message.bytes": "20000"})
+    path = _pipeline(tmp_path, "large", broker.bootstrap_servers)
+    lost: list[bytes] = []
+    with FeatureLog(path, on_lost=lambda record, _: lost.append(record.key)) as log:
+        for n in range(300):
+            items = 2_000 if n == 100 else 3
+            assert log.request(
+                f"r-{n}", "u-1", [("i", {"price": 1.0})] * items, context={"hour": 1}
+            )
+        assert log.flush(120)
+        assert (log.counts.delivered, log.counts.lost) == (299, 1)
+    assert lost == [b"r-100"]
+    keys = [record.key.decode() for record in _records(broker, "large-features")]
+    assert keys == [f"r-{n}" for n in range(300) if n != 100]
+
+
+def test_closing_says_what_a_dead_broker_did_not_take(broker: KafkaBroker, tmp_path: Path) -> None:
+    broker.create_topic("dead-features")
+    path = _pipeline(tmp_path, "dead", broker.bootstrap_servers)
+    lost: list[bytes] = []
+    log = FeatureLog(path, on_lost=lambda record, _: lost.append(record.key))
+    items = [("i-1", {"price": 1.0})]
+    assert log.request("r-1", "u-1", items, context={"hour": 1})
+    assert log.flush(60)
+    os.kill(broker.process_ids[0], signal.SIGKILL)
+    wait_until(lambda: not broker.is_running(), 30, "the broker to be dead")
+    try:
+        assert log.request("r-2", "u-1", items, context={"hour": 1})
+        assert not log.close(1)
+    finally:
+        broker.start()
+    assert (log.counts.delivered, log.counts.lost, log.counts.pending, lost) == (1, 1, 0, [b"r-2"])
 
 
 _ENDS = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import math
+import uuid
 from typing import Any, cast
 
 import msgspec
@@ -48,7 +50,7 @@ def _actions(**options: Any) -> ActionDecoder:
 
 
 def _request(
-    items: Any, context: Any = None, time: int = NOW, *, by_user: bool = False, id_: str = "r-1"
+    items: Any, context: Any = None, time: Any = NOW, *, by_user: bool = False, id_: str = "r-1"
 ) -> Record:
     encoder = RequestEncoder(_requests(), SCHEMA, by_user=by_user)
     return encoder.record(id_, "u-1", items, {"hour": 3} if context is None else context, time, NOW)
@@ -115,6 +117,12 @@ def test_a_null_that_was_meant_is_none() -> None:
         ([("i-1", {})], {"hour": 3, "price": 1.0}, NOW, "undeclared_feature"),
         ([("i-1", {"price": "1"})], {"hour": 3}, NOW, "wrong_type"),
         ([("i-1", {"price": object()})], {"hour": 3}, NOW, "wrong_type"),
+        ([("i-1", {"tags": [b"a"]})], {"hour": 3}, NOW, "wrong_type"),
+        ([("i-1", {})], {"hour": 3, "query": b"a"}, NOW, "wrong_type"),
+        ([("i-1", {})], {"hour": 3, "query": uuid.UUID(int=1)}, NOW, "wrong_type"),
+        ([(b"i-1", {})], {"hour": 3}, NOW, "wrong_type"),
+        ([(uuid.UUID(int=1), {})], {"hour": 3}, NOW, "wrong_type"),
+        ([("i-1", {})], {"hour": 3}, float(NOW), "wrong_type"),
         ([("i-1", {"price": 1 << 5000})], {"hour": 3}, NOW, "out_of_range"),
         ([("i-1", {"small": 1e39})], {"hour": 3}, NOW, "out_of_range"),
         ([("i-1", {"tags": ["\ud800"]})], {"hour": 3}, NOW, "invalid_utf8"),
@@ -135,6 +143,16 @@ def test_what_the_join_would_reject_is_refused_with_its_reason(
     assert _refused(items, context, time) == reason
 
 
+@pytest.mark.parametrize("id_", [uuid.UUID(int=1), b"r-1", 7, None])
+def test_an_id_is_text(id_: Any) -> None:
+    assert _refused([("i-1", {})], id_=id_) == "wrong_type"
+
+
+def test_a_time_of_numpy_is_a_time() -> None:
+    record = _request([("i-1", {})], time=np.int64(NOW))
+    assert (type(record.time), record.time) == (int, NOW)
+
+
 def test_the_message_says_which_feature_and_which_are_declared() -> None:
     with pytest.raises(InvalidEventError, match=r"no \[features.prize\] of scope 'item'.*price"):
         _request([("i-1", {"prize": 1.0})])
@@ -142,12 +160,25 @@ def test_the_message_says_which_feature_and_which_are_declared() -> None:
         _request([("i-1", {"hour": 1})])
 
 
+class Kind(enum.Enum):
+    CLICK = "click"
+
+
 _anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.uuids()
+    | st.dates()
+    | st.decimals()
+    | st.sampled_from([np.bytes_(b"a"), np.str_("a"), np.int32(7), np.array([b"a"]), Kind.CLICK]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
     max_leaves=5,
 )
-_likely = {
+_likely: dict[str, Any] = {
     "price": st.floats(),
     "small": st.floats(width=32),
     "shown": st.booleans(),
@@ -169,10 +200,16 @@ def test_either_the_join_reads_what_was_said_or_the_call_fails(data: st.DataObje
         return
     columns = _body(record).columns
     for name, column in zip(ITEM_FEATURES, columns, strict=True):
-        said = [features.get(name) for _, features in items]
+        said = [_plain(features.get(name)) for _, features in items]
         assert [_single(v) if name == "small" else v for v in column] == [
             _single(v) if name == "small" else v for v in said
         ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _single(value: Any) -> Any:
@@ -206,6 +243,8 @@ def test_the_record_of_an_action() -> None:
         ({"item_id": "a\nb"}, "bad_id"),
         ({"user_id": 7}, "wrong_type"),
         ({"user_id": None}, "missing_field"),
+        ({"request_id": b"r-1"}, "wrong_type"),
+        ({"action": "purchase", "value": "2.5"}, "wrong_type"),
     ],
 )
 def test_an_action_that_the_join_would_reject_is_refused(said: Any, reason: str) -> None:

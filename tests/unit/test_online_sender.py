@@ -21,7 +21,7 @@ from online.sender import Sender
 from services.waiting import wait_until
 
 RECORD = Record(b"key", b"x" * 1_000, 1_700_000_000_000)
-SIZE = len(RECORD.key) + len(RECORD.value) + 500
+SIZE = len(RECORD.key) + 2 * len(RECORD.value) + 1_600
 
 
 class FakeKafka:
@@ -195,22 +195,6 @@ def test_brokers_that_refuse_a_login_are_not_asked_for_each_record(
     assert len(attempts) == 1
 
 
-def test_a_producer_that_gave_something_up_is_replaced(make: Make) -> None:
-    """After a fatal error it fails everything for ever."""
-    first, second = FakeKafka(), FakeKafka()
-    second.answers = True
-    producers = iter([first, second])
-    sender = make(lambda: next(producers))
-    for _ in range(3):
-        sender.add(RECORD)
-    _wait_for(lambda: len(first.sent) == 3)
-    first.sent[1][1].failure(errors.ProducerFencedError())
-    assert sender.flush(30.0)
-    # what the first one had not answered for goes to the second one, too
-    assert first.forced
-    assert (len(first.sent), len(second.sent), sender.counts().delivered) == (3, 3, 3)
-
-
 def test_a_producer_that_waits_for_its_brokers_is_kept(make: Make) -> None:
     kafka, made = FakeKafka(), []
     kafka.refuse = errors.KafkaTimeoutError("no metadata")
@@ -259,13 +243,23 @@ def test_a_callback_that_fails_stops_nothing(make: Make) -> None:
     assert (sender.counts().lost, sender.counts().delivered) == (1, 1)
 
 
-def test_an_event_is_given_up_after_its_time(make: Make) -> None:
+@pytest.mark.parametrize("lacking", ["metadata", "brokers"])
+def test_events_are_given_up_after_their_time(make: Make, lacking: str) -> None:
+    """All of them at once, however long an attempt takes."""
     kafka, lost = FakeKafka(), []
     kafka.refuse = errors.KafkaTimeoutError()
-    sender = make(kafka, give_up_s=0.1, on_lost=lambda *what: lost.append(what))
-    sender.add(RECORD)
+
+    def connect() -> FakeKafka:
+        if lacking == "brokers":
+            time.sleep(0.05)
+            raise errors.KafkaTimeoutError
+        return kafka
+
+    sender = make(connect, records=1e4, give_up_s=0.2, on_lost=lambda *what: lost.append(what))
+    for _ in range(2_000):
+        sender.add(RECORD)
     assert sender.flush(30.0)
-    assert [record for record, _ in lost] == [RECORD]
+    assert (len(lost), sender.counts().lost) == (2_000, 2_000)
 
 
 def test_closing_delivers_what_is_there(make: Make) -> None:
@@ -291,6 +285,55 @@ def test_closing_gives_up_what_cannot_be_delivered(make: Make) -> None:
     assert not sender.close(0.05)
     counts = sender.counts()
     assert (counts.lost, counts.pending, counts.pending_bytes, len(lost)) == (2, 0, 0, 2)
+
+
+def test_closing_gives_up_what_waits_for_another_attempt(make: Make) -> None:
+    kafka = FakeKafka()
+    kafka.refuse = errors.KafkaTimeoutError("no metadata")
+    sender = make(kafka)
+    sender.add(RECORD)
+    assert not sender.close(0.05)
+    assert (sender.counts().lost, sender.counts().pending) == (1, 0)
+
+
+def test_a_callback_may_take_its_time_and_deliveries_go_on(make: Make) -> None:
+    kafka, told, go_on = FakeKafka(), threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        told.set()
+        go_on.wait(60)
+
+    sender = make(kafka, on_lost=wait)
+    sender.add(RECORD)
+    sender.add(RECORD)
+    _wait_for(lambda: len(kafka.sent) == 2)
+    # in the producer's only thread, which must not be held up
+    kafka.sent[0][1].failure(errors.MessageSizeTooLargeError())
+    assert told.wait(30)
+    kafka.sent[1][1].success(None)
+    assert sender.counts().delivered == 1
+    assert not sender.flush(0.05)
+    go_on.set()
+    assert sender.flush(30)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_one_may_wait_for_ever(make: Make, timeout: float) -> None:
+    kafka = FakeKafka()
+    sender = make(kafka)
+    sender.add(RECORD)
+    _wait_for(lambda: len(kafka.sent) == 1)
+    done: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda wait=wait: done.append(wait(timeout)))
+        for wait in (sender.flush, sender.close)
+    ]
+    for thread in threads:
+        thread.start()
+    kafka.sent[0][1].success(None)
+    for thread in threads:
+        thread.join(30.0)
+    assert done == [True, True]
 
 
 def test_closing_wakes_a_call_that_waits(make: Make) -> None:
