@@ -10,6 +10,12 @@ from benchmarks.join.spec import Spec
 HEAP = "4g"
 #: For RocksDB. Less than the state of any plan at the sizes measured, so that it lives on disk.
 MANAGED_MB = 32
+#: What the job sets on RocksDB unless it is told otherwise.
+ROCKSDB_KEYS = (
+    "execution.checkpointing.incremental",
+    "state.backend.rocksdb.use-bloom-filter",
+    "state.backend.rocksdb.memory.partitioned-index-filters",
+)
 #: Between checkpoints: where the size of small state is measured, and elsewhere.
 CHECKPOINT_S, VISIBLE_EVERY_S = 1, 10
 
@@ -28,6 +34,8 @@ def flink_options(spec: Spec) -> dict[str, str]:
     }
     if spec.backend == "rocksdb":
         options["state.backend.rocksdb.localdir"] = f"{spec.scratch}/rocksdb"
+        # else the job would set them for itself alone (jobs/pipeline/environment.py)
+        options |= dict.fromkeys(ROCKSDB_KEYS, "false")
     if spec.port:
         options |= {"rest.port": str(spec.port), "rest.bind-port": str(spec.port)}
     if spec.goal != "speed":

@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.join import measure
+from benchmarks.join.flink_options import ROCKSDB_KEYS
 from benchmarks.join.spec import ITEMS, PAYLOAD_BYTES, Spec
 from jobs.pipeline import places
 from services import process
@@ -38,14 +39,14 @@ _POINTS, _EVERY_S, _DISK_EVERY = 40, 0.25, 10
 
 #: What Flink does by itself, a part of what the job sets (jobs/pipeline/environment.py), and all.
 DEFAULTS, OURS = "Flink's defaults", "this project's"
-_SOME = {
-    "execution.checkpointing.incremental": "true",
-    "state.backend.rocksdb.use-bloom-filter": "true",
-}
 OPTIONS: Mapping[str, Mapping[str, str]] = {
-    DEFAULTS: {"execution.checkpointing.incremental": "false"},
-    "incremental, Bloom filters": _SOME,
-    OURS: {**_SOME, "state.backend.rocksdb.memory.partitioned-index-filters": "true"},
+    options: {key: str(key in switched_on).lower() for key in ROCKSDB_KEYS}
+    for options, switched_on in (
+        (DEFAULTS, ()),
+        ("incremental", ROCKSDB_KEYS[:1]),
+        ("and Bloom filters", ROCKSDB_KEYS[:2]),
+        (OURS, ROCKSDB_KEYS),
+    )
 }
 
 

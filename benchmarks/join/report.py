@@ -245,8 +245,8 @@ def _large(measured: Runs) -> Table:
             "start without state s",
         ),
         rows,
-        "The join alone, 160 bytes an item, of which compression saves a quarter. The formula is"
-        ' that of docs/operations.md, "Sizing". MB and seconds of a'
+        "The join alone, 160 bytes an item that RocksDB's compression does not make smaller. The"
+        ' formula is that of docs/operations.md, "Sizing". MB and seconds of a'
         f" checkpoint are medians while the state is full, one every {VISIBLE_EVERY_S} s. Restore"
         " is from the start of a process until all tasks run.",
     )

@@ -43,7 +43,7 @@ class SayEvents:
     def run(self, batch: bytes) -> bytes:
         _, _, _, steps = _unpack(batch)
         samples = [event.encode() for _, _, event in steps if event is not None]
-        return _pack(((), samples, NO_REPORTS))
+        return _pack(((), samples, 0, NO_REPORTS))
 
 
 def main(folder: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.join import measure, report
+from benchmarks.join import large_state, measure, report, run_ours
 from benchmarks.join.cases import SPAN_MS, SPEED, WINDOW_MS, in_turns
+from benchmarks.join.flink_options import ROCKSDB_KEYS
 from benchmarks.join.kept import disagreement, readable, runs_done
 from benchmarks.join.latency import _Acks, _millis
 from benchmarks.join.spec import PLANS, Spec
+from jobs.pipeline import config, environment
 
 
 def _run(spec: Spec, **measured: Any) -> dict[str, Any]:
@@ -121,3 +124,20 @@ def test_the_wall_clock_of_a_printed_row(printed: str, millis: int) -> None:
 )
 def test_threads_are_counted_where_they_work(thread: str, kind: str) -> None:
     assert measure._kind(thread) == kind
+
+
+@pytest.mark.parametrize("options", large_state.OPTIONS)
+def test_a_run_on_rocksdb_has_the_options_that_it_names(options: str, tmp_path: Path) -> None:
+    """The job sets some for itself: then two rows of the table would be one."""
+    spec = Spec("alone", "ours", "rocksdb", 10, 1, 10, WINDOW_MS, "large", scratch=str(tmp_path))
+    own = environment.options(_pipeline(spec, tmp_path))
+    assert {own[key] for key in ROCKSDB_KEYS} == {"false"}
+    named = large_state.OPTIONS[options]
+    used = environment.options(_pipeline(replace(spec, flink=dict(named)), tmp_path))
+    assert {key: used[key] for key in ROCKSDB_KEYS} == named
+
+
+def _pipeline(spec: Spec, folder: Path) -> config.Pipeline:
+    path = folder / "pipeline.toml"
+    path.write_text(run_ours.pipeline_toml(spec))
+    return config.load(path)
