@@ -21,7 +21,7 @@ ALERTS = running.ROOT / "docker" / "prometheus" / "alerts.yml"
 SHORTER: dict[str, tuple[tuple[str, str], ...]] = {
     "ProcessDown": (),
     "NoJobRuns": (),
-    "JobRestarts": (("[15m]) > 1", "[1m]) > 0"),),
+    "JobRestarts": (("[15m]) > 1.5", "[1m]) > 0"),),
     "CheckpointTooOld": (("1000 > 900\n", "1000 > 15\n"), ("1000 > 900)", "1000 > 60)")),
     "CheckpointsFail": (("[15m])\n", "[12s])\n"), ("[15m])\n", "[12s])\n")),
     "NothingRead": (("[15m]", "[12s]"),),

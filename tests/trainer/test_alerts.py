@@ -32,7 +32,7 @@ SHORTER = {
     "TrainerNoNewSamples": ("> 7200", "> 3600"),
     "TrainerNotSaved": ("> 1200", "> 8"),
     "TrainerNotExported": ("> 600", "> 8"),
-    "TrainerProcessesEnd": ("[30m])) > 2", "[2m])) > 0"),
+    "TrainerProcessesEnd": ("[30m])) > 2.5", "[2m])) > 0"),
     "TrainerRolledBack": ("[30m]", "[2m]"),
     "TrainerWithoutBackup": ("", ""),
     "TrainerMiscalibrated": ("[1h]", "[20s]"),
