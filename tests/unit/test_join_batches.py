@@ -100,6 +100,24 @@ def test_positives_are_the_impressions_that_have_an_action_when_they_settle(key:
             assert runner.counts[f"positives/{kind}"] == found, str(timeline)
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_an_impression_that_was_only_seen_is_no_positive(key: Key) -> None:
+    rules = Rules(key, {"view": 9, "click": 9}, {"view": "any", "click": "any"}, exposure="view")
+    arrivals: list[Event] = [Request("r", "u", 0, ("i", "j"))]
+    arrivals += [Action(f"v{i}", "u", i, "r", "view", None, 1) for i in ("i", "j")]
+    for clicks in (0, 1):
+        arrivals += [Action("c", "u", "j", "r", "click", None, 2)] * clicks
+        runner = BatchRunner(rules, 0, cut=0.3)
+        runner.run(Timeline(tuple(arrivals), 2))
+        found = {n: count for n, count in runner.counts.items() if n.startswith("positives/")}
+        assert found.get("positives/click", 0) == clicks
+        assert "positives/view" not in {
+            *found,
+            *join_batches.counters(core_runner.core_rules(rules)),
+        }
+        assert runner.counts["joined"] == 2 + clicks
+
+
 @pytest.mark.parametrize(("requests", "largest"), [(10, 0), (60, 61)])
 def test_a_key_of_many_requests_is_told_of(requests: int, largest: int) -> None:
     rules = Rules("user_id", {"click": 10**6}, {"click": "any"})
@@ -122,6 +140,17 @@ def test_a_request_of_many_actions_is_told_of_while_they_come(actions: int) -> N
     so_far, at_the_end = runner.largest[: 1 + actions], runner.largest[1 + actions :]
     assert so_far == [0, *(n if n > 33 else 0 for n in range(1, 1 + actions))]
     assert max(at_the_end) == (1 + actions if actions > 16 else 0)
+
+
+def test_actions_beyond_the_limit_make_no_key_larger() -> None:
+    limit = 40
+    rules = Rules("request_id", {"click": 10**6}, {"click": "any"}, max_actions=limit)
+    arrivals: list[Event] = [Request("r", "u", 0, ("i",))]
+    arrivals += [Action(f"a{i}", "u", "i", "r", "click", None, i) for i in range(3 * limit)]
+    runner = BatchRunner(rules, 0, cut=1.0, memory=0)
+    runner.run(Timeline(tuple(arrivals), 3 * limit))
+    assert runner.counts["rejected/actions/too_many_actions"] == 2 * limit
+    assert max(runner.largest) == limit + 1  # with the request
 
 
 def test_all_that_is_counted_is_declared() -> None:

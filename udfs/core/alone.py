@@ -61,9 +61,10 @@ def settle_alone(
     request.user_id, request.items = front.user_id, front.items
     final = rows_at_deadline(request, front, View(now, known, trust, at_end), rules)
     request.settle(used, keep_features=rules.keep_features)
+    found = positives(known, rules)
     decisions = Decisions(
         emitted=[] if final.emitted is None else [final.emitted],
-        settled=[Settled(request, len(used), final.unexposed, final.immature, positives(known))],
+        settled=[Settled(request, len(used), final.unexposed, final.immature, found)],
         wake_at={request.forget_time},
     )
     return request, decisions

@@ -156,9 +156,9 @@ def rows_at_deadline(
     return FinalRows(emitted, unexposed, immature)
 
 
-def positives(known: Known) -> dict[str, int]:
-    """By kind of action: how many impressions have one."""
-    return {kind: len(of_kind) for kind, of_kind in known.items()}
+def positives(known: Known, rules: JoinRules) -> dict[str, int]:
+    """By kind of action: how many impressions have one. The exposure's kind makes no positive."""
+    return {kind: len(of_kind) for kind, of_kind in known.items() if kind != rules.exposure}
 
 
 def _too_soon(observed: int | None, rules: JoinRules) -> bool:

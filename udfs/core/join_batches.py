@@ -60,7 +60,7 @@ def counters(rules: JoinRules) -> tuple[str, ...]:
         "unexposed",
         "immature_dropped",
         *(f"rows/{kind}" for kind in get_args(wire.RowKind)),
-        *(f"positives/{kind.name}" for kind in rules.kinds),
+        *(f"positives/{kind.name}" for kind in rules.kinds if kind.name != rules.exposure),
         *(f"rejected/{reason}" for reason in _REJECTED_HERE),
     )
 

@@ -51,7 +51,8 @@ class Settled(msgspec.Struct):
     """A request whose labels are decided for good.
 
     `joined`: how many actions it took. `unexposed`, `immature`: how many of its impressions never
-    got a row for that reason. `positives`: how many of them have an action, by kind.
+    got a row for that reason. `positives`: how many of them have an action, by kind other than the
+    exposure's.
     """
 
     request: StoredRequest
@@ -285,9 +286,8 @@ def _settle(key: KeyState, request: StoredRequest, view: View, decisions: Decisi
     final = rows_at_deadline(request, key.fronts.get(request.request_id), view, key.rules)
     if final.emitted is not None:
         decisions.emitted.append(final.emitted)
-    decisions.settled.append(
-        Settled(request, len(claimed), final.unexposed, final.immature, positives(view.known))
-    )
+    found = positives(view.known, key.rules)
+    decisions.settled.append(Settled(request, len(claimed), final.unexposed, final.immature, found))
     key.settle(request, claimed)
 
 

@@ -172,8 +172,9 @@ class KeyedJoin:
             length = self._lengths.pop(key, None)
             if length is None:
                 length = self._storage.count_log()
-            self._lengths[key] = length + 1
-            self._largest = max(self._largest, length + 1)
+            then = length + (length < self._rules.max_actions)
+            self._lengths[key] = then
+            self._largest = max(self._largest, then)
             if len(self._lengths) > LENGTHS:
                 del self._lengths[next(iter(self._lengths))]
         return length < self._rules.max_actions
