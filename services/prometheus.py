@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -156,10 +155,6 @@ class Prometheus:
             if alert["state"] == "firing"
         }
 
-    def targets_up(self) -> int:
-        """How many of the targets were reached by the last scrape."""
-        return sum(target["health"] == "up" for target in self._get("targets")["activeTargets"])
-
     def _is_ready(self) -> bool:
         if self._process is None or not self._process.is_running():
             raise PrometheusError(
@@ -190,21 +185,6 @@ class Prometheus:
         if self._process is not None:
             process.stop(self._process)
             self._process = None
-
-
-def promtool(*arguments: str | Path) -> str:
-    """What promtool says. Raises PrometheusError when it finds something wrong."""
-    done = subprocess.run(
-        ["promtool", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode != 0:
-        raise PrometheusError(done.stdout)
-    return done.stdout
 
 
 def _point(pair: Sequence[Any]) -> tuple[float, float]:

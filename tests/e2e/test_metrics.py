@@ -217,6 +217,11 @@ def test_every_panel_shows_something_and_every_alert_fires_for_its_cause(
         assert value(prom, "pending_requests") > 0
         assert value(prom, "held_actions") > 0
 
+        # One request in a hundred has very many actions; no other key has more than a few.
+        largest = "max(flink_taskmanager_job_task_operator_largest_key)"
+        wait_until(lambda: value(prom, "largest_key", "max") >= CROWD, DEADLINE_S, largest)
+        assert value(prom, "largest_key", "max") < 3 * CROWD
+
         # Records that are wrong, each in its way; now there is something to see in every panel.
         traffic.late = traffic.broken = 0.05
         traffic.unknown = 1.0
@@ -227,13 +232,12 @@ def test_every_panel_shows_something_and_every_alert_fires_for_its_cause(
             assert not {*found[0].labels} & {*UNSTABLE_LABELS}
             # NaN is what a gauge says that has nothing to say
             assert all(one.value == one.value for one in found), f"{query.panel}: {found}"
-        assert value(prom, "largest_key") >= CROWD
         traffic.late = traffic.broken = traffic.unknown = 0.0
 
         # No actions, and a checkpoint folder that cannot be written to; then nothing comes at all.
         still = {"LabelsHeld", "CheckpointTooOld", "CheckpointsFail", "SamplesOld"}
         still |= {"RequestsOverdue", "NothingRead"}
-        assert not still & prom.firing()
+        is_silent(prom, *still)
         traffic.actions = False
         with broken_folder(tmp_path / "checkpoints"):
             fires(*still - {"NothingRead"})
@@ -251,8 +255,8 @@ def test_every_panel_shows_something_and_every_alert_fires_for_its_cause(
         prom.scrape(targets(cluster))
         wait_until(lambda: flooded("ReadingBehind"), DEADLINE_S, "ReadingBehind to fire")
         fired.add("ReadingBehind")
-        wait_until(lambda: "ReadingBehind" not in prom.firing(), DEADLINE_S, "it to have caught up")
-        assert "NoJobRuns" not in prom.firing()
+        is_silent(prom, "ReadingBehind")
+        is_silent(prom, "NoJobRuns")
         cluster.cancel(job.id)
         fires("NoJobRuns")
         if PICTURE:
@@ -326,10 +330,15 @@ def targets(cluster: FlinkCluster) -> list[str]:
     return [f"127.0.0.1:{port}" for port in cluster.metrics_ports.values()]
 
 
-def value(prom: Prometheus, name: str) -> float:
-    """The sum over subtasks; 0 while there is none."""
-    found = prom.query(f"sum(flink_taskmanager_job_task_operator_{name})")
+def value(prom: Prometheus, name: str, over_subtasks: str = "sum") -> float:
+    """The sum over subtasks, or what is said instead; 0 while there is none."""
+    found = prom.query(f"{over_subtasks}(flink_taskmanager_job_task_operator_{name})")
     return found[0].value if found else 0.0
+
+
+def is_silent(prom: Prometheus, *names: str) -> None:
+    """Waits until none of these alerts fires. On a busy machine one may, for a moment."""
+    wait_until(lambda: not {*names} & prom.firing(), DEADLINE_S, f"{names} to be silent")
 
 
 def calms_down(prom: Prometheus) -> None:

@@ -89,7 +89,7 @@ def test_every_alert_fires_for_its_cause(tmp_path: Path, trainers: list[Trainer]
                 raise AssertionError(f"not only {names} but {prom.firing()} fire") from error
 
         def actors(of: str) -> list[psutil.Process]:
-            return [p for p in trainer.family() if of in " ".join(p.cmdline())]
+            return [process for process in trainer.family() if of in command_of(process)]
 
         # It has learned what there is, and no newer samples come: these are years old.
         fire("TrainerNoNewSamples")
@@ -134,6 +134,14 @@ def test_every_alert_fires_for_its_cause(tmp_path: Path, trainers: list[Trainer]
         trainer.end()
         fire("TrainerDown")
     assert fired == SHORTER.keys() - {"TrainerRefusesSamples"}
+
+
+def command_of(process: psutil.Process) -> str:
+    """Empty when it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 class Files:
