@@ -16,13 +16,16 @@ from trainer.table.table import Rows
 def compare(one: Path, other: Path, *serving: Path) -> dict[str, Any]:
     """Of two checkpoints: `samples` that were learned, `keys`, and a line for what is `differing`.
 
-    A key differs that only one has, or whose values, optimizer state or age differ in any bit. The
-    dense parameters count as one, and so does how far the samples were learned. `serving`: none, or
-    the folders of two exports, whose keys and values are compared, too.
+    A key differs that only one has, that one of them has more than once, or whose values, optimizer
+    state or age differ in any bit. The dense parameters count as one, and so does how far the
+    samples were learned. `serving`: none, or the folders of two exports, whose keys and values are
+    compared, too.
     """
     first, second = _Checkpoint(one), _Checkpoint(other)
     differing: list[str] = []
     for name, table in first.tables.items():
+        of_both = (table.keys, second.tables[name].keys)
+        differing += (f"{name} {line}" for keys in of_both for line in _repeated(keys))
         differing += (f"{name} {key:016x}" for key in _differing(table, second.tables[name]))
     for what in ("dense", "learned"):
         if getattr(first, what) != getattr(second, what):
@@ -60,6 +63,14 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     )
 
 
+def _repeated(keys: Any) -> Iterator[str]:
+    """Two shards have a key when one kept rows that moved to the other."""
+    found, counts = np.unique(keys, return_counts=True)
+    for key, count in zip(found.tolist(), counts.tolist(), strict=True):
+        if count > 1:
+            yield f"{key:016x} is there {count} times"
+
+
 def _differing(one: Rows, other: Rows) -> list[int]:
     common, here, there = np.intersect1d(one.keys, other.keys, return_indices=True)
     alone = np.setxor1d(one.keys, other.keys)
@@ -75,7 +86,10 @@ def _bytes(rows: Rows, which: Any) -> Any:
 
 def _of_exports(one: Snapshot, other: Snapshot) -> Iterator[str]:
     for table in one.spec.tables:
-        keys = np.union1d(one.view.keys(table.name), other.view.keys(table.name))
+        of_both = [snapshot.view.keys(table.name) for snapshot in (one, other)]
+        for each in of_both:
+            yield from (f"export: {table.name} {line}" for line in _repeated(each))
+        keys = np.union1d(*of_both)
         (mine, is_here), (theirs, is_there) = (
             snapshot.lookup(table.name, keys) for snapshot in (one, other)
         )

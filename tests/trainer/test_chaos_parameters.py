@@ -58,6 +58,10 @@ def forget_a_key(shard: ShardSnapshot) -> None:
     shard.tables[0] = shard.tables[0].take(np.arange(1, len(shard.tables[0])))
 
 
+def have_a_key_twice(shard: ShardSnapshot) -> None:
+    shard.tables[0] = shard.tables[0].take(np.append(np.arange(len(shard.tables[0])), 3))
+
+
 def make_a_key_older(shard: ShardSnapshot) -> None:
     shard.tables[0].touched[7] -= 1
 
@@ -67,13 +71,21 @@ def change_the_dense_parameters(shard: ShardSnapshot) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [change_one_bit, forget_a_key, make_a_key_older, change_the_dense_parameters]
+    "change",
+    [
+        change_one_bit,
+        forget_a_key,
+        have_a_key_twice,
+        make_a_key_older,
+        change_the_dense_parameters,
+    ],
 )
 def test_a_planted_difference_is_found(
     model: Path, tmp_path: Path, change: Callable[[ShardSnapshot], None]
 ) -> None:
-    found = compare(newest(model), changed(model, tmp_path, change))
-    assert len(found["differing"]) == 1
+    one, other = newest(model), changed(model, tmp_path, change)
+    assert len(compare(one, other)["differing"]) == 1
+    assert len(compare(other, one)["differing"]) == 1
 
 
 def test_less_that_was_learned_is_found(model: Path, tmp_path: Path) -> None:
