@@ -8,10 +8,14 @@ Exit codes: 0 nothing differs; 1 something does, the job did not recover, or the
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +32,6 @@ from chaos.trainer_faults import TRAINER_FAULTS, TrainerFault
 from configuration.command_line import run as run_command
 from services.flink_cluster import ClusterError
 from services.kafka_programs import BrokerError
-from services.waiting import DeadlineError
 from services.zookeeper import ZooKeeperError
 
 #: Those of the join are made first, and then those of the trainer.
@@ -37,6 +40,18 @@ _ALL: tuple[_Kind, ...] = (*FAULTS, *TRAINER_FAULTS)
 
 SAME, DIFFERS, WRONG = 0, 1, 2
 _SHOWN = 20
+
+#: What a fault or a comparison may end in.
+_FAILURES = (
+    AssertionError,
+    BrokerError,
+    ClusterError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    subprocess.SubprocessError,
+    ZooKeeperError,
+)
 
 _console = Console(stderr=True, highlight=False)
 
@@ -78,37 +93,39 @@ def chaos(
         _say(f"no kind has {' or '.join(kind or ())} in its name: {', '.join(_names(_ALL))}")
         return WRONG
     folder = Path(tempfile.mkdtemp(prefix="sample-stitch-chaos-"))
+    drawn: list[_Kind] = []
     results: list[Result] = []
-    cluster = Cluster(folder, network=network)
-    failure: Exception | None = None
-    stopped = False
+    failed = stopped = False
     # whoever ends it gets the table, and no namespace or disk stays behind
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for lacking, why in cluster.lacks.items():
-            left_out = _names([fault for fault in wanted if fault.needs == lacking])
-            if left_out:
-                _say(f"left out, for want of {lacking} ({why}): {', '.join(left_out)}")
-        kinds = [fault for fault in wanted if fault.needs not in cluster.lacks]
-        drawn = kinds if short else draw(kinds, faults, seed)
-        _say(f"seed {seed}, {len(drawn)} faults of {len(set(drawn))} kinds, in {folder}")
-        ends_at = time.monotonic() + minutes * 60
-        for result in _made(cluster, drawn, seed, rate, faults_an_era, ends_at):
-            results.append(result)
-            _say("   ".join(table.cells(result)))
-            _show_difference(result)
-    except (BrokerError, ClusterError, DeadlineError, RuntimeError, ZooKeeperError) as error:
-        failure = error
-        _say(f"gave up: {error}")
+        with contextlib.closing(Cluster(folder, network=network)) as cluster:
+            for lacking, why in cluster.lacks.items():
+                left_out = _names([fault for fault in wanted if fault.needs == lacking])
+                if left_out:
+                    _say(f"left out, for want of {lacking} ({why}): {', '.join(left_out)}")
+            kinds = [fault for fault in wanted if fault.needs not in cluster.lacks]
+            drawn += kinds if short else draw(kinds, faults, seed)
+            _say(f"seed {seed}, {len(drawn)} faults of {len(set(drawn))} kinds, in {folder}")
+            ends_at = time.monotonic() + minutes * 60
+            for result in _made(cluster, drawn, seed, rate, faults_an_era, ends_at):
+                results.append(result)
+                _say("   ".join(table.cells(result)))
+                _show_difference(result)
+    except _FAILURES as error:
+        failed = True
+        _say(f"gave up: {error!r}")
+        (folder / "gave-up.log").write_text(traceback.format_exc(), encoding="utf-8")
     except KeyboardInterrupt:
         stopped = True
         _say("stopped; the latest output was not drained and not audited")
     finally:
-        cluster.close()
-    Console(highlight=False, width=160).print(table.terminal(results))
-    if markdown is not None:
-        markdown.write_text(table.markdown(results), encoding="utf-8")
-    if failure is None and not stopped and not any(_differs(result) for result in results):
+        # also of an error that nobody thought of
+        _say_what_was_not_made(drawn, results)
+        Console(highlight=False, width=160).print(table.terminal(results))
+        if markdown is not None:
+            markdown.write_text(table.markdown(results), encoding="utf-8")
+    if not failed and not stopped and not any(_differs(result) for result in results):
         shutil.rmtree(folder, ignore_errors=True)
         return SAME
     _say(f"the logs are in {folder}")
@@ -176,6 +193,15 @@ def _show_difference(result: Result) -> None:
             _say(f"  {what}: and {len(lines) - _SHOWN} more")
     if result.unaccounted:
         _say(f"  the audit cannot account for {result.unaccounted}")
+
+
+def _say_what_was_not_made(drawn: Sequence[_Kind], results: Sequence[Result]) -> None:
+    made = Counter(result.fault for result in results)
+    for kinds, of in ((FAULTS, "the join"), (TRAINER_FAULTS, "the trainer")):
+        names = _names([fault for fault in drawn if fault in kinds])
+        lacking = sum((Counter(names) - made).values())
+        if lacking:
+            _say(f"not made, or not to the end: {lacking} of {len(names)} faults of {of}")
 
 
 def _names(faults: Sequence[_Kind]) -> list[str]:

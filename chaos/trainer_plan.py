@@ -76,7 +76,10 @@ class Status:
 
     def server(self, number: int) -> Member:
         """The server of that number. Raises LookupError."""
-        return next(m for m in self._of("server") if m.number == number)
+        for member in self._of("server"):
+            if member.number == number:
+                return member
+        raise LookupError(f"there is no server {number}")
 
     @property
     def servers(self) -> list[Member]:

@@ -136,6 +136,8 @@ def run(
     `first`: the number of the first one. No other fault is begun after `ends_at`, seconds of
     `time.monotonic`.
     """
+    if time.monotonic() > ends_at:
+        return
     rng = random.Random(f"{seed}/trainer")
     told("the trainer without faults")
     files, stock = 1 + min(faults_an_era, len(faults)), folder / "stock"
