@@ -52,6 +52,16 @@ def _queries(dashboard: str) -> list[str]:
     return [re.sub(r"\$\w+", "x", query) for query in asked]
 
 
+def _with_trainer(folder: Path) -> Path:
+    """The configuration, with what is for a trainer switched on as its comment says."""
+    for file in FOLDER.glob("*alerts.yml"):
+        shutil.copy(file, folder)
+    text = (FOLDER / "prometheus.yml").read_text(encoding="utf-8")
+    to = folder / "prometheus.yml"
+    to.write_text(re.sub(r"(?m)^  # (- |  )", r"  \1", text), encoding="utf-8")
+    return to
+
+
 @needs_promtool
 def test_the_rules_fire_as_their_own_tests_expect() -> None:
     _promtool("test", "rules", FOLDER / "alerts_test.yml")
@@ -60,6 +70,8 @@ def test_the_rules_fire_as_their_own_tests_expect() -> None:
 @needs_promtool
 def test_prometheus_takes_the_configuration_and_every_query(tmp_path: Path) -> None:
     _promtool("check", "config", FOLDER / "prometheus.yml")
+    with_trainer = _with_trainer(tmp_path)
+    _promtool("check", "config", with_trainer)
     for dashboard in ("join.json", "trainer.json"):
         queries = _queries(dashboard)
         assert len(queries) > 10
@@ -67,6 +79,16 @@ def test_prometheus_takes_the_configuration_and_every_query(tmp_path: Path) -> N
         file = tmp_path / dashboard
         file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
         _promtool("check", "rules", file)
+
+
+def test_the_trainer_is_not_scraped_unless_it_is_switched_on(tmp_path: Path) -> None:
+    yaml = YAML(typ="safe")
+    rules, jobs = ["alerts.yml"], ["flink"]
+    for file in (FOLDER / "prometheus.yml", _with_trainer(tmp_path)):
+        found = yaml.load(file.read_text(encoding="utf-8"))
+        assert found["rule_files"] == rules
+        assert [one["job_name"] for one in found["scrape_configs"]] == jobs
+        rules, jobs = [*rules, "trainer-alerts.yml"], [*jobs, "sample-stitch-trainer"]
 
 
 def test_each_alert_is_seen_to_fire_and_seen_to_be_silent() -> None:

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from schemas.decoding import RequestDecoder
-from schemas.events import Origin, RequestEvent
+from schemas.events import ActionEvent, Origin, RequestEvent
 from schemas.features import Feature, FeatureSchema, FeatureType
-from udfs.core.state_codec import VERSION, StoredRequest, pack_request
+from udfs.core.state_codec import VERSION, StoredRequest, pack_entry, pack_request
 
 TIME = 1_700_000_000_000
 ID_BYTES, NAME_BYTES = 8, 9
@@ -57,8 +57,10 @@ def _bytes(request: StoredRequest) -> int:
     ("items", "features"),
     list(product((1, 20, 200), ((4, 4, 8), (0, 1, 160), (40, 0, 0), (0, 0, 0)))),
 )
+@pytest.mark.parametrize("joined", [0, 20])
+@pytest.mark.parametrize("keep_features", [False, True])
 def test_a_pending_request_and_a_tombstone_take_what_the_page_says(
-    items: int, features: tuple[int, int, int]
+    items: int, features: tuple[int, int, int], joined: int, keep_features: bool
 ) -> None:
     numbers, strings, length = features
     request = _stored(items, numbers, strings, length)
@@ -68,9 +70,27 @@ def test_a_pending_request_and_a_tombstone_take_what_the_page_says(
 
     request.items = [f"i{n:07}" for n in range(items)]
     request.user_id = "u" * ID_BYTES
-    request.settle([], keep_features=False)
-    tombstone = 80 + items * (ID_BYTES + 1)
+    # identities are hashes of 64 bits
+    used = [2**63 + n for n in range(joined)]
+    request.settle(used, keep_features=keep_features)
+    tombstone = 80 + items * (ID_BYTES + 1) + 9 * joined
+    if keep_features:
+        tombstone += pending - 65
     assert _bytes(request) == pytest.approx(tombstone, rel=0.03, abs=10)
+
+
+@pytest.mark.parametrize("id_bytes", [8, 36])
+@pytest.mark.parametrize("more", [0, 300])
+def test_a_held_action_takes_what_the_page_says(id_bytes: int, more: int) -> None:
+    names = ("event_id", "user_id", "item_id", "request_id")
+    event_id, user_id, item_id, request_id = (name[0] * id_bytes for name in names)
+    record = dict(zip(names, (event_id, user_id, item_id, request_id), strict=True))
+    raw = msgspec.json.encode(record | {"action": "click", "event_time": TIME, "other": "x" * more})
+    origin = Origin("actions", 3, 10**9)
+    action = ActionEvent(event_id, user_id, item_id, request_id, "click", 1.5, TIME, origin, raw)
+    # with the length that Flink writes before an element of a list
+    found = len(pack_entry(action)) + 4
+    assert found == pytest.approx(len(raw) + 4 * id_bytes + 60, abs=10)
 
 
 def test_the_example_of_the_page() -> None:
