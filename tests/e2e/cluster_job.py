@@ -40,6 +40,13 @@ class Job:
         """How often the job has gone on from a checkpoint or savepoint."""
         return int(self.cluster.get(f"/jobs/{self.id}/checkpoints")["counts"]["restored"])
 
+    def newest_exception(self) -> tuple[int, str]:
+        """Its time (epoch ms) and stack trace; (0, "") if there was none."""
+        history = self.cluster.get(f"/jobs/{self.id}/exceptions?maxExceptions=1")
+        for entry in history["exceptionHistory"]["entries"]:
+            return int(entry["timestamp"]), str(entry["stacktrace"])
+        return 0, ""
+
     def wait_for_checkpoints(self, number: int) -> None:
         """Until so many have completed that were not yet under way."""
         end = int(self.latest("completed").get("id", 0)) + 1 + number

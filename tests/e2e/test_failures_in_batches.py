@@ -138,7 +138,7 @@ def test_batches_that_fail_when_half_of_them_is_done(
         wait_until(more, DEADLINE_S, what, every_s=1.0)
 
     def fail(where: Where) -> None:
-        rows, restored = visible(), job.restored()
+        rows, restored, newest = visible(), job.restored(), job.newest_exception()[0]
         send_until(lambda: visible() > rows, f"rows before {where}")
         (failures / f"{where}.due").touch()
         happened = failures / f"{where}.happened"
@@ -147,10 +147,13 @@ def test_batches_that_fail_when_half_of_them_is_done(
         assert 0 < done < of
         what = f"the job to be restored after {where}"
         wait_until(lambda: job.goes_on() and job.restored() > restored, DEADLINE_S, what)
-        # the job manager's answers are some seconds old
-        wait_until(
-            lambda: ERRORS[where] in flink_cluster.job_exception(job.id), DEADLINE_S, ERRORS[where]
-        )
+
+        # The job manager's answers are some seconds old, and two failures say the same.
+        def is_told() -> bool:
+            time, text = job.newest_exception()
+            return time > newest and ERRORS[where] in text
+
+        wait_until(is_told, DEADLINE_S, ERRORS[where])
 
     request.addfinalizer(job.end)
     for where in WHERE:
