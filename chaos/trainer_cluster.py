@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chaos import trainer_end
 from chaos.network import Network
-from chaos.trainer_plan import ENDED, PIDS, PLAN, STATUS, UNREACHABLE, Member, Plan, Status
+from chaos.trainer_plan import ENDED, PLAN, STATUS, UNREACHABLE, Member, Plan, Status
 from services.place import LOOPBACK, Place
 from services.waiting import wait_until
 
@@ -81,6 +82,7 @@ class TrainerCluster:
         self.folder, self._stock, self.network, self._python = folder, stock, network, python
         self._lives = self._released = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.model = folder / "model"
         folder.mkdir(parents=True)
         for name in ("pipeline.toml", "trainer.toml"):
@@ -93,7 +95,6 @@ class TrainerCluster:
             times=TIMES,
             worker=worker,
             plant=plant,
-            harness=os.getpid(),
         )
         (folder / PLAN).write_text(json.dumps(plan.as_json()))
 
@@ -121,6 +122,8 @@ class TrainerCluster:
 
     def start(self) -> None:
         """Start the trainer, or start it again: it goes on from its last checkpoint."""
+        if self._watcher is None:
+            self._watcher = trainer_end.watch(self.folder)
         self._lives += 1
         words = [*self._place(COORDINATOR).prefix, str(self._python)]
         with self.log.open("wb") as log:
@@ -153,28 +156,22 @@ class TrainerCluster:
         """SIGKILL of all that were ever started."""
         if self._process is not None:
             self.kill_coordinator()
-        path = self.folder / PIDS
-        for pid in path.read_text().split() if path.exists() else ():
-            if self._is_ours(int(pid)):
-                send(int(pid), signal.SIGKILL)
+        trainer_end.kill(self.folder)
 
     def end(self, members: Iterable[Member]) -> None:
         """SIGKILL of zombies, as Ray ends them when it reaches them again."""
         for member in members:
-            if self._is_ours(member.pid):
+            if trainer_end.runs_in(self.folder, member.pid):
                 send(member.pid, signal.SIGKILL)
-
-    def _is_ours(self, pid: int) -> bool:
-        """A number of a process may be used again."""
-        with contextlib.suppress(OSError):
-            return str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        return False
 
     def close(self) -> None:
         """End all processes. The network stays."""
+        self.kill_everything()
+        if self._watcher is not None:
+            self._watcher.communicate()
+            self._watcher = None
         if self.network is not None:
             self.network.heal()
-        self.kill_everything()
 
     def check(self) -> None:
         """Raises RuntimeError if the trainer has ended."""

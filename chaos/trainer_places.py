@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos.trainer_plan import ENDED, PIDS, STATUS, UNREACHABLE, Member, Plan, Status
+from chaos.trainer_plan import ENDED, STATUS, UNREACHABLE, Member, Plan, Status
 from trainer.run import coordinator
 from trainer.run.cluster import Process, WorkerMain
 
@@ -111,8 +111,6 @@ class Places:
                 start_new_session=True,
             )
         self._started.append(process)
-        with (self._folder / PIDS).open("a") as file:
-            file.write(f"{process.pid}\n")
         return _Started(name, place, process)
 
 

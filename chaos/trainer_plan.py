@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-#: The plan, for all processes; the status, of the coordinator; the ids of all that were started.
-PLAN, STATUS, PIDS = "plan.json", "status.json", "pids"
+#: The plan, for all processes; the status, of the coordinator.
+PLAN, STATUS = "plan.json", "status.json"
 #: Names of processes that the coordinator takes for ended, and that it cannot end.
 ENDED, UNREACHABLE = "ended", "unreachable"
 
@@ -18,8 +18,7 @@ class Plan:
 
     `coordinator`: its address. `servers`, `workers`: places, each an address and the words that put
     a command there. `settings`: of the trainer's configuration. `times`: seconds, by the constant's
-    name. `worker`, `plant`: a class and a function to use, as `module:name`, or "". `harness`: the
-    id of the process that they all end with.
+    name. `worker`, `plant`: a class and a function to use, as `module:name`, or "".
     """
 
     coordinator: str = ""
@@ -29,7 +28,6 @@ class Plan:
     times: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     plant: str = ""
-    harness: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For `json`."""

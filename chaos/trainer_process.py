@@ -11,18 +11,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chaos.trainer_plan import PLAN, Plan
-
-#: Seconds between two looks whether the harness is there.
-_LOOK_S = 1.0
 
 
 def main(role: str, *arguments: str) -> int:
@@ -95,16 +89,7 @@ def _compare(*folders: str) -> int:
 
 
 def _plan_in(folder: str) -> Plan:
-    """The plan. This process ends with the harness from now on, however that ends."""
-    plan = Plan.of_json(json.loads((Path(folder) / PLAN).read_text()))
-    threading.Thread(target=_end_with, args=(Path(f"/proc/{plan.harness}"),), daemon=True).start()
-    return plan
-
-
-def _end_with(harness: Path) -> None:
-    while harness.exists():
-        time.sleep(_LOOK_S)
-    os._exit(1)
+    return Plan.of_json(json.loads((Path(folder) / PLAN).read_text()))
 
 
 def _hasten(plan: Plan) -> None:
