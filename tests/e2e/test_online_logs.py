@@ -63,8 +63,10 @@ username="app" password="{password}";
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """A broker of its own, for it is killed, and has to come back at its port."""
-    # below those that the system gives to clients, which would take it when it is free
-    port = next(port for port in range(21_000, 32_000) if free_port(port) == port)
+    # Below those that the system gives to clients, which would take it while it is free; and not
+    # the one that another run of this test begins with.
+    begin = 21_000 + os.getpid() % 10_000
+    port = next(port for port in range(begin, begin + 1_000) if free_port(port) == port)
     folder = tmp_path_factory.mktemp("kafka")
     with KafkaBroker(folder, port=port, users={"app": "right"}) as broker:
         yield broker
