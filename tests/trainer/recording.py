@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from tests.trainer import history
 from tests.trainer.history import Ack, Note, PullBegins, PullEnds, PushBegins, PushEnds
 from trainer import checkpoint
 from trainer.run.job import Job, Outcome
@@ -165,6 +166,14 @@ def begins(log: Path) -> Mapping[int, int]:
         elif text.endswith("; starting over"):
             found[len(found) + 1] = 0
     return found
+
+
+def has_answered(folder: Path, shards: Collection[int], since: float) -> bool:
+    """Whether one of the shards has acknowledged a push that a worker began after that moment."""
+    notes = [note for notes in history.read(folder) for note in notes]
+    begun = {(n.worker, n.sequence) for n in notes if type(n) is PushBegins and n.at > since}
+    acks = (note for note in notes if isinstance(note, Ack) and note.asked > since)
+    return any(ack.shard in shards and (ack.worker, ack.sequence) in begun for ack in acks)
 
 
 # -- a fault that a history must show --------------------------------------------------------------
