@@ -8,6 +8,7 @@ everybody else. Whoever runs the harness reaches all of them at any time.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ from pathlib import Path
 from services.place import Place
 
 _NOBODY = "02:00:00:00:00:00"
+
+
+_LINKS = Path("/sys/class/net")
 
 
 class Network:
@@ -69,13 +73,14 @@ class Network:
 
     def close(self) -> None:
         """Delete the namespaces and the bridge; nothing may run in them any more."""
-        for name in self._addresses:
-            subprocess.run(
-                ["ip", "netns", "delete", f"{self._bridge}-{name}"],
-                capture_output=True,
-                check=False,
-            )
-        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+        links = [f"c{self._number}o{number + 2}" for number in range(len(self._addresses))]
+        for words in (
+            # a socket that is still dying holds its namespace, and with it both ends of the link
+            *(("link", "delete", link) for link in links),
+            *(("netns", "delete", f"{self._bridge}-{name}") for name in self._addresses),
+            ("link", "delete", self._bridge),
+        ):
+            subprocess.run(["ip", *words], capture_output=True, check=False)
 
     def _deafen(self, sender: str, receiver: str) -> None:
         if (sender, receiver) not in self._cuts:
@@ -91,7 +96,8 @@ def _free_number() -> int:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise OSError("network namespaces need root, and the program ip")
     for number in range(1, 250):
-        if not Path(f"/sys/class/net/chaos{number}").exists():
+        of_it = itertools.chain(_LINKS.glob(f"chaos{number}"), _LINKS.glob(f"c{number}o*"))
+        if not any(of_it):
             return number
     raise OSError("there are too many bridges of other harnesses")
 
