@@ -29,7 +29,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from services import flink_metrics, log4j, process
@@ -38,6 +37,7 @@ from services.jars import JarError, jar_paths
 from services.java import JavaError, find_java_home
 from services.place import LOOPBACK, Place
 from services.process import ProcessId
+from services.started import Started
 from services.waiting import DeadlineError, wait_until
 from services.zookeeper import ZooKeeper, ZooKeeperError
 
@@ -99,7 +99,7 @@ class Submission:
         return self.job_ids[0]
 
 
-class FlinkCluster:
+class FlinkCluster(Started):
     """Job and task managers, with all that is theirs in one folder.
 
     One job manager, or several with high availability: then a ZooKeeper and a folder remember the
@@ -576,18 +576,6 @@ class FlinkCluster:
             if not name.startswith(("FLINK_", "_FLINK", "HADOOP_", "PYFLINK_"))
         }
         return inherited | own
-
-    def __enter__(self) -> FlinkCluster:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     # --- inside -------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from services import kafka_programs, process
 from services.jars import JarError
@@ -22,6 +21,7 @@ from services.java import JavaError
 from services.kafka_listeners import Listener, addresses, of_users, protocols
 from services.kafka_programs import BrokerError
 from services.process import ProcessId
+from services.started import Started
 from services.waiting import DeadlineError, wait_until
 
 RUN_FOLDER = Path(__file__).resolve().parents[1] / ".run" / "kafka"
@@ -55,7 +55,7 @@ group.initial.rebalance.delay.ms=0
 """
 
 
-class KafkaBroker:
+class KafkaBroker(Started):
     """One broker in a folder of its own: data, configuration, log, and who runs it."""
 
     def __init__(
@@ -185,18 +185,6 @@ class KafkaBroker:
         kafka_programs.create_topic(
             self.bootstrap_servers, name, partitions=partitions, replicas=1, settings=settings
         )
-
-    def __enter__(self) -> KafkaBroker:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _format(self, command: Sequence[str | Path], properties: Path) -> None:
         """Give the data folder its cluster id; an existing one keeps its own."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from services import kafka_programs, process
 from services.kafka_programs import BrokerError
 from services.place import LOOPBACK, Place
 from services.process import ProcessId
+from services.started import Started
 from services.waiting import DeadlineError, wait_until
 
 _READY_DEADLINE_S = 90.0
@@ -44,7 +44,7 @@ group.initial.rebalance.delay.ms=0
 """
 
 
-class KafkaCluster:
+class KafkaCluster(Started):
     """Brokers 1 to n; a topic has a replica on at most three, and two must have a record."""
 
     def __init__(self, folder: Path, *, places: Sequence[Place] = (LOOPBACK,) * 3) -> None:
@@ -163,18 +163,6 @@ class KafkaCluster:
             replicas=self._replicas,
             settings=settings,
         )
-
-    def __enter__(self) -> KafkaCluster:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     # --- inside -------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from services import process
 from services.process import ProcessId
+from services.started import Started
 from services.waiting import DeadlineError, wait_until
 
 _READY_DEADLINE_S = 30.0
@@ -47,7 +47,7 @@ class Series:
         return self.points[-1][1]
 
 
-class Prometheus:
+class Prometheus(Started):
     """One server with all that is its own in one folder. A context manager: runs within it."""
 
     def __init__(
@@ -85,7 +85,8 @@ class Prometheus:
         new.write_text(json.dumps([{"targets": list(targets)}]), encoding="utf-8")
         new.replace(self._targets)
 
-    def __enter__(self) -> Prometheus:
+    def start(self) -> None:
+        """Start it, at a free port. Raises PrometheusError if it does not become ready."""
         self._port = process.free_port()
         every = f"{self._every_s}s"
         # JSON is YAML
@@ -120,17 +121,14 @@ class Prometheus:
         try:
             wait_until(self._is_ready, _READY_DEADLINE_S, "Prometheus to be ready")
         except DeadlineError as error:
-            self._stop()
+            self.stop()
             raise PrometheusError(f"{error}; its log ends:\n{process.tail(log)}") from error
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop()
+    def stop(self) -> None:
+        """Stop it; its data stay."""
+        if self._process is not None:
+            process.stop(self._process)
+            self._process = None
 
     def query(self, expression: str) -> list[Series]:
         """The series that an expression has now. Raises PrometheusError for a wrong one."""
@@ -180,11 +178,6 @@ class Prometheus:
         url = f"http://127.0.0.1:{self._port}{path}"
         with opener.open(url, timeout=_REQUEST_DEADLINE_S) as response:
             return bytes(response.read())
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            process.stop(self._process)
-            self._process = None
 
 
 def _point(pair: Sequence[Any]) -> tuple[float, float]:

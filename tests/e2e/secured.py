@@ -228,10 +228,6 @@ class SecuredBroker(KafkaBroker):
             ],
         )
 
-    def __enter__(self) -> SecuredBroker:
-        self.start()
-        return self
-
     def stop(self) -> None:
         super().stop()
         self.token_endpoint.stop()
