@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from jobs.pipeline import config
-from jobs.pipeline.kafka_python import UnusableError, WrongPropertyError, for_python
+from jobs.pipeline.kafka_consumer import client_options
 from online.events import ActionEncoder, InvalidEventError, Item, Record, RequestEncoder
 from online.sender import Counts, OnLost, Producer, Sender
 from schemas.decoding import ActionDecoder, RequestDecoder
@@ -71,12 +70,8 @@ class _EventLog:
                 f"{path}: {key} has not one topic; say which one to write to: topic=…"
             )
         self._prepare(declared, source)
-        try:
-            properties = for_python(source.properties)
-        except (UnusableError, WrongPropertyError) as error:
-            raise config.ConfigError(f"{path}: {key}.properties: {error}") from None
         self._sender = Sender(
-            _connecting(source, properties, give_up_s),
+            _connecting(source, client_options(self._stream, source), give_up_s),
             topic or source.topics[0],
             buffer_bytes=buffer_bytes,
             max_wait_s=max_wait_s,
@@ -107,12 +102,7 @@ class _EventLog:
     def __enter__(self: _Log) -> _Log:
         return self
 
-    def __exit__(
-        self,
-        _: type[BaseException] | None,
-        __: BaseException | None,
-        ___: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _log(self, record: Callable[[int], Record]) -> bool:
@@ -232,7 +222,7 @@ class ActionLog(_EventLog):
 
 
 def _connecting(
-    source: config.KafkaSource, properties: Mapping[str, Any], give_up_s: float
+    source: config.KafkaSource, options: Mapping[str, Any], give_up_s: float
 ) -> Callable[[], Producer]:
     def connect() -> Producer:
         from kafka import KafkaProducer
@@ -251,7 +241,7 @@ def _connecting(
             bootstrap_timeout_ms=_CONNECT_MS,
             max_request_size=source.max_record_bytes + _FRAME_BYTES,
             allow_auto_create_topics=False,
-            **{name: value for name, value in properties.items() if name != "isolation_level"},
+            **{name: value for name, value in options.items() if name != "isolation_level"},
         )
         return producer
 

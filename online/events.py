@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
+from schemas.decoding import ActionDecoder, BadRecord, Decoder, RequestDecoder
 from schemas.events import Origin
-from schemas.features import FeatureSchema
+from schemas.features import FeatureSchema, Scope
 
 #: An item that was shown: its id, and its features by name.
 Item = tuple[str, Mapping[str, Any]]
@@ -51,8 +51,8 @@ class RequestEncoder:
 
     def __init__(self, decoder: RequestDecoder, schema: FeatureSchema, *, by_user: bool) -> None:
         self._decoder, self._by_user = decoder, by_user
-        self._context = frozenset(f.name for f in schema.scoped("context"))
-        self._features = frozenset(f.name for f in schema.scoped("item"))
+        self._context = _Features(schema, "context")
+        self._features = _Features(schema, "item")
 
     def record(
         self,
@@ -64,34 +64,22 @@ class RequestEncoder:
         now: int,
     ) -> Record:
         """Times are epoch ms. Raises InvalidEventError."""
-        pairs = list(items)
-        for features in (context, *(features for _, features in pairs)):
-            if not isinstance(features, Mapping):
-                raise InvalidEventError(
-                    "wrong_type", f"expected features by name, got {features!r}"
-                )
-        if not context.keys() <= self._context:
-            raise _undeclared(context, self._context, "context", self._features, "item")
-        for _, features in pairs:
-            if not features.keys() <= self._features:
-                raise _undeclared(features, self._features, "item", self._context, "context")
+        said = self._context(context)
+        shown = [(item, self._features(features)) for item, features in items]
         event_time = _time(event_time)
         value = _encoded(
             {
                 "request_id": _text("request_id", request_id),
                 "user_id": _text("user_id", user_id),
                 "event_time": event_time,
-                "context": _values(context),
+                "context": said,
                 "items": [
-                    {"item_id": _text("item_id", item), "features": _values(features)}
-                    for item, features in pairs
+                    {"item_id": _text("item_id", item), "features": features}
+                    for item, features in shown
                 ],
             }
         )
-        try:
-            self._decoder.decode(value, _NOWHERE, now)
-        except BadRecord as bad:
-            raise InvalidEventError(bad.reason, bad.message) from None
+        _check(self._decoder, value, now)
         return Record((user_id if self._by_user else request_id).encode(), value, event_time)
 
 
@@ -113,42 +101,54 @@ class ActionEncoder:
         }
         event_time = _time(event_time)
         value = _encoded(fields | {"event_time": event_time})
-        try:
-            self._decoder.decode(value, _NOWHERE, now)
-        except BadRecord as bad:
-            raise InvalidEventError(bad.reason, bad.message) from None
+        _check(self._decoder, value, now)
         # without a request's id the decoder has refused it, if that is what it is joined by
         key: str = fields["user_id"] if self._by_user else fields["request_id"]
         return Record(key.encode(), value, event_time)
 
 
-def _undeclared(
-    features: Mapping[str, Any],
-    declared: frozenset[str],
-    scope: str,
-    elsewhere: frozenset[str],
-    other: str,
-) -> InvalidEventError:
-    name = min(str(name) for name in features.keys() - declared)
-    if name in elsewhere:
-        what = f"the feature {name!r} is declared for scope {other!r}, and was logged in {scope!r}"
-    else:
-        known = ", ".join(sorted(declared)) or "none"
-        what = f"no [features.{name}] of scope {scope!r} is declared; declared are: {known}"
-    return InvalidEventError("undeclared_feature", what)
+def _check(decoder: Decoder[Any], value: bytes, now: int) -> None:
+    """Raises InvalidEventError for a record that the join would reject."""
+    try:
+        decoder.decode(value, _NOWHERE, now)
+    except BadRecord as bad:
+        raise InvalidEventError(bad.reason, bad.message) from None
+
+
+class _Features:
+    """The features of one scope: of the request, or of an item."""
+
+    def __init__(self, schema: FeatureSchema, scope: Scope) -> None:
+        self._scope = scope
+        self._declared = frozenset(f.name for f in schema.scoped(scope))
+        self._elsewhere = {f.name: f.scope for f in schema.features if f.scope != scope}
+
+    def __call__(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same with values that JSON has. Raises InvalidEventError.
+
+        msgspec would write some others as text without a word: bytes, dates, UUIDs.
+        """
+        if not isinstance(features, Mapping):
+            raise InvalidEventError("wrong_type", f"expected features by name, got {features!r}")
+        if not features.keys() <= self._declared:
+            raise self._undeclared(features)
+        if _PLAIN.issuperset(map(type, features.values())):
+            return features
+        return {name: _value(value) for name, value in features.items()}
+
+    def _undeclared(self, features: Mapping[str, Any]) -> InvalidEventError:
+        name = min(str(name) for name in features.keys() - self._declared)
+        if name in self._elsewhere:
+            what = f"the feature {name!r} is declared for scope {self._elsewhere[name]!r}"
+            what += f", and was logged in {self._scope!r}"
+        else:
+            known = ", ".join(sorted(self._declared)) or "none"
+            what = f"no [features.{name}] of scope {self._scope!r} is declared"
+            what += f"; declared are: {known}"
+        return InvalidEventError("undeclared_feature", what)
 
 
 _PLAIN = frozenset([str, int, float, bool, type(None)])
-
-
-def _values(features: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same with values that JSON has. Raises InvalidEventError.
-
-    msgspec would write some others as text without a word: bytes, dates, UUIDs.
-    """
-    if _PLAIN.issuperset(map(type, features.values())):
-        return features
-    return {name: _value(value) for name, value in features.items()}
 
 
 def _value(value: Any) -> Any:

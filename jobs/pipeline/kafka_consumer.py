@@ -22,6 +22,20 @@ class UnreadableError(ConfigError):
     """The Python client cannot take the source's properties, though Flink's client may."""
 
 
+def client_options(stream: Stream, source: KafkaSource) -> dict[str, Any]:
+    """The options of a Python client of this source, by its properties.
+
+    Raises UnreadableError for properties that the client does not know, and ConfigError for those
+    that no client could use.
+    """
+    try:
+        return for_python(source.properties)
+    except UnusableError as error:
+        raise UnreadableError(f"sources.{stream}.properties: {error}") from None
+    except WrongPropertyError as error:
+        raise ConfigError(f"sources.{stream}.properties.{error}") from None
+
+
 def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
     """A `kafka.KafkaConsumer` that has found the topic, and is not subscribed yet.
 
@@ -33,12 +47,7 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
     from kafka.errors import KafkaError
 
     where = f"sources.{stream}"
-    try:
-        by_properties = for_python(source.properties)
-    except UnusableError as error:
-        raise UnreadableError(f"{where}.properties: {error}") from None
-    except WrongPropertyError as error:
-        raise ConfigError(f"{where}.properties.{error}") from None
+    by_properties = client_options(stream, source)
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=source.bootstrap_servers,
