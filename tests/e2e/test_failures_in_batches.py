@@ -20,10 +20,11 @@ from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import oracle
+from tests.e2e import two_kinds
 from tests.e2e.cluster_job import Job
 from tests.e2e.failing_batches import SAID, WHERE, Where
 from tests.e2e.outcomes import check_written, send
-from tests.e2e.test_time import CONFIG, HOUR, RULES, SECOND, START, WINDOW
+from tests.e2e.test_time import HOUR, RULES, SECOND, START, WINDOW
 from tests.flink import running
 from tests.timeline import Action, Key, Request, Timeline
 
@@ -116,7 +117,7 @@ def test_batches_that_fail_when_half_of_them_is_done(
         kafka_broker.create_topic(f"{name}-{stream}", partitions=PARTITIONS)
     output, failures = tmp_path / "out", tmp_path / "failures"
     failures.mkdir()
-    text = CONFIG.format(name=name, servers=servers, folder=tmp_path)
+    text = two_kinds.toml(WINDOW, name, servers, tmp_path)
     text += f'state_backend = "{backend}"\n{RESTARTS}[join]\nkey = "{key}"\n'
     (tmp_path / "pipeline.toml").write_text(text)
     submitted = flink_cluster.run(

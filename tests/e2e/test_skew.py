@@ -18,50 +18,23 @@ from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import oracle
+from tests.e2e import two_kinds
 from tests.e2e.cluster_job import Job
 from tests.e2e.outcomes import check_written, send
 from tests.flink import running
-from tests.timeline import Action, Request, Rules, Timeline
+from tests.timeline import Action, Request, Timeline
 
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
 #: The beginning of an hour.
 START = 1_699_999_200_000
 WINDOW = 10 * MINUTE
-RULES = Rules("request_id", {"click": WINDOW, "buy": WINDOW}, {"click": "count", "buy": "sum"})
+RULES = two_kinds.rules(WINDOW)
 #: Between requests, usually and in the burst, which lasts for two minutes.
 USUALLY, IN_A_BURST = 10 * SECOND, SECOND
 BURST = START + 2 * HOUR + 10 * MINUTE
 #: Nothing happens from the end of the third hour on.
 QUIET, ENDS = START + 3 * HOUR, START + 4 * HOUR + 30 * MINUTE
 DEADLINE_S = 240
-
-CONFIG = """
-[actions.click]
-window = "10min"
-label = "count"
-[actions.buy]
-window = "10min"
-label = "sum"
-[features.price]
-type = "float64"
-[sources.features]
-type = "kafka"
-topic = "{name}-features"
-bootstrap_servers = "{servers}"
-out_of_orderness = "0s"
-idle_timeout = "1h"
-[sources.actions]
-type = "kafka"
-topic = "{name}-actions"
-bootstrap_servers = "{servers}"
-out_of_orderness = "0s"
-idle_timeout = "1h"
-[output]
-path = "{folder}/out"
-[runtime]
-checkpoint_interval = "1s"
-checkpoint_path = "{folder}/checkpoints"
-"""
 
 Event = Request | Action
 
@@ -116,7 +89,7 @@ def test_far_apart_a_burst_and_an_hour_of_nothing(
     for stream in ("features", "actions"):
         kafka_broker.create_topic(f"{name}-{stream}", partitions=partitions)
     config, output = tmp_path / "pipeline.toml", tmp_path / "out"
-    config.write_text(CONFIG.format(name=name, servers=servers, folder=tmp_path))
+    config.write_text(two_kinds.toml(WINDOW, name, servers, tmp_path))
 
     def start(parallelism: int, savepoint: str | None = None) -> Job:
         submitted = flink_cluster.run(

@@ -23,47 +23,20 @@ from services.flink_cluster import FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests import oracle
+from tests.e2e import two_kinds
 from tests.e2e.cluster_job import Job
 from tests.e2e.outcomes import check_written, send
 from tests.flink import running
-from tests.timeline import Action, Outcome, Request, Rules, Timeline, Watermark
+from tests.timeline import Action, Outcome, Request, Timeline, Watermark
 
 SECOND, HOUR = 1_000, 3_600_000
 #: The beginning of an hour.
 START = 1_699_999_200_000
 WINDOW = 10 * SECOND
-RULES = Rules("request_id", {"click": WINDOW, "buy": WINDOW}, {"click": "count", "buy": "sum"})
+RULES = two_kinds.rules(WINDOW)
 PARTITIONS = 2
 RANDOM_REQUESTS = 300
 TABLES = ("samples", "late_actions", "rejected")
-
-CONFIG = """
-[actions.click]
-window = "10s"
-label = "count"
-[actions.buy]
-window = "10s"
-label = "sum"
-[features.price]
-type = "float64"
-[sources.features]
-type = "kafka"
-topic = "{name}-features"
-bootstrap_servers = "{servers}"
-out_of_orderness = "0s"
-idle_timeout = "1h"
-[sources.actions]
-type = "kafka"
-topic = "{name}-actions"
-bootstrap_servers = "{servers}"
-out_of_orderness = "0s"
-idle_timeout = "1h"
-[output]
-path = "{folder}/out"
-[runtime]
-checkpoint_interval = "1s"
-checkpoint_path = "{folder}/checkpoints"
-"""
 
 Event = Request | Action
 
@@ -167,13 +140,8 @@ def test_hours_are_complete_and_nothing_is_lost(
     for stream in ("features", "actions"):
         kafka_broker.create_topic(f"{name}-{stream}", partitions=PARTITIONS)
     config, output = tmp_path / "pipeline.toml", tmp_path / "out"
-    config.write_text(
-        CONFIG.format(
-            name=name,
-            servers=kafka_broker.bootstrap_servers,
-            folder=tmp_path,
-        )
-    )
+    servers = kafka_broker.bootstrap_servers
+    config.write_text(two_kinds.toml(WINDOW, name, servers, tmp_path))
 
     def start(parallelism: int, compact: bool, *sets: str, savepoint: str | None = None) -> Job:
         sets = (*sets, f"output.compact={str(compact).lower()}")
