@@ -78,38 +78,45 @@ class TrainerFault:
         """Give back what was taken."""
 
 
-class KillPrimary(TrainerFault):
-    """SIGKILL of the server with the primary of some shard: its backup takes over."""
-
-    name = "trainer: kill -9 a primary"
-
-    def make(self, scene: TrainerScene) -> str:
-        shard, primary, _ = _shard(scene)
-        send(primary.pid, signal.SIGKILL)
-        return f"shard {shard} on {primary.name}"
-
-
-class KillBackup(TrainerFault):
-    """SIGKILL of the server with the backup of some shard: pushes wait for it."""
-
-    name = "trainer: kill -9 a backup"
-
-    def make(self, scene: TrainerScene) -> str:
-        shard, _, backup = _shard(scene)
-        send(backup.pid, signal.SIGKILL)
-        return f"shard {shard} on {backup.name}"
-
-
-class KillBoth(TrainerFault):
-    """SIGKILL of both: the run goes back to its last checkpoint."""
-
-    name = "trainer: kill -9 a primary and its backup"
+class KillCopies(TrainerFault):
+    """SIGKILL of servers that have a copy of some shard."""
 
     def make(self, scene: TrainerScene) -> str:
         shard, primary, backup = _shard(scene)
-        send(primary.pid, signal.SIGKILL)
-        send(backup.pid, signal.SIGKILL)
-        return f"shard {shard} on {primary.name}, {backup.name}"
+        victims = self._victims(primary, backup)
+        for victim in victims:
+            send(victim.pid, signal.SIGKILL)
+        return f"shard {shard} on {', '.join(victim.name for victim in victims)}"
+
+    def _victims(self, primary: Member, backup: Member) -> list[Member]:
+        raise NotImplementedError
+
+
+class KillPrimary(KillCopies):
+    """The primary: its backup takes over."""
+
+    name = "trainer: kill -9 a primary"
+
+    def _victims(self, primary: Member, _: Member) -> list[Member]:
+        return [primary]
+
+
+class KillBackup(KillCopies):
+    """The backup: pushes wait for it."""
+
+    name = "trainer: kill -9 a backup"
+
+    def _victims(self, _: Member, backup: Member) -> list[Member]:
+        return [backup]
+
+
+class KillBoth(KillCopies):
+    """Both: the run goes back to its last checkpoint."""
+
+    name = "trainer: kill -9 a primary and its backup"
+
+    def _victims(self, primary: Member, backup: Member) -> list[Member]:
+        return [primary, backup]
 
 
 class KillWorker(TrainerFault):
