@@ -136,13 +136,19 @@ def _where(spec: Spec, stream: str) -> str:
 
 def _without_files_written(spec: Spec, pipeline: Pipeline, env: Any, tables: Any) -> Any:
     """The join and the explosion, into a blackhole (or a log, to see what comes out)."""
-    from jobs.pipeline import graph, sinks
+    from jobs.pipeline import graph
 
     alone = spec.part == "alone"
     events = _made(spec, tables) if alone else _read_and_wait(pipeline, env, tables)
     joined = graph.join(pipeline, events)
+    return exploded_into("print" if spec.goal == "delay" else "blackhole", pipeline, joined, tables)
+
+
+def exploded_into(sink: str, pipeline: Pipeline, joined: Any, tables: Any) -> Any:
+    """The statements that explode samples into impressions, for Flink's connector `sink`."""
+    from jobs.pipeline import sinks
+
     columns = samples.sql_columns(samples.samples(pipeline.schema, pipeline.kinds))
-    sink = "print" if spec.goal == "delay" else "blackhole"
     tables.execute_sql(
         f"CREATE TEMPORARY TABLE samples ({columns}, dt STRING, hr STRING)"
         f" WITH ('connector' = '{sink}')"

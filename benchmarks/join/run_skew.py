@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.join.flink_options import MANAGED_MB
+from benchmarks.join.run_ours import exploded_into
 from benchmarks.join.spec import START_MS, Backend
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
-from schemas import samples
 from schemas.events import ActionEvent, Origin, RequestBody, RequestEvent
 
 HOUR = 3_600_000
@@ -129,7 +129,7 @@ def run(case: Case) -> None:
     config.write_text(_pipeline(case))
     pipeline = load(config)
     environment.prepare_process(scratch / "logs")
-    from jobs.pipeline import graph, sinks, sources
+    from jobs.pipeline import graph, sources
     from udfs.operators import batches, side_outputs
 
     _, tables = environment.stream_environment(pipeline)
@@ -149,15 +149,7 @@ def run(case: Case) -> None:
         limits=batches.Limits(steps=1),
     )
     joined = graph.join(pipeline, sources.Events(sources.keyed(made), None))
-    columns = samples.sql_columns(samples.samples(pipeline.schema, pipeline.kinds))
-    tables.execute_sql(
-        f"CREATE TEMPORARY TABLE samples ({columns}, dt STRING, hr STRING)"
-        " WITH ('connector' = 'blackhole')"
-    )
-    rows = sinks.exploded(pipeline, joined)
-    tables.create_temporary_view("sample_rows", tables.from_data_stream(rows))
-    statements = tables.create_statement_set()
-    statements.add_insert_sql("INSERT INTO samples SELECT * FROM sample_rows")
+    statements = exploded_into("blackhole", pipeline, joined, tables)
     statements.execute().get_job_client().get_job_execution_result().result()
 
 
