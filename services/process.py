@@ -34,6 +34,9 @@ if not sys.stdin.readline():
         pass
 """
 
+#: Bound, and never listening: the system gives such a port to no client that connects.
+_held_ports: dict[int, socket.socket] = {}
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -46,9 +49,11 @@ class ProcessId:
         """Whether this very process runs; one that ended and was not waited for does not."""
         try:
             process = psutil.Process(self.pid)
-            return bool(
-                process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
-            )
+            if process.create_time() != self.started:
+                return False
+            # The first thread of a killed process ends before the others, which still hold its
+            # memory, files and ports.
+            return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
 
@@ -108,13 +113,29 @@ def kill(process: ProcessId) -> None:
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return a port that is free on loopback: the preferred one, if it is, or any."""
+    """Return a port that is free on loopback: the preferred one, if it is, or any.
+
+    It stays taken while this process runs: no client of any process gets it as its own port, and no
+    other caller of this function. A server that sets SO_REUSEADDR, as they do, can listen there,
+    and again after it has ended.
+
+    Raises:
+        OSError: if no port is free.
+    """
     for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+        held = socket.socket()
+        # Sockets that all set this may share a port of which none listens.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            continue
+        port = int(held.getsockname()[1])
+        with contextlib.suppress(KeyError):
+            _held_ports.pop(port).close()
+        _held_ports[port] = held
+        return port
     raise OSError("no free port on 127.0.0.1")
 
 

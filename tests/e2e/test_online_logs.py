@@ -19,7 +19,6 @@ from kafka import KafkaConsumer, TopicPartition
 
 from online import ActionLog, FeatureLog, InvalidEventError
 from services.kafka_broker import KafkaBroker
-from services.process import free_port
 from services.waiting import wait_until
 from tests.e2e import local_job
 
@@ -62,13 +61,8 @@ username="app" password="{password}";
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """A broker of its own, for it is killed, and has to come back at its port."""
-    # Below those that the system gives to clients, which would take it while it is free; and not
-    # the one that another run of this test begins with.
-    begin = 21_000 + os.getpid() % 10_000
-    port = next(port for port in range(begin, begin + 1_000) if free_port(port) == port)
-    folder = tmp_path_factory.mktemp("kafka")
-    with KafkaBroker(folder, port=port, users={"app": "right"}) as broker:
+    """A broker of its own, for it is killed."""
+    with KafkaBroker(tmp_path_factory.mktemp("kafka"), users={"app": "right"}) as broker:
         yield broker
 
 

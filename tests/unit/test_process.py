@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,9 +60,47 @@ def test_a_used_up_id_is_not_taken_for_the_process() -> None:
     assert not ProcessId(os.getpid(), started=0.0).is_running()
 
 
+_LISTENS = """
+import socket, sys, threading, time
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+memory = bytearray(400_000_000)
+for _ in range(50):
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+print("up", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_killed_process_runs_until_it_has_let_go_of_its_port() -> None:
+    port = process.free_port()
+    with subprocess.Popen(
+        [sys.executable, "-c", _LISTENS, str(port)], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        it = ProcessId(child.pid, psutil.Process(child.pid).create_time())
+        child.kill()
+        wait_until(lambda: not it.is_running(), 30, "it to end", every_s=0)
+        assert process.free_port(port) == port
+
+
 def test_free_port_takes_the_preferred_one_if_it_can() -> None:
     port = process.free_port()
     assert process.free_port(port) == port
+
+
+def test_a_free_port_is_kept_from_clients_and_is_there_for_a_server() -> None:
+    port = process.free_port()
+    assert port not in {process.free_port() for _ in range(50)}
+    for _ in range(2):  # and again, after the first server has ended
+        with socket.create_server(("127.0.0.1", port)) as server:
+            # What a client that connects would get as its own port without asking.
+            with socket.socket() as client, pytest.raises(OSError, match="in use"):
+                client.bind(("127.0.0.1", port))
+            with socket.create_connection(server.getsockname()) as client:
+                assert client.getsockname()[1] != port
+    with socket.socket() as client, pytest.raises(OSError, match="in use"):
+        client.bind(("127.0.0.1", port))
 
 
 def test_waiting_returns_what_came_true() -> None:
