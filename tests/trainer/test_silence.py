@@ -22,7 +22,7 @@ from trainer.run import worker as worker_module
 from trainer.run.cluster import Process
 from trainer.run.job import job_of
 from trainer.run.placement import Placement
-from trainer.run.runner import ServerGoneError
+from trainer.run.runner import RunError, ServerGoneError
 from trainer.run.servers import Servers
 from trainer.run.worker import Worker
 from trainer.server import channel as channel_module
@@ -155,6 +155,40 @@ def test_a_server_that_does_not_answer_a_command_counts_as_ended(
     assert servers.ended() == [process], "so its shards go on from their backups"
     assert servers.ended() == []
     assert servers.running == {}
+
+
+class EndsAtStart(NoneEnds):
+    """A cluster in which these servers end before they are up."""
+
+    def __init__(self, *ends: int) -> None:
+        super().__init__()
+        self.ends = ends
+
+    def is_up(self, process: Process) -> bool:
+        if process.number in self.ends:
+            raise RunError(f"server {process.number} did not start: killed")
+        process.address = "tcp://127.0.0.1:9"
+        return True
+
+
+def test_a_server_that_ends_while_it_starts_is_replaced(context: zmq.Context[Any]) -> None:
+    servers = Servers(cast(Any, EndsAtStart(0, 1, 2, 3, 5, 6, 7, 8)), context)
+    servers.start()
+    assert servers.await_all() == [4]
+    servers.start()
+    assert servers.await_all() == [9], "a server that came up starts the count anew"
+    assert (servers.count, list(servers.running)) == (2, [4, 9])
+    servers.stop()
+
+
+def test_of_servers_that_all_end_while_they_start_the_fifth_ends_the_run(
+    context: zmq.Context[Any],
+) -> None:
+    servers = Servers(cast(Any, EndsAtStart(*range(10))), context)
+    servers.start()
+    with pytest.raises(RunError, match="server 4 did not start: killed"):
+        servers.await_all()
+    servers.stop()
 
 
 @pytest.mark.parametrize("how", ["closed", "silent"])

@@ -18,6 +18,8 @@ from trainer.server.channel import ZmqChannel
 _POLL_MS = 20
 _START_DEADLINE_S = 120.0
 ANSWER_DEADLINE_S = 120.0
+#: So many servers in a row may end before they are up.
+_FAILED_STARTS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Servers:
         self._channel = ZmqChannel(context, checked=False)
         self._silent: list[Process] = []
         self._starting: list[Process] = []
+        self._failed_starts = 0
         self._next = 0
         self._ids = 0
 
@@ -53,11 +56,23 @@ class Servers:
     def take_up(self) -> list[int]:
         """Check the starting servers once. Returns those that are up now.
 
-        All servers get the addresses of the others before any other message.
+        All servers get the addresses of the others before any other message. Another one is started
+        for one that ended before it was up; the fifth such end in a row raises RunError.
         """
         found = []
         for process in list(self._starting):
-            if self._cluster.is_up(process):
+            try:
+                up = self._cluster.is_up(process)
+            except RunError as error:
+                self._starting.remove(process)
+                self._failed_starts += 1
+                if self._failed_starts == _FAILED_STARTS:
+                    raise
+                _log.warning(f"{error}; another one is started")
+                self.start()
+                continue
+            if up:
+                self._failed_starts = 0
                 self._starting.remove(process)
                 self.running[process.number] = process
                 self._channel.connect(process.number, process.address)
@@ -71,7 +86,7 @@ class Servers:
     def await_all(self) -> list[int]:
         """Wait until all starting servers are up, and return them.
 
-        After two minutes it gives up those that are not up, and raises RunError.
+        After two minutes it gives up those that are not up, and raises RunError; see `take_up` too.
         """
         found: list[int] = []
         end = time.monotonic() + _START_DEADLINE_S
