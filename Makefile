@@ -137,6 +137,10 @@ setup-advise: ## install what the jobs and `make advise` need
 setup-trainer: ## install what the trainer needs
 	$(BOOTSTRAP) trainer
 
+.PHONY: setup-online
+setup-online: ## install what the services of online/ need, ranking and collecting
+	$(BOOTSTRAP) online
+
 .PHONY: setup-bench-trainer
 setup-bench-trainer: setup-jobs ## install what `make bench-trainer` needs
 	$(BOOTSTRAP) trainer-bench
@@ -231,6 +235,7 @@ lock-python: ## resolve requirements/*.lock from *.in (ARGS=--upgrade takes newe
 	$(UV_COMPILE) advise.in -o advise.lock
 	$(UV_COMPILE) dev.in -o dev.lock
 	$(UV_COMPILE) trainer.in -o trainer.lock
+	$(UV_COMPILE) online.in -o online.lock
 	$(UV_COMPILE) trainer-dev.in -o trainer-dev.lock
 	$(UV_COMPILE) trainer-bench.in -o trainer-bench.lock
 	$(UV_COMPILE) join-bench.in -o join-bench.lock
