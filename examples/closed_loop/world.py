@@ -19,6 +19,7 @@ only through whether it is seen.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -90,6 +91,19 @@ class _Items:
     born: npt.NDArray[np.int64]
 
 
+@dataclass
+class _Asked:
+    """A request, and the truth about its candidates, by item id.
+
+    `click`: the probability of a click when the item is seen. `slow`: most of its clicks are late.
+    """
+
+    request: Request
+    click: dict[str, float]
+    slow: dict[str, bool]
+    price: dict[str, float]
+
+
 class World:
     """One history of the world for each seed and each sequence of rankings."""
 
@@ -122,11 +136,10 @@ class World:
         self._requests = 0
         self._actions: list[tuple[int, int, Action]] = []
         self._made = 0
-        # the truth about the present request: by item id, probability of a click when seen
-        self._asked: Request | None = None
-        self._click: dict[str, float] = {}
-        self._slow: dict[str, bool] = {}
-        self._price: dict[str, float] = {}
+        self._times = self._request_times()
+        #: Requests that `events` has not given yet.
+        self._ahead: deque[_Asked] = deque()
+        self._asked: _Asked | None = None
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -136,37 +149,52 @@ class World:
         Actions after the last day do not happen. `show` must be called for each request before the
         next event is taken.
         """
-        for time in self._request_times():
-            yield from self._actions_until(time)
-            self._asked = self._request(time)
-            yield self._asked
+        while self._ahead or self._ask_next():
+            yield from self._actions_until(self._ahead[0].request.time)
+            self._asked = self._ahead.popleft()
+            yield self._asked.request
             if self._asked is not None:
                 raise RuntimeError("a request was not shown: call show() before the next event")
         yield from self._actions_until(self._end)
+
+    def upcoming(self, until: int) -> list[Request]:
+        """The requests before a time (epoch ms) that `events` has not given yet.
+
+        No ranking changes them, so they can be ranked together.
+        """
+        while (not self._ahead or self._ahead[-1].request.time < until) and self._ask_next():
+            pass
+        return [asked.request for asked in self._ahead if asked.request.time < until]
+
+    def _ask_next(self) -> bool:
+        """Make the next request; False after the last one."""
+        time = next(self._times, None)
+        if time is not None:
+            self._ahead.append(self._request(time))
+        return time is not None
 
     def show(self, request: Request, ranking: Sequence[str]) -> None:
         """The user sees this ranking: item ids of the request's candidates, each at most once.
 
         Raises ValueError for another request than the last one, or other items.
         """
-        if request is not self._asked:
-            raise ValueError(f"{request.request_id} is not the request that was asked last")
-        if len(set(ranking)) != len(ranking) or not set(ranking) <= self._click.keys():
+        asked = self._is_asked(request)
+        if len(set(ranking)) != len(ranking) or not set(ranking) <= asked.click.keys():
             raise ValueError(f"the ranking of {request.request_id} is not one of its candidates")
         self._asked = None
         rng, time = self._reactions, request.time
         for item in ranking:
             time += round(rng.lognormal(np.log(1_500), 0.5))
             self._act("impression", request, item, time)
-            if rng.random() < self._click[item]:
-                self._engage(request, item, time)
+            if rng.random() < asked.click[item]:
+                self._engage(asked, item, time)
             if rng.random() >= self.settings.look_on:
                 break
 
-    def _engage(self, request: Request, item: str, seen: int) -> None:
+    def _engage(self, asked: _Asked, item: str, seen: int) -> None:
         """A click, and what may follow."""
-        rng = self._reactions
-        later = rng.random() < (0.7 if self._slow[item] else 0.12)
+        rng, request = self._reactions, asked.request
+        later = rng.random() < (0.7 if asked.slow[item] else 0.12)
         clicked = seen + self._delay(LATER if later else SOON)
         self._act("click", request, item, clicked)
         dwell = self._delay(DWELL)
@@ -177,7 +205,7 @@ class World:
             self._act("comment", request, item, clicked + self._delay(COMMENT))
         if rng.random() < 0.08:
             bought = clicked + self._delay(PURCHASE)
-            self._act("purchase", request, item, bought, self._price[item])
+            self._act("purchase", request, item, bought, asked.price[item])
 
     def _delay(self, delay: Delay) -> int:
         return int(self._reactions.lognormal(np.log(delay.median_ms), delay.sigma))
@@ -199,18 +227,24 @@ class World:
 
     def best(self, request: Request) -> list[str]:
         """The ranking with the most expected clicks. Only for the request that was asked last."""
-        self._check_asked(request)
-        return sorted(self._click, key=lambda item: -self._click[item])
+        click = self._is_asked(request).click
+        return sorted(click, key=lambda item: -click[item])
 
     def expected_clicks(self, request: Request, ranking: Sequence[str]) -> float:
         """How many items the user will click. Only for the request that was asked last."""
-        self._check_asked(request)
+        click = self._is_asked(request).click
         seen = self.settings.look_on ** np.arange(len(ranking))
-        return float(seen @ np.array([self._click[item] for item in ranking]))
+        return float(seen @ np.array([click[item] for item in ranking]))
 
-    def _check_asked(self, request: Request) -> None:
-        if request is not self._asked:
+    def expected_views(self) -> float:
+        """How many of the candidates a user sees."""
+        seen = self.settings.look_on ** np.arange(self.settings.candidates)
+        return float(seen.sum())
+
+    def _is_asked(self, request: Request) -> _Asked:
+        if self._asked is None or request is not self._asked.request:
             raise ValueError(f"{request.request_id} is not the request that was asked last")
+        return self._asked
 
     # -- how it changes ----------------------------------------------------------------------------
 
@@ -251,7 +285,7 @@ class World:
             items.born[oldest] = round(made.begin + (self._next_item - made.items + 1) * every)
             self._next_item += 1
 
-    def _request(self, time: int) -> Request:
+    def _request(self, time: int) -> _Asked:
         self._change(time)
         made, rng, items = self.settings, self._rng, self._items
         user = int(rng.choice(made.users, p=self._activity))
@@ -265,13 +299,12 @@ class World:
         taste = self._taste[segment, category] + self._own[user, category]
         click = 1 / (1 + np.exp(-(made.level + taste + items.appeal[chosen])))
         names = [f"i-{number:05}" for number in items.number[chosen]]
-        self._click = dict(zip(names, click.tolist(), strict=True))
-        self._slow = dict(zip(names, (category < made.slow_categories).tolist(), strict=True))
-        self._price = dict(zip(names, items.price[chosen].tolist(), strict=True))
+        slow = dict(zip(names, (category < made.slow_categories).tolist(), strict=True))
+        prices = dict(zip(names, items.price[chosen].tolist(), strict=True))
         self._requests += 1
         kinds = [f"c-{number:02}" for number in category]
         ages = ((time - items.born[chosen]) // HOUR).tolist()
-        return Request(
+        request = Request(
             f"r-{self._requests:07}",
             f"u-{user:04}",
             time,
@@ -284,9 +317,10 @@ class World:
                         "segment_category": f"s-{segment}|{kind}",
                         "user_category": f"u-{user:04}|{kind}",
                         "age_hours": age,
-                        "price": self._price[name],
+                        "price": prices[name],
                     },
                 )
                 for name, kind, age in zip(names, kinds, ages, strict=True)
             ),
         )
+        return _Asked(request, dict(zip(names, click.tolist(), strict=True)), slow, prices)
