@@ -64,6 +64,10 @@ dashboard-picture: setup ## draw the dashboard of docker/grafana with what a tes
 test-thorough: setup ## run the tests that take longer, and more random inputs
 	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
 
+.PHONY: loop
+loop: setup-advise setup-online ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
+	@$(RUN) $(PY) -m examples.closed_loop.live $(ARGS)
+
 # --- training ------------------------------------------------------------------------
 
 .PHONY: train
@@ -174,7 +178,8 @@ lint: setup ## run ruff, and check Markdown and spelling
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
 TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.py' 2>/dev/null) \
-	$(addprefix chaos/trainer_,parameters.py places.py process.py)
+	$(addprefix chaos/trainer_,parameters.py places.py process.py) \
+	$(addprefix online/,collector.py http_service.py model_keeper.py ranking.py)
 
 .PHONY: types
 types: setup ## run mypy, strict
