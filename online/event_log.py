@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,14 +106,14 @@ class _EventLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _log(self, record: Callable[[int], Record]) -> bool:
+    def _log(self, record: Callable[[int], Record], delivered: Future[None] | None) -> bool:
         """Sends what `record` makes of the time (epoch ms)."""
         try:
             made = record(time.time_ns() // 1_000_000)
         except InvalidEventError as error:
             self._sender.count_invalid(error.reason)
             raise
-        return self._sender.add(made)
+        return self._sender.add(made, delivered)
 
 
 class FeatureLog(_EventLog):
@@ -138,6 +139,7 @@ class FeatureLog(_EventLog):
         *,
         context: Mapping[str, Any] | None = None,
         event_time: int | None = None,
+        delivered: Future[None] | None = None,
     ) -> bool:
         """Logs one request.
 
@@ -147,6 +149,8 @@ class FeatureLog(_EventLog):
             items: (item id, features by name), in the order shown.
             context: the features of the request as a whole, by name.
             event_time: epoch ms; now when absent.
+            delivered: is done when the brokers have the event, or has the error when it is given
+                up. Only of an event that is accepted.
 
         Returns:
             Whether the event was accepted. False: the buffer was full, and the event was counted as
@@ -164,7 +168,8 @@ class FeatureLog(_EventLog):
                 context or {},
                 now if event_time is None else event_time,
                 now,
-            )
+            ),
+            delivered,
         )
 
 
@@ -194,6 +199,7 @@ class ActionLog(_EventLog):
         value: float | None = None,
         event_id: str | None = None,
         event_time: int | None = None,
+        delivered: Future[None] | None = None,
     ) -> bool:
         """Logs one action.
 
@@ -205,6 +211,7 @@ class ActionLog(_EventLog):
             value: a price, a time; needed for the labels `sum`, `max` and `last`.
             event_id: names the action. An action that is logged twice with it counts once.
             event_time: epoch ms; now when absent.
+            delivered: as in `FeatureLog.request`.
 
         Returns and raises: as `FeatureLog.request`.
         """
@@ -217,7 +224,10 @@ class ActionLog(_EventLog):
             "event_id": event_id,
         }
         return self._log(
-            lambda now: self._encoder.record(fields, now if event_time is None else event_time, now)
+            lambda now: self._encoder.record(
+                fields, now if event_time is None else event_time, now
+            ),
+            delivered,
         )
 
 

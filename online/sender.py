@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,7 +76,17 @@ class _Open:
 
     record: Record
     until: float
+    delivered: Future[None] | None = None
     due: float = 0.0
+
+    def end(self, error: Exception | None) -> None:
+        """Tells who waits for it. Without the lock: a callback of the future may take long."""
+        if self.delivered is None or not self.delivered.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.delivered.set_result(None)
+        else:
+            self.delivered.set_exception(error)
 
 
 class Sender:
@@ -124,8 +135,10 @@ class Sender:
         # a daemon thread ends with the interpreter; before that it is given time
         atexit.register(self.close)
 
-    def add(self, record: Record) -> bool:
+    def add(self, record: Record, delivered: Future[None] | None = None) -> bool:
         """Whether it was accepted. Waits for at most `max_wait_s` when the buffer is full.
+
+        `delivered` is done when the brokers have the record, or has the error when it is given up.
 
         Raises RuntimeError after `close`, and in a process that was forked after this was made.
         """
@@ -143,7 +156,7 @@ class Sender:
             if fits := self._has_room(size):
                 self._accepted += 1
                 self._pending_bytes += size
-                open_ = _Open(record, time.monotonic() + self._give_up_s)
+                open_ = _Open(record, time.monotonic() + self._give_up_s, delivered)
                 self._open[id(open_)] = open_
                 self._queue.append(open_)
                 self._changed.notify_all()
@@ -264,6 +277,7 @@ class Sender:
             self._telling = True
         try:
             self._tell("lost", "%s: an event was given up: %s", self._topic, error)
+            open_.end(error)
             if self._on_lost is not None:
                 self._on_lost(open_.record, error)
         except Exception:
@@ -277,7 +291,10 @@ class Sender:
 
     def _deliver(self, open_: _Open, _: object = None) -> None:
         with self._changed:
-            self._delivered += self._forget(open_)
+            if not self._forget(open_):
+                return
+            self._delivered += 1
+        open_.end(None)
 
     def _fail(self, open_: _Open, error: Exception) -> None:
         """The record is tried again, if that may help and there is time."""

@@ -6,7 +6,8 @@
     advise        what `make advise` needs on top
     dev           what `make test` and `make check` need on top
     trainer       what `make train` needs
-    trainer-dev   what the trainer's part of `make test` and `make check` needs on top
+    online        what the services beside an application need on top (ranking, collecting)
+    trainer-dev   what the second part of `make test` and `make check` needs on top
     trainer-bench what `make bench-trainer` needs on top
     join-bench    Spark and Quix Streams, which `make bench` compares the join with
 
@@ -79,7 +80,9 @@ JOBS = Environment(
 )
 # Flink holds numpy and pyarrow at versions that are too old for what the trainer uses.
 TRAINER = Environment(
-    ROOT / ".venv-trainer", ROOT / "trainer", ("trainer", "trainer-dev", "trainer-bench")
+    ROOT / ".venv-trainer",
+    ROOT / "trainer",
+    ("trainer", "online", "trainer-dev", "trainer-bench"),
 )
 # Flink and Spark hold py4j at different versions.
 JOIN_BENCH = Environment(

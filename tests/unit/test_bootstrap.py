@@ -22,7 +22,7 @@ class Machine:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requirements = folder / "requirements"
         self.requirements.mkdir()
-        for level in ("jobs", "advise", "dev", "trainer", "trainer-dev", "trainer-bench"):
+        for level in ("jobs", "advise", "dev", "trainer", "online", "trainer-dev", "trainer-bench"):
             self.lock(level, "first")
         for other in ("build", "java", "bootstrap"):
             self.lock(other, "first")

@@ -37,7 +37,8 @@ def test_every_package_is_pinned_with_hashes_and_without_addresses(name: str) ->
     [
         ("jobs.lock", "advise.lock"),
         ("advise.lock", "dev.lock"),
-        ("trainer.lock", "trainer-dev.lock"),
+        ("trainer.lock", "online.lock"),
+        ("online.lock", "trainer-dev.lock"),
         ("trainer-dev.lock", "trainer-bench.lock"),
     ],
 )

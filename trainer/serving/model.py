@@ -58,12 +58,18 @@ class ServedModel:
         """Takes newer exports; whether there were any. Raises ServingError, and changes nothing."""
         return self._snapshot.refresh()
 
-    def predict(self, candidates: pa.Table) -> Floats:
+    @property
+    def view(self) -> View:
+        """The parameters of the newest export that was taken. A refresh leaves them as they are."""
+        return self._snapshot.view
+
+    def predict(self, candidates: pa.Table, view: View | None = None) -> Floats:
         """The probability of each action for each row, (rows, actions).
 
-        Raises KeyError for a column that is missing.
+        `view`: one of this model's, so that the caller knows which export has predicted; the newest
+        when absent. Raises KeyError for a column that is missing.
         """
-        view = self._snapshot.view
+        view = self.view if view is None else view
         batch = self._batch(candidates)
         values = [self._values(view, n, bag.keys) for n, bag in enumerate(batch.tables)]
         linear, pooled = bags.sums(self.spec, batch, values, padded(batch.rows))

@@ -1,0 +1,1 @@
+"""The closed loop on real processes: world, ranking, Kafka, join, trainer, and ranking again."""

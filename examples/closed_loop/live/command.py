@@ -1,0 +1,204 @@
+"""Run the closed loop on real processes, and show what learning is worth.
+
+    python -m examples.closed_loop.live [--days N] [--minutes N] [--seed N] [--kill] [--folder DIR]
+
+Exit codes: 0 all is as it should be; 1 something is missing, or learning did not pay; 2 a wrong
+option.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from configuration.command_line import run as run_command
+from examples.closed_loop.live import page, terminal
+from examples.closed_loop.live.check import check
+from examples.closed_loop.live.clients import Collector, Ranker
+from examples.closed_loop.live.drive import Clock, Drive
+from examples.closed_loop.live.journal import Arm, Journal, clicks_more
+from examples.closed_loop.live.readings import Readings
+from examples.closed_loop.live.system import ROOT, System
+from examples.closed_loop.world import Settings, World
+from jobs.pipeline.config import load
+from services.waiting import wait_until
+from tools.audit.command import audit
+from trainer.serving.format import read_manifest
+
+GOOD, BAD, WRONG = 0, 1, 2
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+#: The frozen arm's model is of this time of the run.
+_FREEZE_AT = 0.35
+#: In a log, instead of a live table.
+_LINE_EVERY_S = 15.0
+_CAUGHT_UP_S = 240.0
+
+
+def loop(
+    days: Annotated[float, typer.Option(min=0.5, help="Days of the world.")] = 3.0,
+    minutes: Annotated[float, typer.Option(min=1, help="How long they may take, at least.")] = 6.0,
+    seed: Annotated[int, typer.Option(help="Of the world.")] = 0,
+    epsilon: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of requests that are ranked at random.")
+    ] = 0.05,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Kill processes on the way, one of each kind.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(metavar="DIR", help="For all that is written; emptied first.")
+    ] = ROOT / "out" / "loop",
+) -> int:
+    """Run the closed loop on real processes, and show what learning is worth.
+
+    Simulated users are ranked for over HTTP and react; features and actions go through Kafka and
+    the join into samples; the trainer learns them, and the newer model ranks the next request. Half
+    of the users keep the model of the beginning.
+
+    Exit codes: 0 all is as it should be; 1 something is missing, or learning did not pay.
+    """
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    system = System(folder.resolve(), epsilon=epsilon)
+    with contextlib.ExitStack() as stack:
+        console.print("[bold]closed loop[/] · starting Kafka, Flink, the trainer and the rankers")
+        stack.enter_context(system)
+        run = _Run(system, World(seed, Settings(days=days)), days * _DAY_MS, minutes, console)
+        run.drive.start()
+        stack.callback(run.drive.stop)
+        run.watch(kill=kill)
+        result = run.end()
+    target = folder / "page.html"
+    target.write_text(page.render(result), encoding="utf-8")
+    for text in page.summary_lines(result):
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"\nthe page with plots: {target}", soft_wrap=True)
+    pays = kill or result.difference.low > 0
+    return GOOD if result.check.agrees and not result.unaccounted and pays else BAD
+
+
+class _Run:
+    """One run, from the first request to the page."""
+
+    def __init__(
+        self, system: System, world: World, span_ms: float, minutes: float, console: Console
+    ) -> None:
+        self._system, self._world, self._console = system, world, console
+        self._span_ms, self._minutes = span_ms, minutes
+        self._pipeline = load(system.pipeline)
+        assert self._pipeline.exposure is not None
+        self._seen_kind = self._pipeline.exposure.action
+        self._journal = Journal()
+        self._model_times: dict[tuple[Arm, str, int], int | None] = {}
+        self.drive = Drive(
+            world,
+            Clock(span_ms / 1e3 / (minutes * 60)),
+            {arm: Ranker(service.address) for arm, service in system.rankers.items()},
+            Collector(system.collector.address),
+            self._journal,
+            self._model_time,
+            system.settled,
+        )
+        self._readings = Readings(system, self.drive, self._journal, self._seen_kind)
+        self._frozen_at = 0
+        self._faults: list[tuple[str, int]] = []
+        self._begun = time.monotonic()
+
+    def _model_time(self, arm: Arm, model: tuple[str, int]) -> int | None:
+        """Up to when an export has learned, epoch ms."""
+        key = (arm, *model)
+        if key not in self._model_times:
+            run, number = model
+            manifest = read_manifest(self._system.serving[arm] / run, run, number)
+            self._model_times[key] = manifest.event_time
+        return self._model_times[key]
+
+    # -- while the world goes on -------------------------------------------------------------------
+
+    def watch(self, *, kill: bool) -> None:
+        """Shows what happens until the end of the world. Freezes, and kills, on the way."""
+        said = 0.0
+        due = self._kills() if kill else []
+        with self._screen() as screen:
+            while self.drive.runs:
+                time.sleep(1.0)
+                reading = self._readings.take()
+                part = (reading.now - self.drive.begin) / self._span_ms if reading.now else 0.0
+                if not self._frozen_at and part >= _FREEZE_AT:
+                    self._system.freeze()
+                    self._frozen_at = reading.now
+                while due and part >= due[0][0]:
+                    _, name, fault = due.pop(0)
+                    self._faults.append((name, reading.now))
+                    self._console.print(f"kill -9: {name}")
+                    fault()
+                phase = f"{part:.0%}"
+                if screen is not None:
+                    screen.update(terminal.view(reading, phase, self.drive.begin))
+                elif time.monotonic() - said > _LINE_EVERY_S:
+                    said = time.monotonic()
+                    self._console.print(terminal.line(reading, self.drive.begin), soft_wrap=True)
+        if self.drive.failed is not None:
+            raise self.drive.failed
+
+    def _screen(self) -> contextlib.AbstractContextManager[Live | None]:
+        """A place that is drawn again and again, where there is a terminal."""
+        if self._console.is_terminal:
+            return Live(console=self._console, refresh_per_second=4)
+        return contextlib.nullcontext()
+
+    def _kills(self) -> list[tuple[float, str, Callable[[], None]]]:
+        """At which part of the run, what, and how; after the freeze, and with time to recover."""
+        return [
+            (0.45, "a task manager", self._system.kill_task_manager),
+            (0.55, "a parameter server", self._system.kill_parameter_server),
+            (0.65, "the ranking service", self._system.kill_ranker),
+            (0.75, "the broker", self._system.kill_broker),
+        ]
+
+    # -- and then ----------------------------------------------------------------------------------
+
+    def end(self) -> page.Result:
+        """Lets all windows close and the trainer learn the rest; checks everything."""
+        self._console.print("the world has ended; draining the join, and learning the rest")
+        self._system.drain()
+
+        def caught_up() -> bool:
+            reading = self._readings.take()
+            return reading.learned > 0 and reading.learned == reading.samples
+
+        wait_until(caught_up, _CAUGHT_UP_S, "the trainer to learn the rest", every_s=1.0)
+        shown = self._journal.shown
+        found = check(shown, self._system.output, self._pipeline)
+        report = audit(self._pipeline)
+        unaccounted = len(report.findings) + sum(abs(a.difference) for a in report.accounts)
+        after = [one for one in shown if one.time >= self._frozen_at]
+        difference = clicks_more(
+            *([one for one in after if one.arm == arm] for arm in ("learning", "frozen"))
+        )
+        return page.Result(
+            shown=shown,
+            readings=self._readings.taken,
+            check=found,
+            difference=difference,
+            unaccounted=unaccounted,
+            begin=self.drive.begin,
+            frozen_at=self._frozen_at,
+            new_interest_at=self._world.new_interest_at,
+            faults=self._faults,
+            scores=self._readings.scores.by_window(),
+            seen_kind=self._seen_kind,
+            minutes=(time.monotonic() - self._begun) / 60,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run_command(loop, argv, "python -m examples.closed_loop.live")

@@ -1,0 +1,111 @@
+"""What the services have in common: how they are served, watched and ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from online.sender import Counts
+
+JSON = "application/json"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+#: Seconds for requests that are being answered when the service is told to end.
+_GRACE_S = 10
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error: `status`, and `reason` and message in its body."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+    def response(self) -> Response:
+        """As JSON."""
+        body = {"error": self.reason, "message": str(self)}
+        return Response(msgspec.json.encode(body), self.status, media_type=JSON)
+
+
+class LogCounts:
+    """What became of the events of a log, as metrics; asked at each scrape."""
+
+    def __init__(self, prefix: str, counts: Callable[[], Counts]) -> None:
+        self._prefix, self._counts = prefix, counts
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """Called by the registry."""
+        found = self._counts()
+        values = {
+            "accepted": found.accepted,
+            "delivered": found.delivered,
+            "dropped": found.dropped,
+            "lost": found.lost,
+            "pending": found.pending,
+            "invalid": sum(found.invalid.values()),
+        }
+        text = "Events of the log since the start, docs/online.md"
+        return [
+            GaugeMetricFamily(f"{self._prefix}_log_{name}", f"{text}: {name}", value=value)
+            for name, value in values.items()
+        ]
+
+
+async def body_of(request: Request, max_bytes: int) -> bytes:
+    """The body of a request. Raises RefusedError (413) for a larger one."""
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > max_bytes:
+            raise RefusedError(413, "too_large", f"the body has more than {max_bytes:,} bytes")
+    return bytes(found)
+
+
+def application(
+    routes: list[Route], registry: CollectorRegistry, ready: Callable[[], str | None]
+) -> Starlette:
+    """An application with these routes, and `/metrics`, `/healthz` and `/readyz`.
+
+    `ready`: why it should get no requests now, or None.
+    """
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=_PROMETHEUS)
+
+    async def healthz(_: Request) -> Response:
+        return Response("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        why = ready()
+        return Response("ready\n") if why is None else Response(f"{why}\n", 503)
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RefusedError)
+        return error.response()
+
+    own = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    return Starlette(routes=[*routes, *own], exception_handlers={RefusedError: refused})
+
+
+def serve(app: Any, address: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; requests that are being answered are finished first."""
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    configuration = uvicorn.Config(
+        app,
+        address,
+        port,
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    uvicorn.Server(configuration).run()

@@ -1,0 +1,176 @@
+"""The newest model, kept in memory while the trainer exports others.
+
+A thread looks for exports. What it finds is put in place of the old model at once and as a whole: a
+request takes one `Served` and is scored by that. What cannot be used changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.features import FeatureSchema
+from trainer.config.columns import OWN_COLUMNS
+from trainer.serving.format import Manifest, NothingPublishedError, ServingError, SpecError
+from trainer.serving.model import ServedModel
+from trainer.serving.snapshot import View
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float64]
+#: Numbers of candidates for which a model is tried before it serves: JAX compiles for each power of
+#: two, and users need not wait for that.
+_TRIED = (16, 32, 64, 128, 256, 512, 1024)
+
+
+class UnusableModelError(Exception):
+    """A model that cannot score the candidates of this pipeline; the message says why."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model at one export."""
+
+    model: ServedModel
+    view: View
+    weights: Floats
+    columns: Mapping[str, pa.DataType]
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the export says of itself."""
+        return self.view.manifest
+
+    def scores(
+        self,
+        user_id: str,
+        context: Mapping[str, Any],
+        items: Sequence[tuple[str, Mapping[str, Any]]],
+    ) -> Floats:
+        """The score of each item, (items,): the weighted sum of the predicted actions.
+
+        All items are scored as if they were shown first, so that the place does not count.
+        """
+        rows = len(items)
+        columns = []
+        values: list[Any]
+        for name, type_ in self.columns.items():
+            if name == "item_id":
+                values = [item for item, _ in items]
+            elif name == "user_id":
+                values = [user_id] * rows
+            elif name == "position":
+                values = [0] * rows
+            elif name in context:
+                values = [context[name]] * rows
+            else:
+                values = [features.get(name) for _, features in items]
+            columns.append(pa.array(values, type_))
+        table = pa.Table.from_arrays(columns, names=list(self.columns))
+        predicted = self.model.predict(table, self.view)
+        return np.asarray(predicted.astype(np.float64) @ self.weights)
+
+
+class ModelKeeper:
+    """`served`: the newest usable model, or None. `why_none`: why there is none.
+
+    `refreshes`, `failures`: how many exports were taken, and how often one could not be.
+    """
+
+    def __init__(
+        self, root: Path, value: Mapping[str, float], schema: FeatureSchema, every_s: float
+    ) -> None:
+        """Looks once, at once.
+
+        Args:
+            root: where the trainer exports to (`serving/`).
+            value: what a predicted action is worth.
+            schema: the features that candidates have.
+            every_s: how often `start` looks.
+        """
+        self._root, self._value, self._every_s = root, value, every_s
+        types = {name: type_.arrow for name, type_ in OWN_COLUMNS.items()}
+        self._types = types | {feature.name: feature.type.arrow for feature in schema.features}
+        self.served: Served | None = None
+        self.why_none = "no model yet"
+        self.refreshes = self.failures = 0
+        self._said = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        self.look()
+
+    def start(self) -> None:
+        """Look again and again, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.look()
+
+    def look(self) -> bool:
+        """Takes a newer export, if there is one that can be used; returns whether it did."""
+        try:
+            found = self._found()
+        except NothingPublishedError:
+            return False
+        except (ServingError, UnusableModelError, OSError) as error:
+            self.failures += 1
+            if self.served is None:
+                self.why_none = "no usable model"
+            self._say_once(f"the newest export cannot be used: {error}")
+            return False
+        if found is None:
+            return False
+        self.served = found
+        self.refreshes += 1
+        self._said = ""
+        return True
+
+    def _found(self) -> Served | None:
+        if self.served is not None:
+            model = self.served.model
+            try:
+                if not model.refresh():
+                    return None
+            except SpecError:
+                pass  # another model: opened anew
+            else:
+                return self._usable(model, self.served)
+        return self._usable(ServedModel.open(self._root), None)
+
+    def _usable(self, model: ServedModel, known: Served | None) -> Served:
+        if known is not None:
+            return Served(model, model.view, known.weights, known.columns)
+        lacking = [action for action in self._value if action not in model.actions]
+        if lacking:
+            raise UnusableModelError(f"the model does not predict {', '.join(lacking)}")
+        unknown = [name for name in model.columns if name not in self._types]
+        if unknown:
+            raise UnusableModelError(
+                f"the model needs {', '.join(unknown)}, which the pipeline does not declare"
+            )
+        weights = np.array([self._value.get(action, 0.0) for action in model.actions])
+        served = Served(
+            model, model.view, weights, {name: self._types[name] for name in model.columns}
+        )
+        for rows in _TRIED:
+            served.scores("", {}, [("", {})] * rows)
+        return served
+
+    def _say_once(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            log.warning(text)
