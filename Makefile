@@ -37,18 +37,20 @@ demo: setup-jobs setup-trainer ## generate traffic, join it into samples, train 
 
 # Two sets of tests, one in each environment. A set may select nothing (pytest's exit code 5), as
 # with -k. Of paths in ARGS each set gets its own; a set without any of them is left out.
-JOBS_PATHS = $(filter-out tests/trainer%,$(filter tests/%,$(ARGS)))
-TRAINER_PATHS = $(filter tests/trainer%,$(ARGS))
+JOBS_PATHS = $(filter-out tests/trainer% tests/online%,$(filter tests/%,$(ARGS)))
+TRAINER_PATHS = $(filter tests/trainer% tests/online%,$(ARGS))
+# The tests of the services start a broker.
+RUN_TRAINER = JAVA_HOME="$$(.venv/bin/python -m services.java)" $(TRAINER_PY)
 # Two processes: much of the time a test waits for Flink or Kafka. A file's tests stay together,
 # since they share what they start.
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile
 RUN_TESTS = jobs=5; trainer=5; \
 	$(if $(or $(JOBS_PATHS),$(if $(TRAINER_PATHS),,all)), \
-		{ $(RUN) $(PY) -m pytest $(PARALLEL) $(1) $(filter-out tests/trainer%,$(ARGS)); jobs=$$?; };) \
+		{ $(RUN) $(PY) -m pytest $(PARALLEL) $(1) $(filter-out $(TRAINER_PATHS),$(ARGS)); jobs=$$?; };) \
 	$(if $(or $(TRAINER_PATHS),$(if $(JOBS_PATHS),,all)), \
-		{ $(TRAINER_PY) -m pytest $(PARALLEL) $(1) $(filter-out $(JOBS_PATHS),$(ARGS)) \
-			$(if $(TRAINER_PATHS),,tests/trainer); trainer=$$?; };) \
+		{ $(RUN_TRAINER) -m pytest $(PARALLEL) $(1) $(filter-out $(JOBS_PATHS),$(ARGS)) \
+			$(if $(TRAINER_PATHS),,tests/trainer tests/online); trainer=$$?; };) \
 	case "$$jobs $$trainer" in "0 0" | "0 5" | "5 0") ;; *) exit 1 ;; esac
 
 .PHONY: test
@@ -177,7 +179,7 @@ lint: setup ## run ruff, and check Markdown and spelling
 	$(PY) -m codespell_lib
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
-TRAINER_TYPES = trainer $(shell find tests/trainer benchmarks/trainer -name '*.py' 2>/dev/null) \
+TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer -name '*.py' 2>/dev/null) \
 	$(addprefix chaos/trainer_,parameters.py places.py process.py) \
 	$(addprefix online/,collector.py http_service.py model_keeper.py ranking.py)
 

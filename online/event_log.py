@@ -26,6 +26,9 @@ _LINGER_MS = 5
 #: For so long the client waits for brokers, first and later. A record that finds none is tried
 #: again, and closing takes no longer than that beyond its time.
 _CONNECT_MS, _BLOCK_MS = 5_000, 1_000
+#: After an outage the client tries to connect this often, as Kafka's Java client does. Its own
+#: default lets it wait for half a minute after the brokers are back.
+_RECONNECT_MS = 1_000
 #: For so long the client tries a record, at least (by its own rules) and at most; then it is handed
 #: to it again.
 _DELIVERY_S = (31, 120)
@@ -234,6 +237,9 @@ class ActionLog(_EventLog):
 def _connecting(
     source: config.KafkaSource, options: Mapping[str, Any], give_up_s: float
 ) -> Callable[[], Producer]:
+    wanted = {"reconnect_backoff_max_ms": _RECONNECT_MS, **options}
+    wanted.pop("isolation_level", None)
+
     def connect() -> Producer:
         from kafka import KafkaProducer
 
@@ -251,7 +257,7 @@ def _connecting(
             bootstrap_timeout_ms=_CONNECT_MS,
             max_request_size=source.max_record_bytes + _FRAME_BYTES,
             allow_auto_create_topics=False,
-            **{name: value for name, value in options.items() if name != "isolation_level"},
+            **wanted,
         )
         return producer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ JSON = "application/json"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 #: Seconds for requests that are being answered when the service is told to end.
 _GRACE_S = 10
+#: For so long a connection may be idle. Balancers keep theirs for 60 s, and a connection that is
+#: closed here while a request is on its way costs that request.
+_IDLE_S = 75
 
 
 class RefusedError(Exception):
@@ -106,6 +110,11 @@ def serve(app: Any, address: str, port: int) -> None:
         access_log=False,
         log_level="warning",
         lifespan="off",
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        # Uvicorn takes them while it serves, and then raises them again for whoever had them
+        # before. That must not end this process: its logs have events to deliver.
+        signal.signal(ending, signal.SIG_IGN)
     uvicorn.Server(configuration).run()

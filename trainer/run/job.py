@@ -15,7 +15,6 @@ from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Entry, Ticket
 from trainer.run.clocks import Consistency
 from trainer.run.start import base_of
-from trainer.run.steps import StepsPer
 from trainer.spec import ModelSpec
 
 
@@ -24,8 +23,7 @@ class Job(msgspec.Struct, frozen=True):
 
     `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action.
     `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
-    samples per batch. `steps`: whether a batch makes a step of each key for each sample that has
-    it, or one.
+    samples per batch.
     """
 
     spec: ModelSpec
@@ -39,7 +37,6 @@ class Job(msgspec.Struct, frozen=True):
     workers: int
     consistency: Consistency
     layout: Layout
-    steps: StepsPer = "batch"
 
     @property
     def samples(self) -> pa.Schema:
@@ -109,5 +106,4 @@ def job_of(config: TrainerConfig) -> Job:
         workers=config.train.workers,
         consistency=config.train.consistency,
         layout=layout,
-        steps=config.train.steps,
     )

@@ -1,0 +1,1 @@
+"""Tests of the services beside an application. They run in the trainer's environment."""
