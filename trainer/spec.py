@@ -64,6 +64,13 @@ class Segment(msgspec.Struct, frozen=True):
     optimizer: Optimizer
     scale: float = 0.0
 
+    @property
+    def floats(self) -> int:
+        """How many float32 of state a row has: the values, and what the optimizer keeps of them."""
+        if isinstance(self.optimizer, Adam):
+            return 3 * self.width + 1
+        return 2 * self.width
+
 
 class TableSpec(msgspec.Struct, frozen=True):
     """Slots with equal settings share a table: a row per key, its segments one after the other.
@@ -81,6 +88,11 @@ class TableSpec(msgspec.Struct, frozen=True):
     def width(self) -> int:
         """How many values a row has, of all segments."""
         return sum(segment.width for segment in self.segments)
+
+    @property
+    def floats(self) -> int:
+        """How many float32 of state a row has, of all segments."""
+        return sum(segment.floats for segment in self.segments)
 
 
 class Slot(msgspec.Struct, frozen=True):

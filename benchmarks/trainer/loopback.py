@@ -87,7 +87,7 @@ def wire_bytes(job: Job, ledger: Ledger) -> dict[str, float]:
     parameters = RemoteParameters(job.spec, 0, channel, lambda: None)
     parameters.reroute(Routing(1, {n: n for n in _SERVERS}, _VIRTUAL_NODES, None))
     batches = Batches(job, SliceNames().number)
-    learner = Learner(job.spec, job.rules, job.layout, job.batch_rows)
+    learner = Learner(job.spec, job.rules, job.layout, job.batch_rows, job.steps)
     planner = Planner(ledger, Cursor(), job.batch_rows)
     keys = rows = 0
     for n in range(2 * BATCHES):

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.timeout(240)
 
 STEPS = ROWS // BATCH
 TWO = ("train.workers=2", "train.servers=2")
+#: What is to be equal to the bit, whatever fails.
+BSP = ("train.consistency=bsp", "train.steps=sample")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fault_free(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """BSP on two workers and two servers: what the runs with faults are to equal."""
     output = tmp_path_factory.mktemp("fault-free")
-    return runs.train(runs.configured(folder, output, *TWO, "train.consistency=bsp"))
+    return runs.train(runs.configured(folder, output, *TWO, *BSP))
 
 
 @pytest.mark.thorough
@@ -84,7 +86,7 @@ def test_faults_under_bsp_change_nothing(
 ) -> None:
     signs = tmp_path / "signs"
     signs.mkdir()
-    config = runs.configured(folder, tmp_path / "run", *TWO, "train.consistency=bsp")
+    config = runs.configured(folder, tmp_path / "run", *TWO, *BSP)
     run = runs.train(config, faults=(fault, signs))
     assert (signs / happened).exists()
     runs.assert_equal(run.parts, fault_free.parts)
@@ -106,7 +108,7 @@ def test_without_a_copy_everything_goes_back_to_the_checkpoint(
     config = runs.configured(
         folder,
         tmp_path / "run",
-        *(*TWO, "train.consistency=bsp", "train.replicas=0", "output.checkpoint_every=1ms"),
+        *(*TWO, *BSP, "train.replicas=0", "output.checkpoint_every=1ms"),
     )
     run = runs.train(config, faults=("ServerDies", signs))
     assert (signs / "a server died").exists()
@@ -152,7 +154,7 @@ def test_staleness_stays_within_its_bound(folder: Path, tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     folder: Path, fault_free: Run, tmp_path: Path
 ) -> None:
-    resuming = ("train.consistency=bsp", "output.resume=true")
+    resuming = (*BSP, "output.resume=true")
     config = runs.configured(folder, tmp_path / "run", *TWO, *resuming)
     first = runs.train(config, stop_after=STEPS // 2)
     assert 0 < first.session.rows < ROWS

@@ -225,7 +225,7 @@ def said(folder: Path, *overrides: str, joined: str = WAIT) -> str:
     [
         # the file itself
         ("model.tipe=lr", "--set model.tipe=lr: model.tipe: there is no such key (there are: type"),
-        ("train.epochs=2", "train.epochs: there is no such key (there are: batch, workers"),
+        ("train.epochs=2", "train.epochs: there is no such key (there are: batch, steps, workers"),
         ("model.type=mlp", "model.type: invalid enum value 'mlp'; expected one of lr, fm, deepfm"),
         ("train.consistency=best", "expected one of bsp, ssp, async"),
         ("train.replicas=2", "train.replicas: expected `int` <= 1"),

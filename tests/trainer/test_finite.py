@@ -30,7 +30,9 @@ from trainer.features.encode import Encoder
 from trainer.features.keys import keys_of
 from trainer.limits import MAX_GRADIENT, MAX_VALUE, MIN_SAMPLING_RATE, transformed
 from trainer.losses.targets import LossKind, LossRules, Sampling, targets
+from trainer.models.by_sample import OPTIMIZERS
 from trainer.run.learner import Learner
+from trainer.run.steps import StepsPer
 from trainer.server.commands import COMMANDS
 from trainer.server.parameters import LocalParameters
 from trainer.server.replicas import Replica, Replicas
@@ -185,10 +187,14 @@ def spec_of(
 
 
 def learned(
-    spec: ModelSpec, rules: LossRules, samples: list[pa.Table], repeat: int = 3
+    spec: ModelSpec,
+    rules: LossRules,
+    samples: list[pa.Table],
+    repeat: int = 3,
+    steps: StepsPer = "batch",
 ) -> tuple[Shard, Tally]:
     layout = Layout(rules.actions, 3_600_000, (), tuple(s.name for s in spec.slots if s.column))
-    learner = Learner(spec, rules, layout, ROWS)
+    learner = Learner(spec, rules, layout, ROWS, steps)
     shard = Shard(spec, contributions=None, has_dense=True)
     parameters, encoder = LocalParameters(shard), Encoder(spec)
     sequence = 0
@@ -226,7 +232,10 @@ def test_whatever_is_accepted_every_parameter_stays_finite(
         repeats=True,
         rate=data.draw(rates, "rate"),
     )
-    shard, tally = learned(spec, rules, samples)
+    steps: StepsPer = "batch"
+    if kind == "lr" and isinstance(linear, OPTIMIZERS):
+        steps = data.draw(st.sampled_from(["batch", "sample"]), "steps")
+    shard, tally = learned(spec, rules, samples, steps=steps)
     check_snapshot("checkpoint", shard.snapshot(), spec)
     for table in shard.tables:
         keys, values, _ = table.changed(everything=True)

@@ -91,7 +91,7 @@ class Given:
         self._tables, self._dense = tables, dense
         self.pushed: list[tuple[Sequence[Floats], Floats | None]] = []
 
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
         known = [np.ones(len(values), np.uint8) for values in self._tables]
         return Pulled(list(zip(self._tables, known, strict=True)), self._dense)
 
@@ -103,6 +103,8 @@ class Given:
         gradients: Sequence[Floats],
         counts: Sequence[Counts | None],
         dense: Floats | None,
+        *,
+        changes: bool = False,
     ) -> None:
         self.pushed.append((gradients, dense))
 

@@ -31,6 +31,7 @@ from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Cursor, Ledger, Planner
 from trainer.run.job import Job, Task
 from trainer.run.local import LocalRunner
+from trainer.run.steps import StepsPer
 from trainer.spec import Encoding, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import optimizers
 from trainer.table.optimizers import Floats, Positions
@@ -143,8 +144,10 @@ def theirs(made: Samples, l1: float, l2: float) -> tuple[float, npt.NDArray[np.f
     return loss, np.array(weights)
 
 
-def ours(made: Samples, folder: Path, optimizer: Ftrl) -> tuple[float, Floats]:
-    """The same of ours, from a file, in batches of one sample."""
+def ours(
+    made: Samples, folder: Path, optimizer: Ftrl, batch: int = 1, steps: StepsPer = "batch"
+) -> tuple[float, Floats]:
+    """The same of ours, from a file."""
     file = folder / "samples/dt=2024-05-01/hr=08/part-0-0"
     file.parent.mkdir(parents=True)
     pq.write_table(made.table, file, row_group_size=700)
@@ -159,10 +162,11 @@ def ours(made: Samples, folder: Path, optimizer: Ftrl) -> tuple[float, Floats]:
         kinds=(CLICK,),
         exposure=None,
         leaves_out=False,
-        batch_rows=1,
+        batch_rows=batch,
         workers=1,
         consistency="ssp",
         layout=Layout(actions, 3_600_000, (), tuple(slot.name for slot in slots)),
+        steps=steps,
     )
     runner = LocalRunner(job, SliceNames())
     runner.start([])
@@ -184,11 +188,13 @@ def ours(made: Samples, folder: Path, optimizer: Ftrl) -> tuple[float, Floats]:
     return of_all.log_loss, weights[:, 0]
 
 
+@pytest.mark.parametrize(("batch", "steps"), [(1, "batch"), (1, "sample"), (512, "sample")])
 @pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.5, 0.1), (2.0, 0.0), (0.0, 5.0)])
 def test_loss_and_weights_are_those_of_vowpal_wabbit(
-    made: Samples, tmp_path: Path, l1: float, l2: float
+    made: Samples, tmp_path: Path, l1: float, l2: float, batch: int, steps: StepsPer
 ) -> None:
-    loss, weights = ours(made, tmp_path, Ftrl(ALPHA, BETA, l1, l2))
+    """A step for each sample is what it makes, in batches of one sample or of many."""
+    loss, weights = ours(made, tmp_path, Ftrl(ALPHA, BETA, l1, l2), batch, steps)
     expected, expected_weights = theirs(made, l1, l2)
     assert loss == pytest.approx(expected, abs=TOLERANCE)
     np.testing.assert_allclose(weights, expected_weights, rtol=1e-3, atol=2e-5)

@@ -72,19 +72,25 @@ def test_what_a_command_is_told_keeps_its_numbers() -> None:
 
 
 def push_of(
-    sizes: tuple[int, int], counted: tuple[bool, bool], dense: int | None, *, strided: bool = False
+    sizes: tuple[int, int],
+    counted: tuple[bool, bool],
+    dense: int | None,
+    *,
+    strided: bool = False,
+    changes: bool = False,
 ) -> Push:
     rng = np.random.default_rng(1)
     tables = []
     for spec, size, with_counts in zip(SPEC.tables, sizes, counted, strict=True):
         keys = rng.integers(1, 1 << 64, size, np.uint64)
-        gradients = rng.normal(size=(size, spec.width)).astype(np.float32)
+        columns = spec.floats if changes else spec.width
+        gradients = rng.normal(size=(size, columns)).astype(np.float32)
         if strided:
             gradients = np.asfortranarray(np.repeat(gradients, 2, axis=0))[::2]
         counts = rng.integers(0, 1 << 32, size).astype(np.uint32) if with_counts else None
         tables.append(TablePush(keys, gradients, counts))
     vector = None if dense is None else rng.normal(size=dense).astype(np.float32)
-    return Push(3, 14, 15, 1_700_000_000, tables, vector)
+    return Push(3, 14, 15, 1_700_000_000, tables, vector, changes)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -106,6 +112,7 @@ def assert_same_push(one: Push, other: Push) -> None:
         assert same(a.gradients, b.gradients)
         assert same(a.counts, b.counts)
     assert same(one.dense, other.dense)
+    assert one.changes == other.changes
 
 
 SIZES = [(0, 0), (3, 0), (0, 2), (5, 1), (1000, 300)]
@@ -114,13 +121,13 @@ SIZES = [(0, 0), (3, 0), (0, 2), (5, 1), (1000, 300)]
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("counted", list(itertools.product([False, True], repeat=2)))
 @pytest.mark.parametrize("dense", [None, 6])
+@pytest.mark.parametrize("changes", [False, True])
 def test_a_push_comes_out_as_it_went_in(
-    sizes: tuple[int, int], counted: tuple[bool, bool], dense: int | None
+    sizes: tuple[int, int], counted: tuple[bool, bool], dense: int | None, changes: bool
 ) -> None:
-    push = push_of(sizes, counted, dense)
-    head = wire.PushRequest(
-        1, 2, 0, push.worker, push.sequence, push.step, push.now, counted, dense is not None
-    )
+    push = push_of(sizes, counted, dense, changes=changes)
+    marks = push.worker, push.sequence, push.step, push.now
+    head = wire.PushRequest(1, 2, 0, *marks, counted, dense is not None, changes=changes)
     frames = over_the_wire(wire.pack(head, wire.push_frames(push.tables, push.dense)))
     got = wire.unpack_request(frames)
     assert isinstance(got, wire.PushRequest)

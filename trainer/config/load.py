@@ -10,7 +10,7 @@ import msgspec
 from configuration import declaration
 from configuration.paths import beside
 from configuration.reading import read, wrong_in
-from trainer.config.check_model import check_optimizers, check_slots
+from trainer.config.check_model import check_optimizers, check_slots, check_steps
 from trainer.config.check_run import check_evaluation, check_run
 from trainer.config.check_samples import check_actions, check_loss, check_samples
 from trainer.config.resolved import TrainerConfig
@@ -55,5 +55,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainerConfig:
     check_slots(config, wrong)
     check_optimizers(config, wrong)
     check_run(config, wrong)
+    check_steps(config, wrong)
     check_evaluation(config, wrong)
     return config

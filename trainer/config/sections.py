@@ -16,6 +16,7 @@ from trainer.spec import AdaGrad, Adam, Encoding, Ftrl, ModelKind, Optimizer
 LossKind = Literal["plain", "fnw", "es_dfm", "defer"]
 SamplingCorrection = Literal["importance", "log_odds", "none"]
 Consistency = Literal["bsp", "ssp", "async"]
+StepsPer = Literal["sample", "batch"]
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -111,7 +112,8 @@ class SlotSection(Section, frozen=True, kw_only=True):
 class TrainSection(Section, frozen=True, kw_only=True):
     """`[train]`: how it runs.
 
-    `batch`: rows. `servers`: processes that hold the parameters; 0: everything is in one process.
+    `batch`: rows. `steps`: a key takes a step for each "sample" of a batch, or one for the "batch".
+    `servers`: processes that hold the parameters; 0: everything is in one process.
     `replicas`: backups of each shard. `consistency`: "bsp" (all workers at the same step), "ssp"
     (at most `staleness` steps apart) or "async". `max_in_flight`: samples that are read and not
     learned yet; 65536 when absent, or a batch for every worker if that is more. `virtual_nodes`: of
@@ -120,6 +122,7 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """
 
     batch: _Positive = 4096
+    steps: StepsPer = "batch"
     workers: _Positive = 1
     servers: _Natural = 0
     replicas: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1

@@ -15,6 +15,7 @@ from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Entry, Ticket
 from trainer.run.clocks import Consistency
 from trainer.run.start import base_of
+from trainer.run.steps import StepsPer
 from trainer.spec import ModelSpec
 
 
@@ -23,7 +24,8 @@ class Job(msgspec.Struct, frozen=True):
 
     `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action.
     `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
-    samples per batch.
+    samples per batch. `steps`: whether a batch makes a step of each key for each sample that has
+    it, or one.
     """
 
     spec: ModelSpec
@@ -37,6 +39,7 @@ class Job(msgspec.Struct, frozen=True):
     workers: int
     consistency: Consistency
     layout: Layout
+    steps: StepsPer = "batch"
 
     @property
     def samples(self) -> pa.Schema:
@@ -106,4 +109,5 @@ def job_of(config: TrainerConfig) -> Job:
         workers=config.train.workers,
         consistency=config.train.consistency,
         layout=layout,
+        steps=config.train.steps,
     )

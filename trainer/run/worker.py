@@ -62,7 +62,7 @@ class Worker:
             job.spec, number, self._channel, self._listen, self._control, self._tell_of_silence
         )
         share = job.batch_rows // (job.workers if job.consistency == "bsp" else 1)
-        self._learner = Learner(job.spec, job.rules, job.layout, share)
+        self._learner = Learner(job.spec, job.rules, job.layout, share, job.steps)
         self._batches = Batches(job, self._number_of)
         self._queue: deque[Work] = deque()
         self._names: dict[str, list[str]] = {}

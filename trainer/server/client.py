@@ -131,7 +131,7 @@ class RemoteParameters:
             self._owners = ring.owners(routing.shards, routing.virtual_nodes)
         self._routing = routing
 
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
         """See `Parameters.pull`. Asks only the shards that own some of the keys."""
         shards = self._routing.shards
         self._divisions = [divide(self._owners, shards, k) for k in keys]
@@ -140,17 +140,17 @@ class RemoteParameters:
             parts = [d.keys[d.bounds[shard]] for d in self._divisions]
             dense = shard == self._routing.dense
             if dense or any(len(part) for part in parts):
-                head = wire.PullRequest(0, 0, shard, step, dense)
+                head = wire.PullRequest(0, 0, shard, step, dense, states)
                 messages[shard] = head, wire.pull_frames(parts)
         answers = self._exchange(messages)
         values = [
-            np.empty((len(k), t.width), np.float32)
+            np.empty((len(k), t.floats if states else t.width), np.float32)
             for k, t in zip(keys, self._spec.tables, strict=True)
         ]
         known = [np.empty(len(k), np.uint8) for k in keys]
         vector = None
         for shard, frames in answers.items():
-            pulled = wire.read_pulled(frames, self._spec)
+            pulled = wire.read_pulled(frames, self._spec, states=states)
             for t, division in enumerate(self._divisions):
                 at = division.order[division.bounds[shard]]
                 values[t][at], known[t][at] = pulled.tables[t]
@@ -165,6 +165,8 @@ class RemoteParameters:
         gradients: Sequence[Floats],
         counts: Sequence[Counts | None],
         dense: Floats | None,
+        *,
+        changes: bool = False,
     ) -> None:
         """See `Parameters.push`. Returns when every shard has taken its part."""
         # Empty pushes are sent too, so every shard's deduplication marks agree, and every shard
@@ -180,7 +182,9 @@ class RemoteParameters:
                 )
             vector = dense if shard == self._routing.dense else None
             marks = (self._worker, sequence, step, now)
-            head = wire.PushRequest(0, 0, shard, *marks, counted, vector is not None)
+            head = wire.PushRequest(
+                0, 0, shard, *marks, counted, vector is not None, changes=changes
+            )
             messages[shard] = head, wire.push_frames(tables, vector)
         self._exchange(messages)
 

@@ -94,7 +94,7 @@ class Host:
         self.replicas.pulls += 1
         keys = wire.read_pull(frames)
         shard = self.replicas.held[request.shard].shard
-        pulled = shard.pull(request.step, keys, dense=request.dense)
+        pulled = shard.pull(request.step, keys, dense=request.dense, states=request.states)
         reply = wire.Reply(request.id, request.shard, self.replicas.epoch)
         return Answer(origin, wire.pack(reply, wire.pulled_frames(pulled)))
 

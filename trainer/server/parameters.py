@@ -17,11 +17,12 @@ from trainer.table.table import Counts, Keys
 class Parameters(Protocol):
     """What a worker needs of the parameters. K is the number of keys of one table."""
 
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
         """Values of the keys of each table, in their order, and the dense vector.
 
-        `keys`: for each table distinct keys, uint64 (K,). `step`: the global batch (BSP). Raises
-        `client.ServerError` where a server refuses.
+        `keys`: for each table distinct keys, uint64 (K,). `step`: the global batch (BSP).
+        `states`: the states of the optimizers instead of the values. Raises `client.ServerError`
+        where a server refuses.
         """
 
     def push(
@@ -32,13 +33,16 @@ class Parameters(Protocol):
         gradients: Sequence[Floats],
         counts: Sequence[Counts | None],
         dense: Floats | None,
+        *,
+        changes: bool = False,
     ) -> None:
         """Sends the gradients of the keys that were pulled last; returns when they are taken.
 
         `sequence`: counts this worker's pushes from 0. `now`: the newest sample, in seconds of
         event time. `gradients`: for each table float32 (K, width). `counts`: for each table that
         counts keys before admission uint32 (K,), the samples with each key; else None. `dense`: the
-        gradient of the dense vector. Raises `client.ServerError` where a server refuses.
+        gradient of the dense vector. `changes`: `gradients` are changes of the states that were
+        pulled, float32 (K, floats). Raises `client.ServerError` where a server refuses.
         """
 
 
@@ -49,10 +53,10 @@ class LocalParameters:
         self.shard = shard
         self._keys: Sequence[Keys] = []
 
-    def pull(self, step: int, keys: Sequence[Keys]) -> Pulled:
+    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
         """See `Parameters.pull`."""
         self._keys = keys
-        return self.shard.pull(step, keys, dense=True)
+        return self.shard.pull(step, keys, dense=True, states=states)
 
     def push(
         self,
@@ -62,7 +66,9 @@ class LocalParameters:
         gradients: Sequence[Floats],
         counts: Sequence[Counts | None],
         dense: Floats | None,
+        *,
+        changes: bool = False,
     ) -> None:
         """See `Parameters.push`."""
         tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
-        self.shard.push(Push(0, sequence, step, now, tables, dense))
+        self.shard.push(Push(0, sequence, step, now, tables, dense, changes))

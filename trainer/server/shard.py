@@ -31,7 +31,9 @@ from trainer.table.table import Counts, Keys, Rows, Table
 
 @dataclass
 class TablePush:
-    """Gradients (keys, width) of distinct keys of one table; `counts`: samples with each key."""
+    """Gradients (keys, width) of distinct keys of one table, or what their states have changed by,
+    (keys, floats): see `Push.changes`. `counts`: samples with each key.
+    """
 
     keys: Keys
     gradients: Floats
@@ -43,6 +45,7 @@ class Push:
     """Gradients of one batch. `step`: the global batch (BSP). `now`: the newest sample, in seconds
 
     of event time. `tables`: one for each table of the spec. `dense`: of the dense vector, (D,).
+    `changes`: the tables have changes of states instead of gradients (`Table.change`).
     """
 
     worker: int
@@ -51,12 +54,14 @@ class Push:
     now: int
     tables: list[TablePush]
     dense: Floats | None
+    changes: bool = False
 
 
 @dataclass
 class Pulled:
-    """For each table: values float32 (keys, width), and uint8 (keys,), which is 1 where the key has
-    a row. `dense`: the dense vector, float32 (D,), if it was asked for and is on this shard.
+    """For each table: values float32 (keys, width), or states (keys, floats) if these were asked
+    for, and uint8 (keys,), which is 1 where the key has a row. `dense`: the dense vector, float32
+    (D,), if it was asked for and is on this shard.
     """
 
     tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
@@ -163,15 +168,20 @@ class Shard:
             self._pending[push.worker] = push
         return True
 
-    def pull(self, step: int, keys: Sequence[Keys], *, dense: bool = False) -> Pulled:
-        """The values at the beginning of `step` (BSP), or as they are now.
+    def pull(
+        self, step: int, keys: Sequence[Keys], *, dense: bool = False, states: bool = False
+    ) -> Pulled:
+        """The values, or `states`, at the beginning of `step` (BSP), or as they are now.
 
         `keys`: for each table, uint64 (keys,). Raises OutOfStepError (BSP).
         """
         if self._contributions is not None and step < self.step:
             raise OutOfStepError(f"a pull for step {step}; this is {self.step}")
         self.settle(step)
-        pulled = [table.pull(k) for table, k in zip(self.tables, keys, strict=True)]
+        pulled = [
+            table.pull_states(k) if states else table.pull(k)
+            for table, k in zip(self.tables, keys, strict=True)
+        ]
         vector = self.dense.values if dense and self.dense is not None else None
         return Pulled(pulled, vector)
 
@@ -194,7 +204,8 @@ class Shard:
     def _apply(self, push: Push) -> None:
         for table, part in zip(self.tables, push.tables, strict=True):
             if len(part.keys):
-                table.push(part.keys, part.gradients, part.counts, push.now)
+                take = table.change if push.changes else table.push
+                take(part.keys, part.gradients, part.counts, push.now)
         if self.dense is not None and push.dense is not None:
             self.dense.update(push.dense)
 
@@ -272,11 +283,17 @@ class Shard:
 
 
 def _added(pushes: Sequence[Push]) -> Push:
-    """The pushes of one step as one: gradients and counts are summed in the order given."""
+    """The pushes of one step as one: gradients and counts are summed in the order given.
+
+    Changes of states are not summed but averaged, see `_added_tables`.
+    """
     first = pushes[0]
     if len(pushes) == 1:
         return first
-    tables = [_added_tables([p.tables[t] for p in pushes]) for t in range(len(first.tables))]
+    tables = [
+        _added_tables([p.tables[t] for p in pushes], mean=first.changes)
+        for t in range(len(first.tables))
+    ]
     dense = None
     if first.dense is not None:
         dense = first.dense.copy()
@@ -284,19 +301,31 @@ def _added(pushes: Sequence[Push]) -> Push:
             assert push.dense is not None
             dense += push.dense
     now = max(p.now for p in pushes)
-    return Push(first.worker, first.sequence, first.step, now, tables, dense)
+    marks = first.worker, first.sequence, first.step, now
+    return Push(*marks, tables, dense, first.changes)
 
 
-def _added_tables(parts: Sequence[TablePush]) -> TablePush:
+def _added_tables(parts: Sequence[TablePush], *, mean: bool) -> TablePush:
+    """`mean`: each number is divided by how many parts have changed it.
+
+    All workers begin a step with the same states. So each of them has moved a key that is in every
+    batch to where one worker's samples want it, and the sum of these moves goes too far by as many
+    times as there are workers. A key that one worker alone has met keeps all of its steps.
+    """
     keys, places = np.unique(np.concatenate([p.keys for p in parts]), return_inverse=True)
     gradients = np.zeros((len(keys), parts[0].gradients.shape[1]), np.float32)
+    changed = np.zeros(gradients.shape if mean else 0, np.float32)
     counts = None if parts[0].counts is None else np.zeros(len(keys), np.uint32)
     start = 0
     for part in parts:
         at = places[start : start + len(part.keys)]
         # the keys of one push are distinct, so nothing is added twice to one place
         gradients[at] += part.gradients
+        if mean:
+            changed[at] += part.gradients != 0
         if counts is not None and part.counts is not None:
             counts[at] += part.counts
         start += len(part.keys)
+    if mean:
+        gradients /= np.maximum(changed, 1)
     return TablePush(keys, gradients, counts)

@@ -82,7 +82,8 @@ def write_snapshot(snapshot: ShardSnapshot, file: Any) -> None:
     pending = {}
     for worker, push in snapshot.pending.items():
         arrays |= _named_push(push, _pending_names(worker, len(push.tables)))
-        pending[worker] = (push.sequence, push.step, push.now, push.dense is not None)
+        marks = (push.sequence, push.step, push.now, push.dense is not None)
+        pending[worker] = (*marks, True) if push.changes else marks
     told = {
         "tables": len(snapshot.tables),
         "marks": snapshot.marks,
@@ -141,7 +142,7 @@ def _read(file: Any) -> ShardSnapshot:
             removed.append(arrays[f"{t}.removed"])
             sketches.append(arrays[f"{t}.sketch"] if f"{t}.sketch" in arrays.files else None)
         pending = {}
-        for worker, (sequence, step, now, has_dense) in told["pending"].items():
+        for worker, (sequence, step, now, has_dense, *changes) in told["pending"].items():
             names = _pending_names(worker, told["tables"])
             pushes = [
                 TablePush(
@@ -152,7 +153,8 @@ def _read(file: Any) -> ShardSnapshot:
                 for t in range(told["tables"])
             ]
             dense = arrays[names[-1]] if has_dense else None
-            pending[worker] = Push(worker, sequence, step, now, pushes, dense)
+            marks = worker, sequence, step, now
+            pending[worker] = Push(*marks, pushes, dense, changes == [True])
         return ShardSnapshot(
             tables=tables,
             removed=removed,

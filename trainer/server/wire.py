@@ -31,7 +31,7 @@ class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
     """A worker asks for values. Frames: the keys of each table, uint64 (K,).
 
     `id` names the request in its reply. `step`: the global batch (BSP). `dense`: whether the dense
-    vector is wanted, too.
+    vector is wanted, too. `states`: whether states are wanted instead of values.
     """
 
     id: int
@@ -39,6 +39,7 @@ class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
     shard: int
     step: int
     dense: bool
+    states: bool = False
 
 
 class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
@@ -46,7 +47,7 @@ class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
 
     (`worker`, `sequence`) identifies the push for deduplication. `now`: the newest sample, in
     seconds of event time. `counts`: for each table whether a frame with counts follows. `dense`:
-    whether the dense gradient follows.
+    whether the dense gradient follows. `changes`: see `shard.Push`.
     """
 
     id: int
@@ -62,6 +63,7 @@ class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
     #: pushes that had taken before this one.
     forwarded: int | None = None
     after: int = 0
+    changes: bool = False
 
 
 class Command(msgspec.Struct, tag="do", array_like=True, frozen=True):
@@ -135,8 +137,9 @@ def unpack_arguments(data: Any) -> Any:
 def push_frames(tables: Sequence[TablePush], dense: Any) -> Frames:
     """The frames of a push.
 
-    For each table: keys uint64 (K,), gradients float32 (K, width), and, where it has some, counts
-    uint32 (K,). Then `dense`, the gradient of the dense vector as float32, if it is not None.
+    For each table: keys uint64 (K,), gradients float32 (K, width) or changes (K, floats), and,
+    where it has some, counts uint32 (K,). Then `dense`, the gradient of the dense vector as
+    float32, if it is not None.
     """
     frames: Frames = []
     for table in tables:
@@ -154,12 +157,13 @@ def read_push(request: PushRequest, frames: Sequence[Any], spec: ModelSpec) -> P
     tables = []
     for table, counted in zip(spec.tables, request.counts, strict=True):
         keys = np.frombuffer(next(at), np.uint64)
-        gradients = np.frombuffer(next(at), np.float32).reshape(len(keys), table.width)
+        columns = table.floats if request.changes else table.width
+        gradients = np.frombuffer(next(at), np.float32).reshape(len(keys), columns)
         counts = np.frombuffer(next(at), np.uint32) if counted else None
         tables.append(TablePush(keys, gradients, counts))
     dense = np.frombuffer(next(at), np.float32) if request.dense else None
     r = request
-    return Push(r.worker, r.sequence, r.step, r.now, tables, dense)
+    return Push(r.worker, r.sequence, r.step, r.now, tables, dense, r.changes)
 
 
 def pull_frames(keys: Sequence[Keys]) -> Frames:
@@ -175,8 +179,9 @@ def read_pull(frames: Sequence[Any]) -> list[Keys]:
 def pulled_frames(pulled: Pulled) -> Frames:
     """The frames of an answer to a pull.
 
-    For each table: values float32 (K, width), in the order of the keys asked for, and uint8 (K,),
-    which is 1 where the key has a row. Then the dense vector, float32, if it was asked for.
+    For each table: values float32 (K, width) or states (K, floats), in the order of the keys asked
+    for, and uint8 (K,), which is 1 where the key has a row. Then the dense vector, float32, if it
+    was asked for.
     """
     frames: Frames = []
     for values, known in pulled.tables:
@@ -186,12 +191,13 @@ def pulled_frames(pulled: Pulled) -> Frames:
     return frames
 
 
-def read_pulled(frames: Sequence[Any], spec: ModelSpec) -> Pulled:
-    """The values in an answer to a pull."""
+def read_pulled(frames: Sequence[Any], spec: ModelSpec, *, states: bool = False) -> Pulled:
+    """The values, or `states`, in an answer to a pull."""
     at = iter(frames[1:])
     tables = []
     for table in spec.tables:
-        values = np.frombuffer(next(at), np.float32).reshape(-1, table.width)
+        columns = table.floats if states else table.width
+        values = np.frombuffer(next(at), np.float32).reshape(-1, columns)
         tables.append((values, np.frombuffer(next(at), np.uint8)))
     rest = next(at, None)
     return Pulled(tables, None if rest is None else np.frombuffer(rest, np.float32))

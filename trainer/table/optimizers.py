@@ -109,7 +109,7 @@ class _Ftrl:
     def __init__(self, segment: Segment, column: int, seed: int) -> None:
         o = segment.optimizer
         assert isinstance(o, Ftrl)
-        self.floats = 2 * segment.width
+        self.floats = segment.floats
         self._width = segment.width
         self._rates = tuple(np.float32(x) for x in (o.alpha, o.beta, o.l1, o.l2))
 
@@ -200,7 +200,7 @@ class _AdaGrad(_Stored):
         super().__init__(segment, column, seed)
         o, width = segment.optimizer, segment.width
         assert isinstance(o, AdaGrad)
-        self.floats = 2 * width
+        self.floats = segment.floats
         self._rate = np.float32(o.rate)
         self._fill = (width, 2 * width, np.float32(o.initial))
 
@@ -213,7 +213,7 @@ class _Adam(_Stored):
         super().__init__(segment, column, seed)
         o = segment.optimizer
         assert isinstance(o, Adam)
-        self.floats = 3 * segment.width + 1
+        self.floats = segment.floats
         self._rates = tuple(np.float32(x) for x in (o.rate, o.beta1, o.beta2, o.epsilon))
 
     def update(self, state: Floats, positions: Positions, gradients: Floats, first: int) -> None:

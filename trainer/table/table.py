@@ -12,6 +12,7 @@ stays between 0.64 and 0.8.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,24 @@ def _touch(positions, touched, dirty, now):
 
 
 @njit(cache=True, nogil=True)
+def _read_state(state, positions, out, first):
+    for i in range(len(positions)):
+        p = positions[i]
+        if p >= 0:
+            for j in range(state.shape[1]):
+                out[i, first + j] = state[p, j]
+
+
+@njit(cache=True, nogil=True)
+def _add_change(state, positions, changes, first):
+    for i in range(len(positions)):
+        p = positions[i]
+        if p >= 0:
+            for j in range(state.shape[1]):
+                state[p, j] += changes[i, first + j]
+
+
+@njit(cache=True, nogil=True)
 def _copy(source, origin, target, places):
     for i in range(len(origin)):
         for j in range(source.shape[1]):
@@ -123,8 +142,8 @@ class Table:
         #: Keys of rows that were removed since the last export.
         self.removed: Keys = np.empty(0, np.uint64)
         self.sketch = admission.empty() if spec.admit_after > 1 else None
-        columns = np.cumsum([0, *(segment.width for segment in spec.segments)])
-        self._first = [int(column) for column in columns[:-1]]
+        self._first = _starts([segment.width for segment in spec.segments])
+        self._first_of_state = _starts([segment.floats for segment in spec.segments])
         self._kernels = [
             kernel(s, c, seed) for s, c in zip(spec.segments, self._first, strict=True)
         ]
@@ -165,6 +184,22 @@ class Table:
             self._read_start(keys, np.flatnonzero(~known), out)
         return out, known.view(np.uint8)
 
+    def pull_states(self, keys: Keys) -> tuple[Floats, npt.NDArray[np.uint8]]:
+        """As `pull`, with the whole state of each row instead of its values: (keys, floats).
+
+        The states of the segments lie one after the other.
+        """
+        positions = self._find(keys)
+        self._found = keys, positions
+        out = np.zeros((len(keys), self.spec.floats), np.float32)
+        for state, first in zip(self._states, self._first_of_state, strict=True):
+            _read_state(state, positions, out, first)
+        known = positions >= 0
+        if self.spec.admit_after <= 1 and not known.all():
+            missing = np.flatnonzero(~known)
+            out[missing] = np.concatenate(self._start_states(keys[missing]), axis=1)
+        return out, known.view(np.uint8)
+
     def _values(self, positions: Positions) -> Floats:
         """The values at these positions, (positions, width); zeros where there is no row."""
         out = np.zeros((len(positions), self.spec.width), np.float32)
@@ -177,11 +212,17 @@ class Table:
             return
         rows = np.arange(len(missing))
         started = np.zeros((len(missing), self.spec.width), np.float32)
-        for k, first in zip(self._kernels, self._first, strict=True):
-            state = np.zeros((len(missing), k.floats), np.float32)
-            k.start(state, rows, keys[missing])
+        states = self._start_states(keys[missing])
+        for k, state, first in zip(self._kernels, states, self._first, strict=True):
             k.read(state, rows, started, first)
         out[missing] = started
+
+    def _start_states(self, keys: Keys) -> list[Floats]:
+        """The states that rows of these keys would start with, of each segment."""
+        states = [np.zeros((len(keys), k.floats), np.float32) for k in self._kernels]
+        for k, state in zip(self._kernels, states, strict=True):
+            k.start(state, np.arange(len(keys)), keys)
+        return states
 
     def push(self, keys: Keys, gradients: Floats, counts: Counts | None, now: int) -> None:
         """Do one step of each segment's optimizer for each key. The keys must be distinct.
@@ -191,6 +232,21 @@ class Table:
         this push admits gets its row but no step, because its gradient was computed with the zeros
         that were pulled for it.
         """
+        positions = self._pushed(keys, counts, now)
+        for k, state, first in zip(self._kernels, self._states, self._first, strict=True):
+            k.update(state, positions, gradients, first)
+
+    def change(self, keys: Keys, changes: Floats, counts: Counts | None, now: int) -> None:
+        """Add what a worker's own steps have changed: `changes`, (keys, floats), of the states that
+
+        `pull_states` gave. All else is as in `push`.
+        """
+        positions = self._pushed(keys, counts, now)
+        for state, first in zip(self._states, self._first_of_state, strict=True):
+            _add_change(state, positions, changes, first)
+
+    def _pushed(self, keys: Keys, counts: Counts | None, now: int) -> Positions:
+        """The rows of pushed keys, new ones included, touched; -1: the key makes no step."""
         positions = self._found[1] if self._found[0] is keys else self._find(keys)
         self._found = _NOTHING
         missing = np.flatnonzero(positions < 0)
@@ -204,9 +260,8 @@ class Table:
                 positions = self._add(keys, positions, admitted)
                 _touch(positions[admitted], self._touched, self._dirty, np.uint32(now))
                 positions[admitted] = -1
-        for k, state, first in zip(self._kernels, self._states, self._first, strict=True):
-            k.update(state, positions, gradients, first)
         _touch(positions, self._touched, self._dirty, np.uint32(now))
+        return positions
 
     def _find(self, keys: Keys) -> Positions:
         positions = np.empty(len(keys), np.int64)
@@ -325,3 +380,8 @@ class Table:
             return keys, values, removed[:0]
         # a key that came back meanwhile is among the changed ones
         return keys, values, removed[self._find(removed) < 0]
+
+
+def _starts(widths: Sequence[int]) -> list[int]:
+    """The first column of each part of a row."""
+    return [sum(widths[:n]) for n in range(len(widths))]

@@ -1,0 +1,404 @@
+"""Steps a sample: against an optimizer in Python that sees one sample at a time.
+
+What it is held against has no batches, no states that travel and no numba: a dictionary of numbers
+for each key, and a loop over samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from configuration.reading import ConfigError
+from tests.trainer import runs
+from trainer.evaluation.tally import Layout
+from trainer.features.batch import Targets
+from trainer.features.encode import Chunk, Encoder
+from trainer.features.keys import keys_of
+from trainer.losses import objective
+from trainer.losses.row_gradient import NUMBERS, row_gradient
+from trainer.losses.targets import LossKind, LossRules
+from trainer.models.by_sample import Walker
+from trainer.run.learner import Learner
+from trainer.run.steps import StepsPer
+from trainer.server.parameters import LocalParameters
+from trainer.server.shard import Push, Shard, TablePush
+from trainer.server.shard_file import check_snapshot, snapshot_from_bytes, snapshot_to_bytes
+from trainer.spec import AdaGrad, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
+from trainer.table.optimizers import Floats
+
+ROWS = 700
+FTRL, ADAGRAD = Ftrl(alpha=0.4, beta=0.7, l1=0.05, l2=0.1), AdaGrad(rate=0.3, initial=0.2)
+LOSSES: tuple[LossKind, ...] = ("plain", "fnw", "es_dfm", "defer")
+BASE = (-0.5, 0.25)
+
+
+def spec_of(loss: LossKind = "plain", admit_after: int = 1) -> ModelSpec:
+    """Two actions. FTRL for users, tags and the bias, AdaGrad for prices."""
+    heads: tuple[str, ...] = ("click", "buy")
+    base: tuple[float, ...] = BASE
+    if loss in ("es_dfm", "defer"):
+        heads, base = (*heads, "dp:click", "dp:buy"), (*BASE, -1.0, 0.0)
+
+    def table(name: str, optimizer: Optimizer, after: int = 1) -> TableSpec:
+        return TableSpec(name, (Segment("linear", len(heads), optimizer),), after)
+
+    return ModelSpec(
+        "lr",
+        heads,
+        (
+            Slot("user", "user", "category", 0),
+            Slot("price", "price", "value", 1),
+            Slot("tags", "tags", "category", 0),
+            Slot("bias", None, "value", 2),
+        ),
+        (table("t0", FTRL, admit_after), table("t1", ADAGRAD), table("t2", FTRL)),
+        base=base,
+    )
+
+
+def rules_of(loss: LossKind) -> LossRules:
+    sampled: dict[str, Any] = {"sampling": "log_odds", "rate": 0.5} if loss == "plain" else {}
+    return LossRules(loss, ("click", "buy"), None if loss == "plain" else 0, **sampled)
+
+
+@dataclass
+class Samples:
+    """`features`: of each row, numbers by (slot, value); a value that it has twice counts twice."""
+
+    chunk: Chunk
+    targets: Targets
+    features: list[dict[tuple[str, str], float]]
+
+
+def samples_of(spec: ModelSpec, loss: LossKind, seed: int = 0) -> Samples:
+    """Lists with repeated values, missing values, rows that count for nothing."""
+    random = np.random.default_rng(seed)
+    users = [f"u{n}" for n in np.minimum(random.geometric(0.2, ROWS), 30)]
+    tags = [random.choice(list("abc"), int(random.integers(0, 4))).tolist() for _ in range(ROWS)]
+    prices = [None if random.random() < 0.2 else float(n) / 8 for n in random.integers(-9, 9, ROWS)]
+    table = pa.table(
+        {
+            "user": pa.array(users),
+            "price": pa.array(prices, pa.float64()),
+            "tags": pa.array(tags, pa.list_(pa.string())),
+            "event_time": pa.array(range(ROWS), pa.int64()),
+        }
+    )
+    shape = ROWS, 2
+    effect = np.array([len(user) + (price or 0) for user, price in zip(users, prices, strict=True)])
+    labels = (random.random(shape) < 1 / (1 + np.exp(2.5 - effect))[:, None]).astype(np.float32)
+    weights = random.choice(np.array([0, 1, 2.5], np.float32), shape)
+    late = shape if loss in ("es_dfm", "defer") else (ROWS, 0)
+    delayed = (random.random(late) < 0.3).astype(np.float32)
+    targets = Targets(labels, weights, delayed, random.choice(np.array([0, 1], np.float32), late))
+    features = []
+    for user, price, of_row in zip(users, prices, tags, strict=True):
+        made: dict[tuple[str, str], float] = defaultdict(float)
+        made["user", user] += 1
+        made["bias", ""] += 1
+        for tag in of_row:
+            made["tags", tag] += 1
+        if price is not None:
+            made["price", ""] += price
+        features.append(dict(made))
+    return Samples(Encoder(spec).chunk(table, targets), targets, features)
+
+
+# -- the slow learner ------------------------------------------------------------------------------
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def residuals(
+    rules: LossRules, logits: list[float], targets: Targets, row: int
+) -> tuple[list[float], list[float]]:
+    """The loss's gradient by the logits, and how much the row counts: from the page's table."""
+    of: list[float] = []
+    late: list[float] = []
+    counts = []
+    for a in range(2):
+        y, w = float(targets.labels[row, a]), float(targets.weights[row, a])
+        p = sigmoid(logits[a])
+        importance = 1.0
+        if rules.loss == "fnw":
+            importance = 1 + p if y else (1 - p) * (1 + p)
+        elif rules.loss != "plain":
+            d = sigmoid(logits[2 + a])
+            v, dw = float(targets.delayed[row, a]), float(targets.delayed_weights[row, a])
+            if rules.loss == "es_dfm":
+                importance = 1 + d if y else (1 + d) * (1 - p) / (1 - p + d)
+                dw *= 1 + d if v else (1 - d) * (1 + d)
+            else:
+                importance = p / (p - min(d, p) / 2) if y else (1 - p) / (1 - p + d / 2)
+            late.append(dw * (d - v))
+        of.append(w * importance * (sigmoid(logits[a] + rules.offset) - y))
+        counts.append(w * importance * (1 if y else math.exp(rules.offset)))
+    return of + late, counts
+
+
+@dataclass
+class Slow:
+    """One optimizer's state for each key and head: z and n, or the weight and n."""
+
+    spec: ModelSpec
+    rules: LossRules
+    states: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
+
+    def state(self, key: tuple[str, str]) -> list[list[float]]:
+        start = ADAGRAD.initial if key[0] == "price" else 0.0
+        return self.states.setdefault(key, [[0.0, start] for _ in self.spec.heads])
+
+    def weight(self, key: tuple[str, str], head: int) -> float:
+        first, n = self.state(key)[head]
+        if key[0] == "price":
+            return first
+        if abs(first) <= FTRL.l1:
+            return 0.0
+        shrunk = math.copysign(FTRL.l1, first) - first
+        return shrunk / ((FTRL.beta + math.sqrt(n)) / FTRL.alpha + FTRL.l2)
+
+    def learn(
+        self, features: dict[tuple[str, str], float], targets: Targets, row: int
+    ) -> tuple[list[float], list[float]]:
+        logits = [
+            base + sum(x * self.weight(key, h) for key, x in features.items())
+            for h, base in enumerate(self.spec.base)
+        ]
+        gradient, counts = residuals(self.rules, logits, targets, row)
+        for key, x in features.items():
+            for h, state in enumerate(self.state(key)):
+                g, w, n = gradient[h] * x, self.weight(key, h), state[1]
+                state[1] += g * g
+                if key[0] == "price":
+                    state[0] -= ADAGRAD.rate * g / math.sqrt(state[1])
+                else:
+                    state[0] += g - (math.sqrt(state[1]) - math.sqrt(n)) / FTRL.alpha * w
+        return logits[:2], counts
+
+
+def learned(
+    spec: ModelSpec, rules: LossRules, samples: Samples, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Shard, list[Floats], list[Floats]]:
+    """The shard; and of each batch what was predicted, and how much it counted."""
+    logits, counted = [], []
+    layout = Layout(rules.actions, 3_600_000, (), ("user", "price", "tags"))
+    learner = Learner(spec, rules, layout, batch, "sample")
+    walk = learner._steps.learn
+
+    def noted(*arguments: Any) -> Any:
+        made = walk(*arguments)
+        logits.append(made.logits)
+        counted.append(made.counted)
+        return made
+
+    monkeypatch.setattr(learner._steps, "learn", noted)
+    shard = Shard(spec, contributions=None, has_dense=True)
+    parameters = LocalParameters(shard)
+    for number, start in enumerate(range(0, ROWS, batch)):
+        part = samples.chunk.batch(start, min(batch, ROWS - start))
+        learner.learn(part, parameters, number, 0)
+    return shard, logits, counted
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch", [1, 7, 128, ROWS])
+def test_batches_of_any_size_learn_what_one_sample_after_the_other_does(
+    batch: int, loss: LossKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, rules = spec_of(loss), rules_of(loss)
+    samples = samples_of(spec, loss)
+    shard, logits, counted = learned(spec, rules, samples, batch, monkeypatch)
+    slow = Slow(spec, rules)
+    expected = [
+        slow.learn(features, samples.targets, row) for row, features in enumerate(samples.features)
+    ]
+    np.testing.assert_allclose(np.concatenate(logits), [of for of, _ in expected], atol=2e-5)
+    np.testing.assert_allclose(np.concatenate(counted), [c for _, c in expected], atol=2e-5)
+    found = {
+        int(key): state
+        for rows in shard.snapshot().tables
+        for key, state in zip(rows.keys, rows.states[0], strict=True)
+    }
+    assert len(found) == len(slow.states)
+    for key, state in slow.states.items():
+        ours = found[int(keys_of(key[0], [key[1]])[0])].reshape(2, -1).T
+        np.testing.assert_allclose(ours, state, rtol=2e-5, atol=2e-5, err_msg=str(key))
+    # it has learned something
+    assert np.abs([of for of, _ in expected[-100:]]).max() > 1
+
+
+def test_the_steps_of_a_batch_are_others() -> None:
+    """Else the test before this one could not fail."""
+    spec, rules = spec_of(), rules_of("plain")
+    samples = samples_of(spec, "plain")
+    layout = Layout(rules.actions, 3_600_000, (), ("user", "price", "tags"))
+    shards = []
+    both: tuple[StepsPer, ...] = ("batch", "sample")
+    for steps in both:
+        shard = Shard(spec, contributions=None, has_dense=True)
+        learner = Learner(spec, rules, layout, ROWS, steps)
+        learner.learn(samples.chunk.batch(0, ROWS), LocalParameters(shard), 0, 0)
+        shards.append(shard.tables[2].all_rows().states[0])
+    assert np.abs(shards[0] - shards[1]).max() > 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("offset", [0.0, 1.5])
+def test_a_row_has_the_gradient_that_jax_finds(loss: LossKind, offset: float) -> None:
+    random = np.random.default_rng(3)
+    rows, late = 400, 2 if loss in ("es_dfm", "defer") else 0
+    logits = random.normal(0, 4, (rows, 2 + late)).astype(np.float32)
+    labels, delayed = ((random.random((rows, n)) < 0.5).astype(np.float32) for n in (2, late))
+    weights, late_weights = (random.exponential(1, (rows, n)).astype(np.float32) for n in (2, late))
+    targets = labels, weights, delayed, late_weights
+    expected = jax.grad(lambda x: objective.row_losses(loss, x, *targets, offset))(logits)
+    counts = objective.evaluation_weights(loss, logits, labels, weights, offset)
+    gradient, counted = np.zeros(2 + late), np.zeros(2)
+    for row in range(rows):
+        of_row = tuple(array[row] for array in targets)
+        assert row_gradient(
+            NUMBERS[loss], offset, logits[row].astype(np.float64), of_row, gradient, counted
+        )
+        np.testing.assert_allclose(gradient, expected[row], rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(counted, counts[row], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [0.0, 90.0, 800.0, 1e9])
+def test_the_gradient_is_finite_for_any_logits(loss: LossKind, size: float) -> None:
+    late = 1 if loss in ("es_dfm", "defer") else 0
+    one = np.ones(1, np.float32)
+    for sign, other, label in ((a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (0, 1)):
+        of_row = one * label, one, one[:late] * label, one[:late]
+        gradient, counted = np.zeros(1 + late), np.zeros(1)
+        logits = np.array([sign * size, other * size])[: 1 + late]
+        assert row_gradient(NUMBERS[loss], 0.0, logits, of_row, gradient, counted)
+
+
+def test_a_key_that_is_not_admitted_yet_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it predicts must not be what its worker alone has made of it, and then forgets."""
+    spec, rules = spec_of(admit_after=ROWS + 1), rules_of("plain")
+    samples = samples_of(spec, "plain")
+    shard, logits, _ = learned(spec, rules, samples, 100, monkeypatch)
+    assert shard.tables[0].rows == 0
+    slow = Slow(spec, rules)
+    for row, features in enumerate(samples.features):
+        admitted = {key: x for key, x in features.items() if key[0] in ("price", "bias")}
+        expected, _ = slow.learn(admitted, samples.targets, row)
+        np.testing.assert_allclose(logits[row // 100][row % 100], expected, atol=2e-5)
+
+
+def test_a_row_without_a_finite_gradient_is_left_out() -> None:
+    spec = spec_of()
+    samples = samples_of(spec, "plain")
+    samples.targets.weights[5] = np.inf
+    batch = samples.chunk.batch(0, 20)
+    states = [np.zeros((len(bag.keys), 4), np.float32) for bag in batch.tables]
+    walked = Walker(spec, "plain", 0.0).walk(
+        batch, states, [np.ones(len(s), np.uint8) for s in states]
+    )
+    assert walked.refused == 1
+    assert (walked.counted[5] == 0).all()
+    assert np.isfinite(walked.logits).all()
+    assert all(np.isfinite(of).all() for of in walked.changes)
+    assert any((of != 0).any() for of in walked.changes)
+
+
+# -- several workers -------------------------------------------------------------------------------
+
+SMALL = ModelSpec(
+    "lr",
+    ("click",),
+    (Slot("user", "user", "category", 0),),
+    (TableSpec("t0", (Segment("linear", 1, Ftrl()),)),),
+)
+
+
+def changed(worker: int, changes: dict[int, tuple[float, float]]) -> Push:
+    table = TablePush(
+        np.array(list(changes), np.uint64), np.array(list(changes.values()), np.float32), None
+    )
+    return Push(worker, 0, 0, 0, [table], None, changes=True)
+
+
+def test_changes_of_a_step_are_averaged_over_the_workers_that_made_them() -> None:
+    shard = Shard(SMALL, contributions=3, has_dense=False)
+    shard.push(changed(2, {1: (6.0, 3.0), 2: (5.0, 1.0)}))
+    shard.push(changed(0, {1: (3.0, 9.0), 3: (7.0, 2.0)}))
+    # a key whose samples count for nothing is pushed, too, and was not moved
+    shard.push(changed(1, {3: (0.0, 0.0), 2: (1.0, 2.0)}))
+    shard.settle(1)
+    rows = shard.snapshot().tables[0].sorted()
+    assert rows.keys.tolist() == [1, 2, 3]
+    assert rows.states[0].tolist() == [[4.5, 6.0], [3.0, 1.5], [7.0, 2.0]]
+
+
+@pytest.mark.parametrize("steps", ["batch", "sample"])
+def test_a_step_that_waits_is_copied_as_it_is(steps: str) -> None:
+    columns = 2 if steps == "sample" else 1
+    table = TablePush(np.array([7], np.uint64), np.ones((1, columns), np.float32), None)
+    shard = Shard(SMALL, contributions=2, has_dense=False)
+    shard.push(Push(0, 0, 0, 0, [table], None, changes=steps == "sample"))
+    copy = Shard(SMALL, contributions=2, has_dense=False)
+    copy.load(snapshot_from_bytes(snapshot_to_bytes(shard.snapshot())))
+    for of in (shard, copy):
+        of.push(Push(1, 0, 0, 0, [table], None, changes=steps == "sample"))
+        of.settle(1)
+    assert (
+        copy.snapshot().tables[0].states[0].tolist()
+        == (shard.snapshot().tables[0].states[0].tolist())
+        == [[1.0, 1.0] if steps == "sample" else [2.0, 4.0]]
+    )
+
+
+# -- whole runs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.samples(tmp_path_factory.mktemp("samples"))
+
+
+def test_a_run_learns_the_same_in_batches_of_any_size(folder: Path, tmp_path: Path) -> None:
+    made = [
+        runs.train(
+            runs.configured(
+                folder, tmp_path / str(batch), f"train.batch={batch}", "train.steps=sample"
+            )
+        )
+        for batch in (64, 1_000, 4_096)
+    ]
+    for run in made[1:]:
+        assert run.log_loss == pytest.approx(made[0].log_loss, abs=1e-6)
+        for ours, theirs in zip(run.parts.tables, made[0].parts.tables, strict=True):
+            np.testing.assert_array_equal(ours.keys, theirs.keys)
+            np.testing.assert_allclose(ours.states[0], theirs.states[0], rtol=1e-5, atol=1e-5)
+    check_snapshot("run", made[0].parts, made[0].session.runner.job.spec)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("model.type=fm",), '"sample" is for model.type = "lr"; set "batch" for fm'),
+        (("optimizer.linear={type='adam'}",), 'the moments of "adam" cannot be added'),
+        (("slots.hour.optimizer={type='adam'}",), 'the moments of "adam" cannot be added'),
+        (("train.workers=2", "train.servers=1"), '"sample" with several workers is for train.cons'),
+    ],
+)
+def test_what_cannot_be_learned_sample_by_sample_is_refused(
+    settings: tuple[str, ...], message: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        runs.configured(folder, tmp_path / "run", "train.steps=sample", *settings)
+    runs.configured(folder, tmp_path / "run", *settings)
