@@ -101,9 +101,14 @@ class Collector:
                 413, "too_large", f"expected at most {limit:,} actions; got {len(batch.actions):,}"
             )
         deliveries: list[asyncio.Future[None]] = []
-        results = [self._take(one, deliveries) for one in batch.actions]
-        if deliveries:
-            await self._delivered(deliveries)
+        try:
+            results = [self._take(one, deliveries) for one in batch.actions]
+            if deliveries:
+                await self._delivered(deliveries)
+        finally:
+            # nobody asks any more what becomes of the others
+            for one in deliveries:
+                one.cancel()
         return Answer(results)
 
     def _take(self, raw: msgspec.Raw, deliveries: list[asyncio.Future[None]]) -> Result:
@@ -218,7 +223,10 @@ def _serve(
     """
     try:
         found = read(config, CollectorConfig)
-        actions = ActionLog(paths.beside(config, found.pipeline))
+        # A client sends again what it got no answer for, so nothing is tried for longer than that.
+        actions = ActionLog(
+            paths.beside(config, found.pipeline), give_up_s=found.answer_within / 1e3
+        )
     except ConfigError as error:
         print(f"collector: {error}", file=sys.stderr)
         return 2

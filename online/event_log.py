@@ -8,8 +8,9 @@ docs/online.md says how to use them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,12 +112,18 @@ class _EventLog:
 
     def _log(self, record: Callable[[int], Record], delivered: Future[None] | None) -> bool:
         """Sends what `record` makes of the time (epoch ms)."""
-        try:
+        with self._counted():
             made = record(time.time_ns() // 1_000_000)
+        return self._sender.add(made, delivered)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Around what may be refused."""
+        try:
+            yield
         except InvalidEventError as error:
             self._sender.count_invalid(error.reason)
             raise
-        return self._sender.add(made, delivered)
 
 
 class FeatureLog(_EventLog):
@@ -125,14 +132,17 @@ class FeatureLog(_EventLog):
     _stream: Stream = "features"
 
     def _prepare(self, declared: config.Pipeline, source: config.KafkaSource) -> None:
+        schema, by_user = declared.schema, declared.join.key == "user_id"
+        max_future_ms = int(source.max_future)
         decoder = RequestDecoder(
-            declared.schema,
+            schema,
             max_record_bytes=source.max_record_bytes,
             max_items=declared.limits.items_per_request,
-            max_future_ms=int(source.max_future),
+            max_future_ms=max_future_ms,
         )
-        by_user = declared.join.key == "user_id"
-        self._encoder = RequestEncoder(decoder, declared.schema, by_user=by_user)
+        self._encoder = RequestEncoder(decoder, schema, by_user=by_user)
+        unbounded = RequestDecoder(schema, max_record_bytes=1 << 62, max_future_ms=max_future_ms)
+        self._checker = RequestEncoder(unbounded, schema, by_user=by_user)
 
     def request(
         self,
@@ -174,6 +184,23 @@ class FeatureLog(_EventLog):
             ),
             delivered,
         )
+
+    def check(
+        self,
+        request_id: str,
+        user_id: str,
+        items: Iterable[Item],
+        *,
+        context: Mapping[str, Any],
+        event_time: int,
+    ) -> None:
+        """Looks at a request with items that will not all be shown, however many there are.
+
+        Raises InvalidEventError for what is wrong with any of them. Logs and counts nothing else.
+        """
+        now = time.time_ns() // 1_000_000
+        with self._counted():
+            self._checker.record(request_id, user_id, items, context, event_time, now)
 
 
 class ActionLog(_EventLog):

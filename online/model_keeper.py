@@ -19,16 +19,13 @@ import pyarrow as pa
 
 from schemas.features import FeatureSchema
 from trainer.config.columns import OWN_COLUMNS
-from trainer.serving.format import Manifest, NothingPublishedError, ServingError, SpecError
+from trainer.serving.format import Manifest, NothingPublishedError, SpecError
 from trainer.serving.model import ServedModel
 from trainer.serving.snapshot import View
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-#: Numbers of candidates for which a model is tried before it serves: JAX compiles for each power of
-#: two, and users need not wait for that.
-_TRIED = (16, 32, 64, 128, 256, 512, 1024)
 
 
 class UnusableModelError(Exception):
@@ -86,7 +83,13 @@ class ModelKeeper:
     """
 
     def __init__(
-        self, root: Path, value: Mapping[str, float], schema: FeatureSchema, every_s: float
+        self,
+        root: Path,
+        value: Mapping[str, float],
+        schema: FeatureSchema,
+        every_s: float,
+        *,
+        max_candidates: int,
     ) -> None:
         """Looks once, at once.
 
@@ -95,8 +98,10 @@ class ModelKeeper:
             value: what a predicted action is worth.
             schema: the features that candidates have.
             every_s: how often `start` looks.
+            max_candidates: a model is tried with up to so many before it serves.
         """
         self._root, self._value, self._every_s = root, value, every_s
+        self._max_candidates = max_candidates
         types = {name: type_.arrow for name, type_ in OWN_COLUMNS.items()}
         self._types = types | {feature.name: feature.type.arrow for feature in schema.features}
         self.served: Served | None = None
@@ -126,7 +131,8 @@ class ModelKeeper:
             found = self._found()
         except NothingPublishedError:
             return False
-        except (ServingError, UnusableModelError, OSError) as error:
+        except Exception as error:
+            # Whatever is wrong with an export, the old one serves, and a later one may be good.
             self.failures += 1
             if self.served is None:
                 self.why_none = "no usable model"
@@ -166,8 +172,9 @@ class ModelKeeper:
         served = Served(
             model, model.view, weights, {name: self._types[name] for name in model.columns}
         )
-        for rows in _TRIED:
-            served.scores("", {}, [("", {})] * rows)
+        # JAX compiles for each power of two, and users need not wait for that.
+        for doublings in range((self._max_candidates - 1).bit_length() + 1):
+            served.scores("", {}, [("", {})] * (1 << doublings))
         return served
 
     def _say_once(self, text: str) -> None:

@@ -7,6 +7,7 @@ docs/ranking.md has the requests and answers, and what happens without a model.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import uuid
@@ -27,10 +28,12 @@ from configuration.command_line import run as run_command
 from configuration.reading import ConfigError
 from online.event_log import FeatureLog
 from online.events import InvalidEventError
-from online.exploration import Ranked
+from online.exploration import Floats, Ranked
 from online.http_service import JSON, LogCounts, RefusedError, application, body_of, serve
 from online.model_keeper import ModelKeeper, Served
 from online.ranking_config import RankingConfig, load
+
+log = logging.getLogger(__name__)
 
 PREFIX = "sample_stitch_ranking"
 _LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2)
@@ -93,6 +96,7 @@ class Ranking:
         self._config, self._keeper, self._features = config, keeper, features
         self._exploration = config.exploration.make()
         self._rng = np.random.default_rng(seed)
+        self._said = ""
 
     def rank(self, asked: RankRequest) -> RankAnswer:
         """Raises RefusedError for a request that the join would reject."""
@@ -103,12 +107,16 @@ class Ranking:
             )
         items = [(one.item_id, one.features) for one in asked.candidates]
         served = self._keeper.served
-        scores, fallback = self._scores(served, asked, items)
+        scores, fallback, failed = self._scores(served, asked, items)
         if scores is None:
             ranked = _as_given(len(items))
         else:
             ranked = self._exploration.rank(scores, self._rng)
-        shown = ranked.order[: asked.top].tolist()
+        order = ranked.order.tolist()
+        placed = [
+            RankedItem(items[at][0], None if scores is None else float(scores[at]), propensity)
+            for at, propensity in zip(order, ranked.propensity.tolist(), strict=True)
+        ]
         answer = RankAnswer(
             request_id=asked.request_id or str(uuid.uuid4()),
             event_time=asked.event_time if asked.event_time is not None else _now(),
@@ -116,32 +124,38 @@ class Ranking:
             fallback=fallback,
             explored=ranked.explored,
             logged=False,
-            items=[
-                RankedItem(items[at][0], None if scores is None else float(scores[at]), propensity)
-                for at, propensity in zip(shown, ranked.propensity.tolist(), strict=False)
-            ],
+            items=placed[: asked.top],
         )
-        answer.logged = self._log(asked, answer, [items[at][1] for at in shown])
+        answer.logged = self._log(asked, answer, placed, [items[at][1] for at in order])
+        if failed is not None and str(failed) != self._said:
+            self._said = str(failed)
+            log.warning("a good request could not be scored", exc_info=failed)
         return answer
 
     def _scores(
         self, served: Served | None, asked: RankRequest, items: Sequence[tuple[str, Any]]
-    ) -> tuple[Any, str | None]:
-        """The scores, or None and why."""
+    ) -> tuple[Floats | None, str | None, Exception | None]:
+        """The scores; or None, why, and the error if there was one."""
         if served is None:
-            return None, self._keeper.why_none
+            return None, self._keeper.why_none, None
         try:
             scores = served.scores(asked.user_id, asked.context, items)
-        except (TypeError, ValueError, OverflowError) as error:
-            # A value that is not of its declared type: the log refuses it, and names the field.
-            return None, f"the model failed: {error}"
+        except Exception as error:
+            # Most likely a value that is not of its declared type: then the log refuses it, and
+            # names the field. If it does not, users are shown something nevertheless.
+            return None, f"the model failed: {error}", error
         if not np.isfinite(scores).all():
-            return None, "the model gave a score that is not finite"
-        return scores, None
+            return None, "the model gave a score that is not finite", None
+        return scores, None, None
 
     def _log(
-        self, asked: RankRequest, answer: RankAnswer, features: Sequence[Mapping[str, Any]]
+        self,
+        asked: RankRequest,
+        answer: RankAnswer,
+        placed: Sequence[RankedItem],
+        features: Sequence[Mapping[str, Any]],
     ) -> bool:
+        """Logs the items that are shown. `placed`, `features`: of all candidates, in rank order."""
         names = self._config.log
         context = dict(asked.context)
         if names.model is not None and answer.model is not None:
@@ -149,21 +163,21 @@ class Ranking:
         if names.explored is not None:
             context[names.explored] = answer.explored
         items = []
-        for item, given in zip(answer.items, features, strict=True):
+        for item, given in zip(placed, features, strict=True):
             used = dict(given)
             if names.score is not None and item.score is not None:
                 used[names.score] = item.score
             if names.propensity is not None:
                 used[names.propensity] = item.propensity
             items.append((item.item_id, used))
+        of_request = answer.request_id, asked.user_id
+        of_all: Any = {"context": context, "event_time": answer.event_time}
+        shown = len(answer.items)
         try:
-            return self._features.request(
-                answer.request_id,
-                asked.user_id,
-                items,
-                context=context,
-                event_time=answer.event_time,
-            )
+            if shown < len(items):
+                # a candidate is wrong or not whatever its place
+                self._features.check(*of_request, items, **of_all)
+            return self._features.request(*of_request, items[:shown], **of_all)
         except InvalidEventError as error:
             raise RefusedError(400, error.reason, str(error)) from None
 
@@ -293,7 +307,13 @@ def _serve(
     except ConfigError as error:
         print(f"ranking: {error}", file=sys.stderr)
         return 2
-    keeper = ModelKeeper(Path(found.model), found.value, pipeline.schema, found.refresh / 1e3)
+    keeper = ModelKeeper(
+        Path(found.model),
+        found.value,
+        pipeline.schema,
+        found.refresh / 1e3,
+        max_candidates=found.server.max_candidates,
+    )
     instruments = Instruments(keeper, features)
     ranking = Ranking(found, keeper, features, seed)
     app = application(
