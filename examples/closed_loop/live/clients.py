@@ -28,10 +28,13 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Ranking:
-    """An answer: the items in rank order, and the export that scored them (None: a fallback)."""
+    """An answer: the items in rank order.
+
+    `model_time`: up to when the model that scored them has learned, epoch ms; None: there was none.
+    """
 
     items: tuple[str, ...]
-    model: tuple[str, int] | None
+    model_time: int | None
 
 
 class Ranker:
@@ -63,7 +66,7 @@ class Ranker:
         model = answer["model"]
         return Ranking(
             tuple(item["item_id"] for item in answer["items"]),
-            None if model is None else (model["run"], model["number"]),
+            None if model is None else model["event_time"],
         )
 
 

@@ -24,14 +24,13 @@ from examples.closed_loop.live import page, terminal
 from examples.closed_loop.live.check import check
 from examples.closed_loop.live.clients import Collector, Ranker
 from examples.closed_loop.live.drive import Clock, Drive
-from examples.closed_loop.live.journal import Arm, Journal, clicks_more
+from examples.closed_loop.live.journal import Journal, clicks_more
 from examples.closed_loop.live.readings import Readings
 from examples.closed_loop.live.system import ROOT, System
 from examples.closed_loop.world import Settings, World
 from jobs.pipeline.config import load
 from services.waiting import wait_until
 from tools.audit.command import audit
-from trainer.serving.format import read_manifest
 
 GOOD, BAD, WRONG = 0, 1, 2
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
@@ -96,29 +95,18 @@ class _Run:
         assert self._pipeline.exposure is not None
         self._seen_kind = self._pipeline.exposure.action
         self._journal = Journal()
-        self._model_times: dict[tuple[Arm, str, int], int | None] = {}
         self.drive = Drive(
             world,
             Clock(span_ms / 1e3 / (minutes * 60)),
             {arm: Ranker(service.address) for arm, service in system.rankers.items()},
             Collector(system.collector.address),
             self._journal,
-            self._model_time,
             system.settled,
         )
         self._readings = Readings(system, self.drive, self._journal, self._seen_kind)
         self._frozen_at = 0
         self._faults: list[tuple[str, int]] = []
         self._begun = time.monotonic()
-
-    def _model_time(self, arm: Arm, model: tuple[str, int]) -> int | None:
-        """Up to when an export has learned, epoch ms."""
-        key = (arm, *model)
-        if key not in self._model_times:
-            run, number = model
-            manifest = read_manifest(self._system.serving[arm] / run, run, number)
-            self._model_times[key] = manifest.event_time
-        return self._model_times[key]
 
     # -- while the world goes on -------------------------------------------------------------------
 

@@ -54,7 +54,6 @@ class Drive:
         rankers: Mapping[Arm, Ranker],
         collector: Collector,
         journal: Journal,
-        model_time: Callable[[Arm, tuple[str, int]], int | None],
         settled: Callable[[], bool],
     ) -> None:
         """Describe it.
@@ -65,12 +64,10 @@ class Drive:
             rankers: who ranks for each arm.
             collector: who takes actions.
             journal: is told what happened.
-            model_time: up to when a served model has learned, epoch ms.
             settled: whether the broker has all features that were logged.
         """
         self._world, self._clock, self._rankers = world, clock, rankers
-        self._collector, self._journal, self._model_time = collector, journal, model_time
-        self._settled = settled
+        self._collector, self._journal, self._settled = collector, journal, settled
         self._actions: list[Action] = []
         self._ticked = time.monotonic()
         self.now = 0
@@ -119,14 +116,13 @@ class Drive:
         ranker = self._rankers[arm]
         waits, begun = ranker.waits, time.monotonic()
         ranking = ranker.rank(request)
-        model = None if ranking.model is None else self._model_time(arm, ranking.model)
         self._journal.add(
             Shown(
                 request.request_id,
                 request.user_id,
                 arm,
                 request.time,
-                model,
+                ranking.model_time,
                 self._world.expected_clicks(request, ranking.items),
                 self._world.expected_clicks(request, self._world.best(request)),
                 ranking.items,

@@ -6,6 +6,7 @@ The pipeline sees none of this but the actions that users made.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,12 +35,16 @@ class Shown:
     expected: float
     best: float
     items: tuple[str, ...]
-    #: times of the first action, by kind and item
+    #: times of the first action, by kind and item; and the number of items by kind
     actions: dict[tuple[str, str], int] = field(default_factory=dict)
+    items_with: Counter[str] = field(default_factory=Counter)
 
-    def count(self, kind: str) -> int:
-        """Items with this action so far."""
-        return sum(of == kind for of, _ in self.actions)
+    def act(self, action: Action) -> None:
+        """A user did this."""
+        key = (action.kind, action.item_id)
+        if key not in self.actions:
+            self.items_with[action.kind] += 1
+        self.actions[key] = min(action.time, self.actions.get(key, action.time))
 
 
 class Journal:
@@ -62,14 +67,12 @@ class Journal:
         with self._lock:
             for action in actions:
                 self.sent_actions += 1
-                made = self._by_id[action.request_id].actions
-                key = (action.kind, action.item_id)
-                made[key] = min(action.time, made.get(key, action.time))
+                self._by_id[action.request_id].act(action)
 
     def clicks_on(self, requests: Iterable[str]) -> int:
         """Items of these requests that were clicked on so far."""
         with self._lock:
-            return sum(self._by_id[one].count("click") for one in requests)
+            return sum(self._by_id[one].items_with["click"] for one in requests)
 
     def between(self, begin: int, end: int) -> list[Shown]:
         """Those with begin <= time < end."""
@@ -96,8 +99,8 @@ def rate(shown: Iterable[Shown], seen_kind: str, click: str = "click") -> Rate:
     requests = seen = clicks = 0
     for one in shown:
         requests += 1
-        seen += one.count(seen_kind)
-        clicks += one.count(click)
+        seen += one.items_with[seen_kind]
+        clicks += one.items_with[click]
     return Rate(requests, seen, clicks)
 
 
@@ -127,7 +130,7 @@ def _mean_a_request(shown: Iterable[Shown]) -> tuple[float, float]:
     by_user: dict[str, list[int]] = {}
     for one in shown:
         found = by_user.setdefault(one.user_id, [0, 0])
-        found[0] += one.count("click")
+        found[0] += one.items_with["click"]
         found[1] += 1
     users = np.array(list(by_user.values()), float).reshape(-1, 2)
     if len(users) < 2:

@@ -26,7 +26,7 @@ class Reading:
     `learning`, `frozen`: clicks in the last `span_ms`. `model_age`: of what the learning arm was
     last ranked with. `completeness`: of the clicks that users have made on samples' items, the
     share that the samples have. `auc`, `calibration`: of the trainer's predictions before it
-    learned, over the last window with rows.
+    learned, over the last whole hour of samples.
     """
 
     wall_s: float
@@ -151,7 +151,6 @@ class Scores:
         return list(zip(*columns, strict=True))
 
     def latest(self) -> float | None:
-        """The AUC of the last window that has one."""
-        table = self.table()
-        found = [] if table is None else [one for one in table["auc"].to_pylist() if one]
-        return found[-1] if found else None
+        """The AUC of the last window but one: the last one has few rows as yet."""
+        known = [auc for _, auc, _ in self.by_window()[:-1] if auc is not None]
+        return known[-1] if known else None

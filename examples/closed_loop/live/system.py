@@ -27,6 +27,7 @@ from services.kafka_broker import KafkaBroker
 from services.process import ProcessId
 from services.started import Started
 from services.waiting import wait_until
+from trainer.serving.format import CURRENT
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parents[1]
@@ -180,6 +181,7 @@ class System(Started):
         for stream in _STREAMS:
             self.kafka.create_topic(f"loop-{stream}", partitions=_PARTITIONS)
         self._write_configurations()
+        self._serve_frozen_from(self.serving["learning"])
         for service in (*self.rankers.values(), self.collector, self.trainer):
             service.start()
         self.flink.start()
@@ -206,12 +208,19 @@ class System(Started):
         self.kafka.stop()
 
     def freeze(self) -> None:
-        """What is served now is served to the frozen arm from now on."""
-        serving, frozen = self.serving["learning"], self.serving["frozen"]
-        copy = frozen.with_suffix(".new")
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(serving, copy)
-        copy.replace(frozen)
+        """What is served now is served to the frozen arm from now on. Before, it was the newest."""
+        serving, copy = self.serving["learning"], self.folder / "frozen-copy"
+        copy.mkdir()
+        # first of all what names the newest export: all of its files are there
+        shutil.copy2(serving / CURRENT, copy / CURRENT)
+        shutil.copytree(serving, copy, ignore=shutil.ignore_patterns(CURRENT), dirs_exist_ok=True)
+        self._serve_frozen_from(copy)
+
+    def _serve_frozen_from(self, folder: Path) -> None:
+        link = self.serving["frozen"]
+        new = link.with_name("frozen.new")
+        new.symlink_to(folder)
+        new.replace(link)
 
     # -- what they say -----------------------------------------------------------------------------
 
