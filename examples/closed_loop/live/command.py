@@ -22,20 +22,24 @@ from rich.live import Live
 from configuration.command_line import run as run_command
 from examples.closed_loop.live import page, terminal
 from examples.closed_loop.live.check import check
-from examples.closed_loop.live.clients import Collector, Ranker
+from examples.closed_loop.live.clients import Collector, Ranker, ServiceError
 from examples.closed_loop.live.drive import Clock, Drive
 from examples.closed_loop.live.journal import Journal, clicks_more
 from examples.closed_loop.live.readings import Readings
 from examples.closed_loop.live.system import ROOT, System
 from examples.closed_loop.world import Settings, World
 from jobs.pipeline.config import load
-from services.waiting import wait_until
+from services.flink_cluster import ClusterError
+from services.kafka_programs import BrokerError
+from services.waiting import DeadlineError, wait_until
 from tools.audit.command import audit
 
 GOOD, BAD, WRONG = 0, 1, 2
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_DAY_MS = 86_400_000
 #: The frozen arm's model is of this time of the run.
-_FREEZE_AT = 0.35
+_FREEZE_AT = 0.3
+#: So many that half of them show a difference of a tenth.
+_USERS, _REQUESTS_A_DAY = 1_000, 6_000
 #: In a log, instead of a live table.
 _LINE_EVERY_S = 15.0
 _CAUGHT_UP_S = 240.0
@@ -69,11 +73,17 @@ def loop(
     with contextlib.ExitStack() as stack:
         console.print("[bold]closed loop[/] · starting Kafka, Flink, the trainer and the rankers")
         stack.enter_context(system)
-        run = _Run(system, World(seed, Settings(days=days)), days * _DAY_MS, minutes, console)
+        world = World(seed, Settings(days=days, users=_USERS, requests_a_day=_REQUESTS_A_DAY))
+        run = _Run(system, world, days * _DAY_MS, minutes, console)
         run.drive.start()
         stack.callback(run.drive.stop)
-        run.watch(kill=kill)
-        result = run.end()
+        try:
+            run.watch(kill=kill)
+            result = run.end()
+        except (LoopError, ServiceError, DeadlineError, ClusterError, BrokerError) as error:
+            console.print(f"loop: {error}", markup=False, soft_wrap=True)
+            console.print(f"loop: the logs are in {folder}", markup=False, soft_wrap=True)
+            return BAD
     target = folder / "page.html"
     target.write_text(page.render(result), encoding="utf-8")
     for text in page.summary_lines(result):
@@ -81,6 +91,10 @@ def loop(
     console.print(f"\nthe page with plots: {target}", soft_wrap=True)
     pays = kill or result.difference.low > 0
     return GOOD if result.check.agrees and not result.unaccounted and pays else BAD
+
+
+class LoopError(Exception):
+    """The loop did not show what it is for; the message says why, and what to do."""
 
 
 class _Run:
@@ -119,7 +133,8 @@ class _Run:
                 time.sleep(1.0)
                 reading = self._readings.take()
                 part = (reading.now - self.drive.begin) / self._span_ms if reading.now else 0.0
-                if not self._frozen_at and part >= _FREEZE_AT:
+                has_model = reading.model_age is not None
+                if not self._frozen_at and part >= _FREEZE_AT and has_model:
                     self._system.freeze()
                     self._frozen_at = reading.now
                 while due and part >= due[0][0]:
@@ -135,6 +150,8 @@ class _Run:
                     self._console.print(terminal.line(reading, self.drive.begin), soft_wrap=True)
         if self.drive.failed is not None:
             raise self.drive.failed
+        if not self._frozen_at:
+            raise LoopError("no model came while the world went on; give it more --minutes")
 
     def _screen(self) -> contextlib.AbstractContextManager[Live | None]:
         """A place that is drawn again and again, where there is a terminal."""

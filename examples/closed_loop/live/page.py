@@ -259,6 +259,11 @@ def summary_lines(result: Result) -> list[str]:
         f"samples: {check.rows:,}; beside the world's truth {check.missing:,} missing,"
         f" {check.stray:,} stray, {check.wrong:,} wrong",
         *(
+            [f"{check.lost_requests:,} requests were lost with a ranking service that was killed"]
+            if check.lost_requests
+            else []
+        ),
+        *(
             f"{kind}: {one.made:,} made, {one.labels:,} are labels ({one.complete:.1%}),"
             f" {one.made - one.in_window:,} came after the window"
             for kind, one in check.kinds.items()
