@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from benchmarks.trainer.plan import Place
 from benchmarks.trainer.spec import RecoverySpec, TableSpec
 
 HERE = Path(__file__).resolve().parent
-WHAT = ("speed", "quality", "staleness", "recovery", "table", "ring")
+WHAT = ("speed", "quality", "steps", "staleness", "recovery", "table", "ring")
 #: Samples: all, of the quick run, of the runs for staleness, and to warm up with.
 ROWS, QUICK_ROWS, WARM_ROWS = 2_000_000, 200_000, 16_384
 SMALL_ROWS, QUICK_SMALL_ROWS = 100_000, 65_536
@@ -154,6 +155,13 @@ def _steps(what: tuple[str, ...], place: Place, arguments: argparse.Namespace) -
             for name in plan.QUALITY:
                 about = {"name": name, "alpha": alpha}
                 yield "quality", about, *plan.quality(name, alpha)(place)
+    if "steps" in what:
+        yield "steps", {"name": "vw"}, *plan.PEERS["vw-text"](place)
+        for consistency, workers, batch, per in product(
+            plan.STEP_CONSISTENCIES, plan.STEP_WORKERS, plan.STEP_BATCHES, plan.STEPS
+        ):
+            about = {"name": per, "consistency": consistency, "workers": workers, "batch": batch}
+            yield "steps", about, *plan.steps(per, consistency, workers, batch)(place)
     if "staleness" in what:
         for n in range(min(rounds, 2)):
             for name in QUICK_STALENESS if quick else plan.STALENESS:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.trainer.spec import ONE_CORE, OursSpec, PeerSpec
+from benchmarks.trainer.spec import ONE_CORE, Consistency, OursSpec, PeerSpec
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,21 @@ def quality(name: str, alpha: float) -> _Make:
     if name == "vw":
         return _peer(peer="vw", alpha=alpha)
     return _ours(core=ONE_CORE, batch=int(name), alpha=alpha)
+
+
+#: Of the comparison of a step per sample with one per batch: the whole of what is varied.
+STEP_WORKERS, STEP_BATCHES, STEP_SERVERS = (1, 2, 4, 8), (512, 4096), 2
+STEP_CONSISTENCIES: tuple[Consistency, ...] = ("bsp", "ssp")
+STEPS: tuple[Literal["batch", "sample"], ...] = ("batch", "sample")
+
+
+def steps(
+    steps: Literal["batch", "sample"], consistency: Consistency, workers: int, batch: int
+) -> _Make:
+    """`batch`: of each worker. Under BSP all workers share one, which is larger then."""
+    rows = batch * workers if consistency == "bsp" else batch
+    settings = {"steps": steps, "consistency": consistency, "workers": workers, "batch": rows}
+    return _ours(servers=STEP_SERVERS, **settings)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ from benchmarks.trainer.plan import (
     STALE_SERVERS,
     STALE_WORKERS,
     STALENESS,
+    STEP_BATCHES,
+    STEP_CONSISTENCIES,
+    STEP_SERVERS,
+    STEP_WORKERS,
+    STEPS,
     VW_RATED,
 )
 from benchmarks.trainer.sizing import Assumed, Measured, Need, assumptions, needs
@@ -30,7 +35,7 @@ def tables(raw: Raw) -> list[Table]:
     """One table for each kind of measurement that there are results of."""
     made = [
         *(_speed(raw["speed"]), _ratios(raw["speed"]), _time(raw["speed"])),
-        *(_quality(raw["quality"]), _staleness(raw["staleness"])),
+        *(_quality(raw["quality"]), _steps(raw["steps"]), _staleness(raw["staleness"])),
         *(_recovery(raw["recovery"]), _memory(raw["table"]), _disk(raw["table"])),
         *(_wire(raw["table"]), _ring(raw["ring"]), _sizing(raw)),
     ]
@@ -152,6 +157,38 @@ def _quality(runs: list[Raw]) -> Table:
         rows,
         "All samples, one pass. Vowpal Wabbit learns after each sample; a batch takes one step for"
         " each key, by the sum of its gradients. beta 1, no l1, no l2, everywhere.",
+    )
+
+
+def _steps(runs: list[Raw]) -> Table:
+    def cell(run: Raw | None) -> str:
+        if run is None:
+            return "-"
+        return f"{run['log_loss']:.4f} / {run['rows'] / run['seconds'] / 1e3:,.0f}"
+
+    ours = {
+        (run["consistency"], run["workers"], run["batch"], run["name"]): run
+        for run in runs
+        if run["name"] != "vw"
+    }
+    rows: list[tuple[str, ...]] = []
+    for consistency in STEP_CONSISTENCIES:
+        for workers in STEP_WORKERS:
+            for batch in STEP_BATCHES:
+                of = [ours.get((consistency, workers, batch, per)) for per in STEPS]
+                if any(of):
+                    cells = (consistency.upper(), str(workers), f"{batch:,}", *map(cell, of))
+                    rows.append(cells)
+    theirs = _of(runs, "vw")
+    if theirs:
+        rows.append(("Vowpal Wabbit, text", "1", "1", "-", cell(theirs[-1])))
+    return Table(
+        "A step per sample and a step per batch: log loss / thousand samples per second",
+        ("consistency", "workers", "samples per worker's batch", "per batch", "per sample"),
+        rows,
+        f"Progressive log loss over all samples, one pass, on {STEP_SERVERS} servers. Under BSP all"
+        " workers share a batch, so that is as many times larger. Vowpal Wabbit: one process, one"
+        " core.",
     )
 
 

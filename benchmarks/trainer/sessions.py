@@ -31,6 +31,7 @@ def config_of(spec: OursSpec) -> TrainerConfig:
         "train.replicas": spec.replicas,
         "train.consistency": spec.consistency,
         "train.staleness": spec.staleness,
+        "train.steps": spec.steps,
         "output.path": f"{spec.scratch}/model",
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]

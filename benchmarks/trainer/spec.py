@@ -29,6 +29,7 @@ class OursSpec(msgspec.Struct, frozen=True, kw_only=True):
     consistency: Consistency = "ssp"
     staleness: int = 10
     most_in_flight: int | None = None
+    steps: Literal["sample", "batch"] = "sample"
     slow: dict[int, float] = {}
     core: int | None = None
     scratch: str = ""

@@ -760,10 +760,10 @@ def _reads_in_the_middle_of_a_step(patch: pytest.MonkeyPatch) -> None:
     """A worker that starts again sees what of the step was there."""
     pull = Shard.pull
 
-    def unsettled(shard: Shard, step: int, keys: Any, *, dense: bool = False) -> Any:
+    def unsettled(shard: Shard, step: int, keys: Any, **how: Any) -> Any:
         if step > shard.step:
             shard._finish_step(step)
-        pulled = pull(shard, step, keys, dense=dense)
+        pulled = pull(shard, step, keys, **how)
         for push in shard._pending.values():
             for (values, _), part in zip(pulled.tables, push.tables, strict=True):
                 values += np.float32(len(part.keys))

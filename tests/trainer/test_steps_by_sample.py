@@ -29,9 +29,14 @@ from trainer.losses.targets import LossKind, LossRules
 from trainer.models.by_sample import Walker
 from trainer.run.learner import Learner
 from trainer.run.steps import StepsPer
+from trainer.server.client import RemoteParameters
+from trainer.server.host import Host
 from trainer.server.parameters import LocalParameters
+from trainer.server.replicas import Replica
+from trainer.server.routing import Routing
 from trainer.server.shard import Push, Shard, TablePush
 from trainer.server.shard_file import check_snapshot, snapshot_from_bytes, snapshot_to_bytes
+from trainer.server.sharing import Sharing
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
 from trainer.table.optimizers import Floats
 
@@ -362,6 +367,85 @@ def test_a_step_that_waits_is_copied_as_it_is(steps: str) -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sharing_counts_the_workers_whose_newest_pull_has_a_key(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sharing, newest = Sharing(), dict[int, set[int]]()
+    for _ in range(60):
+        worker = int(random.integers(0, 5))
+        # each table has keys of its own
+        tables = [random.choice(90, 30, replace=False).astype(np.uint64) + t for t in (1, 91)]
+        # an answer that was lost is asked for again, and counts once
+        for _ in range(int(random.integers(1, 3))):
+            found = sharing.pulled(worker, tables)
+        newest[worker] = {int(key) for of in tables for key in of}
+        for keys, counts in zip(tables, found, strict=True):
+            expected = [sum(key in has for has in newest.values()) for key in keys.tolist()]
+            assert counts.tolist() == expected
+
+
+class Direct:
+    """A connection to servers in this process, which answer at once. `trainer.server.channel`."""
+
+    def __init__(self, hosts: dict[int, Host]) -> None:
+        self._hosts, self._answers = hosts, list[Any]()
+
+    def connect(self, server: int, address: Any) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def send(self, server: int, frames: Any) -> None:
+        received = self._hosts[server].receive(None, [bytes(frame) for frame in frames])
+        self._answers += [[bytes(frame) for frame in answer.frames] for answer in received]
+
+    def receive(self, timeout_ms: int, also: Any = None) -> list[Any]:
+        answers, self._answers = self._answers, []
+        return answers
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_without_a_barrier_a_change_is_divided_by_the_workers_of_its_key(workers: int) -> None:
+    hosts = {}
+    for server in range(2):
+        hosts[server] = host = Host(server, lambda work: work())
+        host.replicas.spec, host.replicas.epoch = SMALL, 1
+        shard = Shard(SMALL, contributions=None, has_dense=False)
+        host.replicas.held[server] = Replica(shard, primary=True)
+    those = []
+    for worker in range(workers):
+        channel = Direct(hosts)
+        those.append(RemoteParameters(SMALL, worker, channel, lambda: None, sharing=True))
+        those[-1].reroute(Routing(1, {0: 0, 1: 1}, 16, None))
+
+    def keys(worker: int) -> list[Any]:
+        # one that all have, spread over both servers with many that are each worker's own
+        own = np.arange(50, dtype=np.uint64) + 1000 * (worker + 1)
+        return [np.concatenate([np.array([1], np.uint64), own]) * np.uint64(0x9E3779B97F4A7C15)]
+
+    for worker, parameters in enumerate(those):
+        parameters.pull(0, keys(worker), states=True)
+    for worker, parameters in enumerate(those):  # as in the second batch of a run
+        pulled = parameters.pull(0, keys(worker), states=True)
+        assert pulled.tables[0][0].shape == (51, 2)
+        change = np.full((51, 2), 12.0, np.float32)
+        parameters.push(0, 0, 7, [change], [None], None, changes=True)
+    found = {
+        int(key): state.tolist()
+        for host in hosts.values()
+        for replica in host.replicas.held.values()
+        for key, state in zip(
+            replica.shard.tables[0].keys(),
+            replica.shard.tables[0].all_rows().states[0],
+            strict=True,
+        )
+    }
+    assert len(found) == 1 + 50 * workers
+    # the common one as far as one worker has moved it, and each worker's own ones, too
+    assert all(state == [12.0, 12.0] for state in found.values())
+
+
 # -- whole runs ------------------------------------------------------------------------------------
 
 
@@ -393,7 +477,6 @@ def test_a_run_learns_the_same_in_batches_of_any_size(folder: Path, tmp_path: Pa
         (("model.type=fm",), '"sample" is for model.type = "lr"; set "batch" for fm'),
         (("optimizer.linear={type='adam'}",), 'the moments of "adam" cannot be added'),
         (("slots.hour.optimizer={type='adam'}",), 'the moments of "adam" cannot be added'),
-        (("train.workers=2", "train.servers=1"), '"sample" with several workers is for train.cons'),
     ],
 )
 def test_what_cannot_be_learned_sample_by_sample_is_refused(

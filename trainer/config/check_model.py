@@ -89,12 +89,6 @@ def check_steps(config: TrainerConfig, wrong: Wrong) -> None:
         raise wrong(
             "train.steps", f'"sample" is for model.type = "lr"; set "batch" for {config.model.type}'
         )
-    if config.train.workers > 1 and config.train.consistency != "bsp":
-        raise wrong(
-            "train.steps",
-            f'"sample" with several workers is for train.consistency = "bsp"; set "batch" for'
-            f' "{config.train.consistency}"',
-        )
     for table in config.spec.tables:
         if isinstance(table.segments[0].optimizer, Adam):
             raise wrong(

@@ -93,8 +93,10 @@ class Host:
             return self._other_epoch(origin, request)
         self.replicas.pulls += 1
         keys = wire.read_pull(frames)
-        shard = self.replicas.held[request.shard].shard
-        pulled = shard.pull(request.step, keys, dense=request.dense, states=request.states)
+        replica = self.replicas.held[request.shard]
+        pulled = replica.shard.pull(request.step, keys, dense=request.dense, states=request.states)
+        if request.worker is not None:
+            pulled.workers = replica.sharing.pulled(request.worker, keys)
         reply = wire.Reply(request.id, request.shard, self.replicas.epoch)
         return Answer(origin, wire.pack(reply, wire.pulled_frames(pulled)))
 

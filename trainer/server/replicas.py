@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.server.shard import Shard
+from trainer.server.sharing import Sharing
 from trainer.spec import ModelSpec
 
 
@@ -35,7 +36,8 @@ class Replica:
     `primary`: whether it answers workers. `backup`: the server to which this primary forwards its
     pushes (None: to none). `lineage`: a number that all replicas of one shard share. A roll-back
     gives new replicas a new number, so that late messages from before it are recognised. `parked`:
-    by the number of the forwarded message, in the order in which the pushes were taken.
+    by the number of the forwarded message, in the order in which the pushes were taken. `sharing`:
+    what it knows of the workers that pull from it.
     """
 
     shard: Shard
@@ -43,6 +45,7 @@ class Replica:
     backup: int | None = None
     lineage: int = 0
     parked: dict[int, Parked] = field(default_factory=dict)
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 @dataclass

@@ -61,11 +61,13 @@ class Push:
 class Pulled:
     """For each table: values float32 (keys, width), or states (keys, floats) if these were asked
     for, and uint8 (keys,), which is 1 where the key has a row. `dense`: the dense vector, float32
-    (D,), if it was asked for and is on this shard.
+    (D,), if it was asked for and is on this shard. `workers`: if asked for, how many workers share
+    each key, uint16 (keys,), see `trainer.server.sharing`.
     """
 
     tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
     dense: Floats | None
+    workers: list[npt.NDArray[np.uint16]] | None = None
 
 
 class OutOfStepError(Exception):

@@ -31,7 +31,8 @@ class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
     """A worker asks for values. Frames: the keys of each table, uint64 (K,).
 
     `id` names the request in its reply. `step`: the global batch (BSP). `dense`: whether the dense
-    vector is wanted, too. `states`: whether states are wanted instead of values.
+    vector is wanted, too. `states`: whether states are wanted instead of values. `worker`: who
+    asks, if it wants to know how many workers share each key (`trainer.server.sharing`).
     """
 
     id: int
@@ -40,6 +41,7 @@ class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
     step: int
     dense: bool
     states: bool = False
+    worker: int | None = None
 
 
 class PushRequest(msgspec.Struct, tag="push", array_like=True, frozen=True):
@@ -180,27 +182,32 @@ def pulled_frames(pulled: Pulled) -> Frames:
     """The frames of an answer to a pull.
 
     For each table: values float32 (K, width) or states (K, floats), in the order of the keys asked
-    for, and uint8 (K,), which is 1 where the key has a row. Then the dense vector, float32, if it
-    was asked for.
+    for, and uint8 (K,), which is 1 where the key has a row. Then, if these were asked for, the
+    numbers of workers for each table, uint16 (K,), and the dense vector, float32.
     """
     frames: Frames = []
     for values, known in pulled.tables:
         frames += [_buffer(values), _buffer(known)]
+    for workers in pulled.workers or ():
+        frames.append(_buffer(workers))
     if pulled.dense is not None:
         frames.append(_buffer(pulled.dense))
     return frames
 
 
-def read_pulled(frames: Sequence[Any], spec: ModelSpec, *, states: bool = False) -> Pulled:
-    """The values, or `states`, in an answer to a pull."""
+def read_pulled(
+    frames: Sequence[Any], spec: ModelSpec, *, states: bool = False, workers: bool = False
+) -> Pulled:
+    """What is in an answer to a pull that asked for `states`, and for the numbers of `workers`."""
     at = iter(frames[1:])
     tables = []
     for table in spec.tables:
         columns = table.floats if states else table.width
         values = np.frombuffer(next(at), np.float32).reshape(-1, columns)
         tables.append((values, np.frombuffer(next(at), np.uint8)))
+    sharing = [np.frombuffer(next(at), np.uint16) for _ in spec.tables] if workers else None
     rest = next(at, None)
-    return Pulled(tables, None if rest is None else np.frombuffer(rest, np.float32))
+    return Pulled(tables, None if rest is None else np.frombuffer(rest, np.float32), sharing)
 
 
 def _buffer(array: npt.NDArray[Any]) -> Any:
