@@ -181,6 +181,10 @@ class _Run:
 
         wait_until(caught_up, _CAUGHT_UP_S, "the trainer to learn the rest", every_s=1.0)
         shown = self._journal.shown
+        times = {one.model_time for one in shown if one.arm == "frozen"} - {None}
+        newer = [at for at in times if at is not None and at > self._frozen_at]
+        if newer:
+            raise LoopError("the frozen arm was ranked by a model of after it was frozen")
         found = check(shown, self._system.output, self._pipeline)
         report = audit(self._pipeline)
         unaccounted = len(report.findings) + sum(abs(a.difference) for a in report.accounts)

@@ -176,7 +176,12 @@ def _plot(
             at = _day(result, result.new_interest_at)
             axes.axvline(at, color=SOFT, linewidth=1, linestyle="--")
         for _, when in result.faults:
-            axes.plot(_day(result, when), 0, "x", color=SOFT, transform=axes.get_xaxis_transform())
+            axes.plot(
+                *(_day(result, when), 0, "x"),
+                color=SOFT,
+                clip_on=False,
+                transform=axes.get_xaxis_transform(),
+            )
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("day")
         if percent:

@@ -137,10 +137,7 @@ class System(Started):
         self._job = ""
         self._join_vertex = ""
         logs = folder / "logs"
-        self.serving: dict[Arm, Path] = {
-            "learning": self.model / "serving",
-            "frozen": folder / "frozen",
-        }
+        self.serving = self.model / "serving"
         self.rankers: dict[Arm, Service] = {}
         for arm in ARMS:
             config = folder / f"ranking-{arm}.toml"
@@ -181,7 +178,6 @@ class System(Started):
         for stream in _STREAMS:
             self.kafka.create_topic(f"loop-{stream}", partitions=_PARTITIONS)
         self._write_configurations()
-        self._serve_frozen_from(self.serving["learning"])
         for service in (*self.rankers.values(), self.collector, self.trainer):
             service.start()
         self.flink.start()
@@ -208,19 +204,18 @@ class System(Started):
         self.kafka.stop()
 
     def freeze(self) -> None:
-        """What is served now is served to the frozen arm from now on. Before, it was the newest."""
-        serving, copy = self.serving["learning"], self.folder / "frozen-copy"
+        """What is served now is served to the frozen arm from now on. Before, it was the newest.
+
+        Its service is started again with the copy.
+        """
+        serving, copy = self.serving, self.folder / "frozen"
         copy.mkdir()
         # first of all what names the newest export: all of its files are there
         shutil.copy2(serving / CURRENT, copy / CURRENT)
         shutil.copytree(serving, copy, ignore=shutil.ignore_patterns(CURRENT), dirs_exist_ok=True)
-        self._serve_frozen_from(copy)
-
-    def _serve_frozen_from(self, folder: Path) -> None:
-        link = self.serving["frozen"]
-        new = link.with_name("frozen.new")
-        new.symlink_to(folder)
-        new.replace(link)
+        self._write_ranking("frozen", copy)
+        self.rankers["frozen"].stop()
+        self.rankers["frozen"].start()
 
     # -- what they say -----------------------------------------------------------------------------
 
@@ -290,17 +285,20 @@ class System(Started):
         trainer = tomli.loads((HERE / "trainer.toml").read_text(encoding="utf-8"))
         trainer["samples"] = {"pipeline": str(self.pipeline), "path": str(self.output)}
         _write(self.folder / "trainer.toml", trainer)
-        ranking = tomli.loads((HERE / "ranking.toml").read_text(encoding="utf-8"))
-        ranking["exploration"] = {"type": "epsilon", "epsilon": self._epsilon}
-        for arm, service in self.rankers.items():
-            own = {
-                "pipeline": str(self.pipeline),
-                "model": str(self.serving[arm]),
-                "server": {"port": service.port},
-            }
-            _write(self.folder / f"ranking-{arm}.toml", ranking | own)
+        for arm in ARMS:
+            self._write_ranking(arm, self.serving)
         collector = {"pipeline": str(self.pipeline), "server": {"port": self.collector.port}}
         _write(self.folder / "collector.toml", collector)
+
+    def _write_ranking(self, arm: Arm, model: Path) -> None:
+        ranking = tomli.loads((HERE / "ranking.toml").read_text(encoding="utf-8"))
+        own = {
+            "pipeline": str(self.pipeline),
+            "model": str(model),
+            "exploration": {"type": "epsilon", "epsilon": self._epsilon},
+            "server": {"port": self.rankers[arm].port},
+        }
+        _write(self.folder / f"ranking-{arm}.toml", ranking | own)
 
 
 #: Of a ranking service: events that the broker does not have yet.
