@@ -67,7 +67,7 @@ test-thorough: setup ## run the tests that take longer, and more random inputs
 	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
 
 .PHONY: loop
-loop: setup-advise setup-online ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
+loop: setup ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
 	@$(RUN) $(PY) -m examples.closed_loop.live $(ARGS)
 
 # --- training ------------------------------------------------------------------------
