@@ -179,7 +179,7 @@ lint: setup ## run ruff, and check Markdown and spelling
 	$(PY) -m codespell_lib
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
-TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer -name '*.py' 2>/dev/null) \
+TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer benchmarks/ranking -name '*.py' 2>/dev/null) \
 	$(addprefix chaos/trainer_,parameters.py places.py process.py) \
 	$(addprefix online/,collector.py http_service.py model_keeper.py ranking.py)
 
