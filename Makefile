@@ -67,7 +67,7 @@ test-thorough: setup ## run the tests that take longer, and more random inputs
 	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
 
 .PHONY: loop
-loop: setup-advise setup-online ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
+loop: setup ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
 	@$(RUN) $(PY) -m examples.closed_loop.live $(ARGS)
 
 # --- training ------------------------------------------------------------------------
@@ -184,7 +184,7 @@ lint: setup ## run ruff, and check Markdown and spelling
 	$(PY) -m codespell_lib
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
-TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer -name '*.py' 2>/dev/null) \
+TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer benchmarks/ranking -name '*.py' 2>/dev/null) \
 	$(addprefix chaos/trainer_,parameters.py places.py process.py) \
 	$(addprefix online/,collector.py http_service.py model_keeper.py ranking.py)
 
