@@ -109,5 +109,5 @@ def job_of(config: TrainerConfig) -> Job:
         workers=config.train.workers,
         consistency=config.train.consistency,
         layout=layout,
-        steps=config.train.steps,
+        steps=config.steps,
     )
