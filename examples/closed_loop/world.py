@@ -53,7 +53,8 @@ DWELL = Delay(25 * SECOND, 0.9)
 class Settings:
     """How large the world is, and how it changes.
 
-    `look_on`: probability of looking at the next item. `slow_categories`: items of so many
+    `look_on`: probability of looking at the next item. `screen`: so many items are looked at, and
+    reported as seen, at a time. `slow_categories`: items of so many
     categories are mostly clicked later (long reads). `new_items_a_day`: that replace the oldest.
     `drift_a_day`: standard deviation by which a taste of a segment changes in a day.
     `new_interest`: by how much the taste of a quarter of the segments for one category grows at
@@ -71,6 +72,7 @@ class Settings:
     new_items_a_day: int = 80
     candidates: int = 20
     look_on: float = 0.82
+    screen: int = 4
     level: float = -3.4
     taste: float = 1.3
     own_taste: float = 0.6
@@ -183,8 +185,9 @@ class World:
             raise ValueError(f"the ranking of {request.request_id} is not one of its candidates")
         self._asked = None
         rng, time = self._reactions, request.time
-        for item in ranking:
-            time += round(rng.lognormal(np.log(1_500), 0.5))
+        for place, item in enumerate(ranking):
+            if place % self.settings.screen == 0:
+                time += round(rng.lognormal(np.log(5_000), 0.5))
             self._act("impression", request, item, time)
             if rng.random() < asked.click[item]:
                 self._engage(asked, item, time)

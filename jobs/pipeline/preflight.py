@@ -11,10 +11,8 @@ from jobs.pipeline.kafka_consumer import UnreadableError
 from schemas.events import Stream
 
 
-def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
+def check(pipeline: Pipeline) -> list[str]:
     """Notes on what could not be checked, one line each.
-
-    `judge_times`: whether record timestamps have to fit the events.
 
     Raises ConfigError for a broker that does not answer or refuses the login, a topic that is not
     there, record timestamps that do not fit the events, or an output that cannot be written.
@@ -27,7 +25,7 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     for stream, source in streams:
         if isinstance(source, KafkaSource):
             try:
-                kafka_preflight.check(stream, source, pipeline, judge_times=judge_times)
+                kafka_preflight.check(stream, source, pipeline)
             except UnreadableError as error:
                 # Flink's own client knows more; it will say itself what is wrong
                 notes.append(f"the topic could not be looked at before the start: {error}")

@@ -71,16 +71,11 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     seconds: tuple[float, float, float, float]
 
 
-def job_of(config: TrainerConfig) -> Job:
-    """The job that a configuration describes.
-
-    Reads the first samples, because a new model starts with their base rates. Raises ReadError,
-    CheckpointError.
-    """
+def rules_of(config: TrainerConfig) -> LossRules:
+    """What the rows say about each action, under a configuration."""
     declared = config.declared
-    spec = config.spec
     first = declared.resolved_emission.first_emit_after
-    rules = LossRules(
+    return LossRules(
         loss=config.loss_type,
         actions=tuple(kind.name for kind in config.actions),
         first_emit_after_ms=None if first is None else int(first),
@@ -89,14 +84,28 @@ def job_of(config: TrainerConfig) -> Job:
         kinds=tuple(kind.name for kind in declared.kinds),
         rate=declared.sampling.rate,
     )
-    spec = msgspec.structs.replace(spec, base=base_of(config, rules))
-    layout = Layout(
-        rules.actions,
+
+
+def layout_of(config: TrainerConfig, spec: ModelSpec) -> Layout:
+    """What the metrics of a configuration's model are counted by."""
+    return Layout(
+        tuple(kind.name for kind in config.actions),
         int(config.evaluation.window),
         tuple(config.evaluation.by),
         tuple(slot.name for slot in spec.slots if slot.column is not None),
         MOST_SLICES,
     )
+
+
+def job_of(config: TrainerConfig) -> Job:
+    """The job that a configuration describes.
+
+    Reads the first samples, because a new model starts with their base rates. Raises ReadError,
+    CheckpointError.
+    """
+    declared, rules = config.declared, rules_of(config)
+    spec = config.spec
+    spec = msgspec.structs.replace(spec, base=base_of(config, rules))
     return Job(
         spec=spec,
         rules=rules,
@@ -108,6 +117,6 @@ def job_of(config: TrainerConfig) -> Job:
         batch_rows=config.train.batch,
         workers=config.train.workers,
         consistency=config.train.consistency,
-        layout=layout,
-        steps=config.steps,
+        layout=layout_of(config, spec),
+        steps=config.train.steps,
     )

@@ -1,1 +1,0 @@
-"""How fast the services beside an application are."""

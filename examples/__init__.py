@@ -1,0 +1,1 @@
+"""Programs that show the joining job and the trainer at work."""
