@@ -21,6 +21,7 @@ NAME = "sample-stitch"
 #: Subcommand: the function that it runs, and what it does.
 COMMANDS = {
     "join": ("jobs.join_samples:join", "Join feature and action streams into samples."),
+    "archive": ("jobs.archive_events:keep", "Keep the topics as Parquet, every record once."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
     "advise": ("tools.advise_window.command:advise", "Say how long to wait for labels."),

@@ -131,6 +131,9 @@ class SourcesSection(Section, frozen=True, kw_only=True):
     actions: Source
 
 
+Compression = Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"]
+
+
 class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[output]`: where the Parquet goes.
 
@@ -139,10 +142,26 @@ class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unk
     the features of their sample, so that one that was sampled out can be made again.
     """
 
-    compression: Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"] = "ZSTD"
+    compression: Compression = "ZSTD"
     compact: bool | None = None
     target_file_size: str = "128MB"
     late_features: bool = False
+
+
+class ArchiveSection(Section, frozen=True, kw_only=True):
+    """`[archive]`: where `jobs.archive_events` keeps the topics, see docs/archive.md.
+
+    `complete_after`: how far the watermark is behind the end of an hour when the hour is called
+    complete. `group_id`: under which the offsets are committed; the source's with `-archive` when
+    absent, for the join's offsets are its own. The other keys are as in `OutputSection`.
+    """
+
+    path: str
+    compression: Compression = "ZSTD"
+    compact: bool | None = None
+    target_file_size: str = "128MB"
+    complete_after: Duration = Duration(300_000)
+    group_id: str | None = None
 
 
 LogFormat = Literal["text", "json"]
@@ -185,6 +204,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     end_of_input: EndOfInputSection = EndOfInputSection()
     sources: SourcesSection
     output: OutputSection
+    archive: ArchiveSection | None = None
     runtime: RuntimeSection = RuntimeSection()
     #: Flink's own options, passed through.
     flink: dict[str, str] = msgspec.field(default_factory=dict)
@@ -265,19 +285,25 @@ def load(
     return _resolved(pipeline, path, environment, wrong_in(path, overrides))
 
 
-def document(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
+def document(
+    path: Path,
+    overrides: Sequence[str] = (),
+    beside: Literal["output", "archive"] = "output",
+) -> dict[str, object]:
     """The configuration with its overrides as a TOML document without secrets.
 
-    It is to lie beside the output, and `load` gives the same pipeline for it: paths are absolute,
-    and output.path is the folder of the file. References to the environment stay references. A
-    secret that is written out in the file or in an override is replaced by one
-    (`sasl.jaas.config`: `${SASL_JAAS_CONFIG}`). Raises ConfigError.
+    It is to lie beside the output, or the archive, and `load` gives the same pipeline for it: paths
+    are absolute, and output.path (archive.path) is the folder of the file. References to the
+    environment stay references. A secret that is written out in the file or in an override is
+    replaced by one (`sasl.jaas.config`: `${SASL_JAAS_CONFIG}`). Raises ConfigError.
     """
     pipeline = read(path, Pipeline, overrides)
     plain = _plain(pipeline)
     assert isinstance(plain, dict)
-    local = "://" not in pipeline.output.path
-    plain["output"]["path"] = "." if local else pipeline.output.path
+    for name in ("output", "archive"):
+        if name in plain:
+            place = paths.beside(path, plain[name]["path"])
+            plain[name]["path"] = "." if name == beside and "://" not in place else place
     if pipeline.runtime.checkpoint_path is not None:
         plain["runtime"]["checkpoint_path"] = paths.beside(path, pipeline.runtime.checkpoint_path)
     for source in plain["sources"].values():
@@ -411,13 +437,23 @@ def _resolved(
     output = msgspec.structs.replace(
         pipeline.output, path=of_flink("output.path", pipeline.output.path)
     )
+    archive = pipeline.archive
+    if archive is not None:
+        archive = msgspec.structs.replace(archive, path=of_flink("archive.path", archive.path))
+        if archive.path.rstrip("/") == output.path.rstrip("/"):
+            raise wrong("archive.path", "must not be output.path")
     runtime = pipeline.runtime
     if runtime.checkpoint_path is not None:
         checkpoints = of_flink("runtime.checkpoint_path", runtime.checkpoint_path)
         runtime = msgspec.structs.replace(runtime, checkpoint_path=checkpoints)
     flink = _references("flink", pipeline.flink, path, environment, wrong)
     return msgspec.structs.replace(
-        pipeline, sources=sources, output=output, runtime=runtime, flink=flink
+        pipeline,
+        sources=sources,
+        output=output,
+        archive=archive,
+        runtime=runtime,
+        flink=flink,
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.pipeline import places, restore, run_report, stopping
+from jobs.pipeline import places, restore, stopping
 from jobs.pipeline.config import Pipeline, secrets_of
 from jobs.pipeline.failures import explain
 from jobs.pipeline.log_warnings import LogWarnings
+from jobs.pipeline.program import Program
 from jobs.pipeline.secrets import Redaction
 from jobs.pipeline.sources import PLAN_FILES
 
@@ -26,6 +27,7 @@ class LocalRun:
 
     def __init__(
         self,
+        program: Program,
         pipeline: Pipeline,
         job: Any,
         console: Console,
@@ -38,6 +40,7 @@ class LocalRun:
         """Follow a job that was just started.
 
         Args:
+            program: the command that started it.
             pipeline: what it was made from.
             job: PyFlink's JobClient.
             console: for a person to read.
@@ -46,6 +49,7 @@ class LocalRun:
             restored: whether it began with the state of an earlier job.
             warnings: those of its operators.
         """
+        self._program = program
         self._pipeline = pipeline
         self._job = job
         self._id = str(job.get_job_id())
@@ -79,15 +83,16 @@ class LocalRun:
             self._tidy_up()
         code = self._report(result)
         if code == DONE:
-            self._say(f"done; samples are in {self._pipeline.output.path}")
+            self._say(f"done; {self._program.makes} are in {self._pipeline.output.path}")
         return code
 
     def _wait(self, signals: stopping.Signals) -> None:
         started = time.monotonic()
-        with self._console.status("joining") as status:
+        doing = self._program.doing
+        with self._console.status(doing) as status:
             while not self._result.done() and signals.asked is None:
                 seconds = time.monotonic() - started
-                status.update(f"joining · {seconds:.0f} s · {_written(self._pipeline.output.path)}")
+                status.update(f"{doing} · {seconds:.0f} s · {self._written()}")
                 self._say_warnings()
                 time.sleep(0.2)
         self._say_warnings()
@@ -156,16 +161,13 @@ class LocalRun:
     def _report(self, result: Any, *, judged: bool = True) -> int:
         """Print the counts and what is wrong with them; the exit code that follows."""
         accumulators = dict(result.get_all_accumulator_results())
-        counts = run_report.Counts.of(accumulators, restored=self._restored)
-        self._console.print(run_report.table(counts))
+        report = self._program.report(self._pipeline, accumulators, self._restored)
+        self._console.print(report.table)
         if self._restored:
             self._say("these counts begin at the restore")
         if not judged:
             return DONE
-        runtime = self._pipeline.runtime
-        found = run_report.judge(
-            counts, max_late_requests=runtime.max_late_requests, max_rejected=runtime.max_rejected
-        )
+        found = report.judgement
         for line in found.warnings:
             self._say(f"warning: {line}")
         for line in found.failures:
@@ -188,18 +190,19 @@ class LocalRun:
             folder.rmdir()
 
     def _say(self, text: str) -> None:
-        self._console.print(f"join_samples: {self._hide(text)}", markup=False, soft_wrap=True)
+        self._console.print(
+            f"{self._program.name}: {self._hide(text)}", markup=False, soft_wrap=True
+        )
 
-
-def _written(output: str) -> str:
-    """How much lies in the output, for the eye; only local folders can be looked at cheaply."""
-    if places.is_uri(output):
-        return "running"
-    files = Path(output).glob("samples/*/*/*")
-    size = 0
-    for file in files:
-        try:
-            size += file.stat().st_size
-        except OSError:
-            continue  # it was renamed meanwhile
-    return f"{size / 1e6:.1f} MB of samples"
+    def _written(self) -> str:
+        """How much lies in the output, for the eye; only local folders can be looked at cheaply."""
+        output, table = self._pipeline.output.path, self._program.written.tables[0]
+        if places.is_uri(output):
+            return "running"
+        size = 0
+        for file in Path(output).glob(f"{table}/*/*/*"):
+            try:
+                size += file.stat().st_size
+            except OSError:
+                continue  # it was renamed meanwhile
+        return f"{size / 1e6:.1f} MB of {table}"

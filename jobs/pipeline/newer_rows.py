@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from jobs.pipeline import places
-from jobs.pipeline.output_guard import TABLES
+from jobs.pipeline.output_guard import JOINED
 from jobs.pipeline.restore import Snapshot
 from jobs.pipeline.runs import Run
 
@@ -22,7 +22,11 @@ _DAYS_OF_A_STORE = 3
 
 
 def newer_file(
-    output: str, snapshot: str, starts: Sequence[Run], number: Callable[[str], int | None]
+    output: str,
+    snapshot: str,
+    starts: Sequence[Run],
+    number: Callable[[str], int | None],
+    tables: Sequence[str] = JOINED.tables,
 ) -> str | None:
     """The place of a visible file that came after a snapshot, if there is one.
 
@@ -31,6 +35,7 @@ def newer_file(
         snapshot: place of the snapshot.
         starts: the starts of jobs into this output (`runs.known`).
         number: tells a snapshot's checkpoint number, or None if that cannot be known.
+        tables: the names of the tables in the output.
 
     None, too, when the snapshot is of no job that is known here, or of a release that did not write
     down the names of its files. Raises PlaceError.
@@ -39,7 +44,7 @@ def newer_file(
     number_of_it = number(snapshot) if names else None
     if number_of_it is None:
         return None
-    for table in TABLES:
+    for table in tables:
         for name, place in _visible(places.below(output, table)):
             found = _NAME.match(name)
             if found and found["run"] in names and int(found["after"]) >= number_of_it:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from configuration import output_lock
@@ -16,47 +17,65 @@ from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.runs import Start
 
-#: The tables of a job, and what is made from them: what `--overwrite` deletes.
-TABLES = ("samples", "late_actions", "rejected")
-MADE_FROM_THEM = ("corrections",)
-
 LOCK = "_lock"
 
 
-def check(output: str, start: Start) -> None:
+@dataclass(frozen=True)
+class Written:
+    """What a job writes. `--overwrite` deletes `tables` and what is `made_from_them`.
+
+    `job`: "join"; `key`: that of the configuration which names the output; `again`: what may be
+    added to it with --append.
+    """
+
+    job: str
+    key: str
+    tables: tuple[str, ...]
+    made_from_them: tuple[str, ...] = ()
+    again: str = "input that was not joined before"
+
+
+JOINED = Written("join", "output.path", ("samples", "late_actions", "rejected"), ("corrections",))
+
+
+def check(output: str, start: Start, written: Written = JOINED) -> None:
     """Raises ConfigError when the job would add to rows that it knows nothing of, or would delete
-    what no join has written; PlaceError when the output cannot be looked at from here.
+    what no such job has written; PlaceError when the output cannot be looked at from here.
     """
     if start == "fresh":
-        table = next((t for t in TABLES if _has_rows(places.below(output, t))), None)
+        table = next((t for t in written.tables if _has_rows(places.below(output, t))), None)
         if table is not None:
             raise ConfigError(
-                f"output.path: {output} has rows already (in {table}/), and a fresh start would "
+                f"{written.key}: {output} has rows already (in {table}/), and a fresh start would "
                 "write them a second time. Choose one: --overwrite deletes them first; "
                 "--restore latest goes on from the last checkpoint; --append adds to them (for "
-                "input that was not joined before); or set another output.path"
+                f"{written.again}); or set another {written.key}"
             )
     if start == "overwrite":
-        for table in (*TABLES, *MADE_FROM_THEM):
+        for table in (*written.tables, *written.made_from_them):
             for entry in places.entries(places.below(output, table)):
                 if not entry.name.startswith(("dt=", "_", ".")):
                     raise ConfigError(
-                        f"--overwrite: {entry.place} was not written by a join, so nothing was "
-                        "deleted; check output.path, or delete it yourself"
+                        f"--overwrite: {entry.place} was not written by {_a(written.job)}, so "
+                        f"nothing was deleted; check {written.key}, or delete it yourself"
                     )
 
 
-def clear(output: str) -> None:
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def clear(output: str, written: Written = JOINED) -> None:
     """Delete the tables, what was made from them, and the record of earlier runs.
 
     Raises PlaceError.
     """
-    for name in (*TABLES, *MADE_FROM_THEM, *runs.FILES):
+    for name in (*written.tables, *written.made_from_them, *runs.FILES):
         places.delete(places.below(output, name))
 
 
 @contextmanager
-def locked(output: str) -> Iterator[None]:
+def locked(output: str, written: Written = JOINED) -> Iterator[None]:
     """Hold the output's lock, the file `_lock` in it (see `configuration.output_lock`).
 
     Raises ConfigError when another process holds it, or when the file cannot be written to.
@@ -67,11 +86,11 @@ def locked(output: str) -> Iterator[None]:
         lock = output_lock.take(path)
     except output_lock.HeldError as holder:
         raise ConfigError(
-            f"output.path: another join writes to {output} ({holder}); wait for it, stop it, "
-            "or set another output.path"
+            f"{written.key}: another {written.job} writes to {output} ({holder}); wait for it, "
+            f"stop it, or set another {written.key}"
         ) from None
     except OSError as error:
-        raise ConfigError(f"output.path: {path}: {error.strerror or error}") from None
+        raise ConfigError(f"{written.key}: {path}: {error.strerror or error}") from None
     with lock:
         yield
 

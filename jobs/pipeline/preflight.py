@@ -11,8 +11,10 @@ from jobs.pipeline.kafka_consumer import UnreadableError
 from schemas.events import Stream
 
 
-def check(pipeline: Pipeline) -> list[str]:
+def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     """Notes on what could not be checked, one line each.
+
+    `judge_times`: whether record timestamps have to fit the events.
 
     Raises ConfigError for a broker that does not answer or refuses the login, a topic that is not
     there, record timestamps that do not fit the events, or an output that cannot be written.
@@ -25,7 +27,7 @@ def check(pipeline: Pipeline) -> list[str]:
     for stream, source in streams:
         if isinstance(source, KafkaSource):
             try:
-                kafka_preflight.check(stream, source, pipeline)
+                kafka_preflight.check(stream, source, pipeline, judge_times=judge_times)
             except UnreadableError as error:
                 # Flink's own client knows more; it will say itself what is wrong
                 notes.append(f"the topic could not be looked at before the start: {error}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from jobs.pipeline.config import Pipeline
 from schemas.events import STREAMS, Stream
 
 #: A share above which a warning is given.
@@ -92,6 +93,23 @@ class Judgement:
 
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run has counted, for a person, and what is wrong with it."""
+
+    table: Table
+    judgement: Judgement
+
+
+def of_join(pipeline: Pipeline, accumulators: Mapping[str, int], restored: bool) -> Report:
+    """The report of a join with these accumulators."""
+    counts, runtime = Counts.of(accumulators, restored=restored), pipeline.runtime
+    judgement = judge(
+        counts, max_late_requests=runtime.max_late_requests, max_rejected=runtime.max_rejected
+    )
+    return Report(table(counts), judgement)
 
 
 def judge(counts: Counts, *, max_late_requests: float, max_rejected: float) -> Judgement:

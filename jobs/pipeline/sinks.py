@@ -24,7 +24,7 @@ from udfs.core import wire
 from udfs.operators import jvm as jvm_operators
 from udfs.operators import side_outputs
 
-_HOUR_MS = 3_600_000
+HOUR_MS = 3_600_000
 
 
 def write(pipeline: Pipeline, joined: Any, rejected: Any, run: str | None = None) -> None:
@@ -40,17 +40,17 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, run: str | None = None
     late = joined.get_side_output(side_outputs.LATE_ACTIONS.tag())
     rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
     of_samples = Table(
-        "samples", samples.samples(pipeline.schema, pipeline.kinds), _HOUR_MS + settled
+        "samples", samples.samples(pipeline.schema, pipeline.kinds), HOUR_MS + settled
     )
-    of_late = Table("late_actions", samples.LATE_ACTIONS, _HOUR_MS + forgotten)
-    of_rejected = Table("rejected", samples.REJECTED, _HOUR_MS + forgotten)
+    of_late = Table("late_actions", samples.LATE_ACTIONS, HOUR_MS + forgotten)
+    of_rejected = Table("rejected", samples.REJECTED, HOUR_MS + forgotten)
     of_samples.write(exploded(pipeline, joined), pipeline.output, run, compact=pipeline.compact)
     for table, stream in ((of_late, late), (of_rejected, rejects)):
         rows = jvm_operators.transform(
             stream,
             "ToRows",
-            _type_info(table.row_type),
-            " ".join(_sql_types(table.schema)),
+            type_info(table.row_type),
+            " ".join(_sql_types(with_partitions(table.schema))),
             uid=f"{_words(table.name)}-to-rows",
         )
         table.write(rows, pipeline.output, run, compact=pipeline.compact)
@@ -61,7 +61,7 @@ def exploded(pipeline: Pipeline, joined: Any, *, uid: str = "explode-samples") -
     return jvm_operators.transform(
         joined,
         "ExplodeSamples",
-        _type_info(_row_type(samples.samples(pipeline.schema, pipeline.kinds))),
+        type_info(row_type(with_partitions(samples.samples(pipeline.schema, pipeline.kinds)))),
         wire.sample_layout(pipeline.schema, pipeline.kinds),
         uid=uid,
         needs=["Packed"],
@@ -82,7 +82,7 @@ class Table:
     @property
     def row_type(self) -> Any:
         """Flink's type of a row, with the columns in the order of the schema."""
-        return _row_type(self.schema)
+        return row_type(with_partitions(self.schema))
 
     def write(self, rows: DataStream, output: OutputSection, run: str, *, compact: bool) -> None:
         """Add the operators that write `rows` (internal rows with `dt` and `hr` at their end)."""
@@ -131,25 +131,31 @@ def _words(name: str) -> str:
     return name.replace("_", "-")
 
 
+def with_partitions(schema: pa.Schema) -> pa.Schema:
+    """The columns of a table, then those of its partition."""
+    return pa.schema([*schema, *((name, pa.string()) for name in samples.PARTITIONS)])
+
+
 def _sql_types(schema: pa.Schema) -> list[str]:
-    return [*(samples.sql_type(f.type) for f in schema), *("STRING" for _ in samples.PARTITIONS)]
+    return [samples.sql_type(field.type) for field in schema]
 
 
-def _row_type(schema: pa.Schema) -> Any:
-    """Flink's RowType of a table: its columns, then those of the partition."""
+def row_type(schema: pa.Schema) -> Any:
+    """Flink's RowType with these columns."""
     gateway = get_gateway()
     logical = gateway.jvm.org.apache.flink.table.types.logical
     loader = gateway.jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    names, types = (*schema.names, *samples.PARTITIONS), _sql_types(schema)
-    of_names = gateway.new_array(gateway.jvm.java.lang.String, len(names))
-    of_types = gateway.new_array(logical.LogicalType, len(names))
-    for i, (name, sql_type) in enumerate(zip(names, types, strict=True)):
+    types = _sql_types(schema)
+    of_names = gateway.new_array(gateway.jvm.java.lang.String, len(types))
+    of_types = gateway.new_array(logical.LogicalType, len(types))
+    for i, (name, sql_type) in enumerate(zip(schema.names, types, strict=True)):
         of_names[i] = name
         of_types[i] = logical.utils.LogicalTypeParser.parse(sql_type, loader)
     return logical.RowType.of(of_types, of_names)
 
 
-def _type_info(row_type: Any) -> Any:
+def type_info(row_type: Any) -> Any:
+    """Flink's type of internal rows, of their RowType."""
     return get_gateway().jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type)
 
 

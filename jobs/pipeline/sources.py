@@ -206,7 +206,7 @@ def _kafka(
     stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any, limits: Limits
 ) -> tuple[Any, Any]:
     name = f"{stream}_records"
-    options = table_options(source, _kafka_package())
+    options = table_options(source, kafka_package())
     tables.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             v BYTES,
@@ -245,7 +245,7 @@ def _kafka(
     return events, decoded.get_side_output(side_outputs.REJECTED.tag())
 
 
-def _kafka_package() -> str:
+def kafka_package() -> str:
     """Where the connector on the class path has Kafka's classes: in its own package, or as is."""
     jvm = get_gateway().jvm
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()

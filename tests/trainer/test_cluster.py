@@ -51,11 +51,12 @@ def fault_free(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.thorough
 def test_bsp_with_four_workers_is_one_worker(folder: Path, tmp_path: Path) -> None:
-    one = runs.train(runs.configured(folder, tmp_path / "one"))
+    """Of a step per batch; that of one per sample is an average over the workers."""
+    one = runs.train(runs.configured(folder, tmp_path / "one", "train.steps=batch"))
     config = runs.configured(
         folder,
         tmp_path / "four",
-        *("train.workers=4", "train.servers=2", "train.consistency=bsp"),
+        *("train.workers=4", "train.servers=2", "train.consistency=bsp", "train.steps=batch"),
     )
     four = runs.train(config)
     runs.assert_equal(four.parts, one.parts, rtol=2e-4, atol=2e-5)

@@ -12,7 +12,7 @@ from trainer.config.columns import encoding_of, slot_columns
 from trainer.config.resolved import BIAS, TrainerConfig
 from trainer.config.sections import SlotSection
 from trainer.limits import MAX_VALUE
-from trainer.spec import Adam, Encoding, Ftrl, Optimizer
+from trainer.spec import Encoding, Ftrl, Optimizer
 
 #: What float32 can compute with: beyond these an optimizer's state would not stay finite.
 _OPTIMIZER_BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -79,23 +79,13 @@ def check_optimizers(config: TrainerConfig, wrong: Wrong) -> None:
 
 
 def check_steps(config: TrainerConfig, wrong: Wrong) -> None:
-    """Steps per sample are for the models and optimizers that `trainer.models.by_sample` has.
+    """The model can make a step per sample, if the configuration asks for that.
 
     Raises what `wrong` makes.
     """
-    if config.train.steps == "batch":
-        return
-    if config.model.type != "lr":
-        raise wrong(
-            "train.steps", f'"sample" is for model.type = "lr"; set "batch" for {config.model.type}'
-        )
-    for table in config.spec.tables:
-        if isinstance(table.segments[0].optimizer, Adam):
-            raise wrong(
-                "train.steps",
-                '"sample" adds up what workers have changed, and the moments of "adam" cannot be'
-                ' added; set "batch", or "ftrl" or "adagrad"',
-            )
+    reason = config.no_steps_per_sample
+    if config.train.steps == "sample" and reason is not None:
+        raise wrong("train.steps", reason)
 
 
 def _check_encoding(slot: SlotSection, column: str, type_: FeatureType, wrong: Wrong) -> None:

@@ -10,8 +10,8 @@ from urllib.request import url2pathname
 from configuration.declaration import Declaration, Policy
 from schemas.actions import ActionKind
 from trainer.config.columns import OWN_COLUMNS, encoding_of, slot_columns
-from trainer.config.sections import Document, LossKind, SlotSection
-from trainer.spec import LOG_BUCKETS, ModelSpec, Segment, Slot, TableSpec
+from trainer.config.sections import Document, LossKind, SlotSection, StepsPer
+from trainer.spec import LOG_BUCKETS, Adam, ModelSpec, Segment, Slot, TableSpec
 
 #: The slot, and the table's only row, that is in every sample.
 BIAS = "bias"
@@ -59,6 +59,24 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
         """How many samples may be read and not learned yet."""
         least = self.train.workers * self.train.batch
         return self.train.max_in_flight or max(_MAX_IN_FLIGHT, least)
+
+    @property
+    def steps(self) -> StepsPer:
+        """Per sample where that is possible, if the configuration does not say it."""
+        possible = self.no_steps_per_sample is None
+        return self.train.steps or ("sample" if possible else "batch")
+
+    @property
+    def no_steps_per_sample(self) -> str | None:
+        """Why the model cannot make a step per sample (`models.by_sample`); None: it can."""
+        if self.model.type != "lr":
+            return f'"sample" is for model.type = "lr"; set "batch" for {self.model.type}'
+        if any(isinstance(t.segments[0].optimizer, Adam) for t in self.spec.tables):
+            return (
+                '"sample" adds up what workers have changed, and the moments of "adam" cannot be'
+                ' added; set "batch", or "ftrl" or "adagrad"'
+            )
+        return None
 
     @property
     def spec(self) -> ModelSpec:

@@ -112,7 +112,8 @@ class SlotSection(Section, frozen=True, kw_only=True):
 class TrainSection(Section, frozen=True, kw_only=True):
     """`[train]`: how it runs.
 
-    `batch`: rows. `steps`: a key takes a step for each "sample" of a batch, or one for the "batch".
+    `batch`: rows. `steps`: a key takes a step for each "sample" of a batch, or one for the "batch";
+    when absent, for each sample where the model and its optimizers allow it.
     `servers`: processes that hold the parameters; 0: everything is in one process.
     `replicas`: backups of each shard. `consistency`: "bsp" (all workers at the same step), "ssp"
     (at most `staleness` steps apart) or "async". `max_in_flight`: samples that are read and not
@@ -122,7 +123,7 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """
 
     batch: _Positive = 4096
-    steps: StepsPer = "batch"
+    steps: StepsPer | None = None
     workers: _Positive = 1
     servers: _Natural = 0
     replicas: Annotated[int, msgspec.Meta(ge=0, le=1)] = 1

@@ -118,5 +118,5 @@ def job_of(config: TrainerConfig) -> Job:
         workers=config.train.workers,
         consistency=config.train.consistency,
         layout=layout_of(config, spec),
-        steps=config.train.steps,
+        steps=config.steps,
     )

@@ -12,6 +12,7 @@ PackedReports = tuple[list[tuple[str, int]], list[tuple[str, str]], list[tuple[i
 #: What the values behind the names of counters are: labels of the metric.
 LABELS = {
     "rejected": ("stream", "reason"),
+    "unusable": ("stream", "reason"),
     "rows": ("kind",),
     "positives": ("action",),
 }

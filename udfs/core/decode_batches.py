@@ -77,27 +77,38 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
 _pack = msgspec.msgpack.Encoder().encode
 
 
+def request_decoder(settings: DecodeSettings) -> RequestDecoder:
+    """A decoder of feature records by these settings."""
+    features = settings.streams["features"]
+    return RequestDecoder(
+        settings.schema,
+        max_record_bytes=features.max_record_bytes,
+        max_items=settings.max_items,
+        not_after=features.not_after,
+        max_future_ms=features.max_future_ms,
+    )
+
+
+def action_decoder(settings: DecodeSettings) -> ActionDecoder:
+    """A decoder of action records by these settings."""
+    actions = settings.streams["actions"]
+    return ActionDecoder(
+        settings.kinds,
+        key_is_request_id=settings.key != "user_id",
+        reject_unknown=settings.reject_unknown,
+        max_record_bytes=actions.max_record_bytes,
+        not_after=actions.not_after,
+        max_future_ms=actions.max_future_ms,
+    )
+
+
 class _Decoding:
     """Decoders, counts and rejects of both streams, for one subtask."""
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._by_user = settings.key == "user_id"
-        features, actions = settings.streams["features"], settings.streams["actions"]
-        self._requests = RequestDecoder(
-            settings.schema,
-            max_record_bytes=features.max_record_bytes,
-            max_items=settings.max_items,
-            not_after=features.not_after,
-            max_future_ms=features.max_future_ms,
-        )
-        self._actions = ActionDecoder(
-            settings.kinds,
-            key_is_request_id=not self._by_user,
-            reject_unknown=settings.reject_unknown,
-            max_record_bytes=actions.max_record_bytes,
-            not_after=actions.not_after,
-            max_future_ms=actions.max_future_ms,
-        )
+        self._requests = request_decoder(settings)
+        self._actions = action_decoder(settings)
         self._beacon_keys = settings.beacon_keys
         self._reports = Reports()
         self._counted = (0, 0)

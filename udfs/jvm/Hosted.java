@@ -26,7 +26,8 @@ final class Hosted {
         maxBytes = Integer.parseInt((String) references[3]);
         maxMs = Long.parseLong((String) references[4]);
         counters = (String) references[5];
-        tagTypes = ((String) references[6]).split(" ");
+        String types = (String) references[6];
+        tagTypes = types.isEmpty() ? new String[0] : types.split(" ");
         tags = new org.apache.flink.util.OutputTag[tagTypes.length];
         for (int i = 0; i < tags.length; i++) {
             tags[i] = (org.apache.flink.util.OutputTag) references[7 + i];

@@ -103,7 +103,7 @@ public final class WriteFiles extends AbstractStreamOperator
             open.put(partition, part);
         }
         part.writer.write(row, part.since);
-        if (timeColumn >= 0) {
+        if (timeColumn >= 0 && !row.isNullAt(timeColumn)) {
             newest = Math.max(newest, row.getLong(timeColumn));
         }
         part.rows++;

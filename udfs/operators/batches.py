@@ -131,6 +131,32 @@ def records(
     )
 
 
+def whole_records(
+    records: DataStream,
+    host: Any,
+    row_type: Any,
+    *,
+    uid: str,
+    counters: Sequence[str],
+    limits: Limits,
+    times: tuple[int, int],
+) -> DataStream:
+    """Kafka's records through `host`, a `udfs.core.archive_batches.ReadRecords`; internal rows of
+    `row_type` (a Java TypeInformation) come out: `schemas.archive.ARCHIVE`, then the partition.
+
+    `times`: the first record timestamp that is one, and the first after it that is none (epoch ms).
+    """
+    j_stream = records._j_data_stream
+    return jvm.TransformedStream(
+        j_stream,
+        "ArchiveBatches",
+        row_type,
+        [*_hosted(j_stream, host, limits, counters, ()), *map(str, times)],
+        uid=uid,
+        needs=("Hosted", "Packed", "Packing", "Reports"),
+    )
+
+
 def rows_of(tables: Any, query: str, *, name: str) -> Any:
     """The rows of a query as a Java stream, in Flink's internal format: nothing is converted.
 

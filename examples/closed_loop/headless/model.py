@@ -90,8 +90,8 @@ class Model:
         self._spec = spec = msgspec.structs.replace(self._config.spec, base=base)
         layout = layout_of(self._config, spec)
         layout = msgspec.structs.replace(layout, columns=())
-        train = self._config.train
-        self._learner = Learner(spec, self._rules, layout, train.batch, train.steps)
+        rows, steps = self._config.train.batch, self._config.steps
+        self._learner = Learner(spec, self._rules, layout, rows, steps)
         self._parameters = LocalParameters(Shard(spec, contributions=None, has_dense=True))
 
 

@@ -56,7 +56,9 @@ class Cell(msgspec.Struct, frozen=True):
         if self.first_row is not None:
             sets.append(f"emission.first_emit_after={self.first_row}")
         kinds = ("impression", "click") if self.exposure else ("click",)
-        return configured(sets, kinds=kinds, exposure=self.exposure)
+        # what the page was measured with
+        steps = ["train.steps=batch"]
+        return configured(sets, steps, kinds=kinds, exposure=self.exposure)
 
 
 def cells() -> Iterator[Cell]:

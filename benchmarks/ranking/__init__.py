@@ -1,0 +1,1 @@
+"""How fast the services beside an application are."""

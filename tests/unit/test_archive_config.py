@@ -1,0 +1,124 @@
+"""The pipeline of the archiving job follows from that of the join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from jobs.pipeline import archive, config, output_guard, run_report
+from jobs.pipeline.config import ConfigError, KafkaSource
+
+KAFKA = """
+[actions.click]
+window = "1s"
+[sources.features]
+type = "kafka"
+topic = "f"
+bootstrap_servers = "b:1"
+group_id = "g"
+[sources.actions]
+type = "kafka"
+topic = "a"
+bootstrap_servers = "b:1"
+[output]
+path = "out"
+"""
+ARCHIVE = """
+[archive]
+path = "kept"
+compression = "SNAPPY"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "pipeline.toml"
+    path.write_text(text)
+    return path
+
+
+def groups(path: Path, *overrides: str) -> list[str | None]:
+    sources = archive.load(path, overrides).sources
+    assert isinstance(sources.features, KafkaSource)
+    assert isinstance(sources.actions, KafkaSource)
+    return [sources.features.group_id, sources.actions.group_id]
+
+
+def test_its_output_is_the_archive(tmp_path: Path) -> None:
+    pipeline = archive.load(written(tmp_path, KAFKA + ARCHIVE))
+    assert pipeline.output.path == str(tmp_path / "kept")
+    assert pipeline.output.compression == "SNAPPY"
+    assert pipeline.checkpoints == str(tmp_path / "kept" / "_checkpoints")
+    assert pipeline.pipeline.name == "sample-stitch-archive"
+    assert pipeline.compact
+
+
+def test_its_consumer_group_is_not_the_joins(tmp_path: Path) -> None:
+    path = written(tmp_path, KAFKA + ARCHIVE)
+    assert groups(path) == ["g-archive", None]
+    assert groups(path, "archive.group_id=own") == ["own", "own"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "wrong"),
+    [
+        (KAFKA, (), "archive: this section is required"),
+        (KAFKA + ARCHIVE, ("archive.path=out/",), "archive.path: must not be output.path"),
+        (
+            KAFKA.replace(
+                'type = "kafka"\ntopic = "f"\nbootstrap_servers = "b:1"\ngroup_id = "g"',
+                'type = "files"\npath = "f"',
+            ).replace(
+                'type = "kafka"\ntopic = "a"\nbootstrap_servers = "b:1"',
+                'type = "files"\npath = "a"',
+            )
+            + ARCHIVE,
+            (),
+            "only Kafka is archived",
+        ),
+    ],
+)
+def test_what_cannot_be_archived_is_said_in_one_line(
+    tmp_path: Path, text: str, overrides: Sequence[str], wrong: str
+) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        archive.load(written(tmp_path, text), overrides)
+
+
+def test_the_document_beside_the_archive_gives_the_same_job(tmp_path: Path) -> None:
+    path = written(tmp_path, KAFKA + ARCHIVE)
+    beside = tmp_path / "kept" / "_pipeline.toml"
+    beside.parent.mkdir()
+    beside.write_text(tomli_w.dumps(archive.document(path)))
+    assert archive.load(beside) == archive.load(path)
+    beside_output = tmp_path / "out" / "_pipeline.toml"
+    beside_output.parent.mkdir()
+    beside_output.write_text(tomli_w.dumps(config.document(path)))
+    assert config.load(beside_output) == config.load(path)
+
+
+def test_rows_of_the_archive_are_guarded_as_the_joins_are(tmp_path: Path) -> None:
+    file = tmp_path / "actions" / "dt=2026-11-26" / "hr=16" / "part-0.parquet"
+    file.parent.mkdir(parents=True)
+    file.write_text("x")
+    with pytest.raises(ConfigError, match=r"archive\.path: .* has rows already \(in actions/\)"):
+        output_guard.check(str(tmp_path), "fresh", archive.WRITTEN)
+    output_guard.check(str(tmp_path), "append", archive.WRITTEN)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match="was not written by an archive"):
+        output_guard.check(str(tmp_path), "overwrite", archive.WRITTEN)
+    (tmp_path / "samples").mkdir()
+    output_guard.clear(str(tmp_path), archive.WRITTEN)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples"]
+
+
+def test_the_report_says_when_nothing_came(tmp_path: Path) -> None:
+    pipeline = archive.load(written(tmp_path, KAFKA + ARCHIVE))
+    counts = {"features_archived": 3, "unusable/features/broken_json": 1}
+    said = archive.report(pipeline, counts, False)
+    assert said.judgement == run_report.Judgement(warnings=["no actions were read"])
+    assert said.table.row_count == 5
+    assert archive.report(pipeline, counts, True).judgement == run_report.Judgement()

@@ -1,0 +1,71 @@
+"""What the decoders say of records that are archived, in batches. Pure.
+
+This is what `udfs/jvm/ArchiveBatches.java` calls, with bytes in and out. A batch is a list of
+`[value or nil, timestamp]`. The reply has a `Read` for each of them, in their order, and reports.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.decoding import BadRecord, IgnoredAction
+from schemas.events import Origin, Stream, unpack_front
+from udfs.core.batch_reply import PackedReports, Reports
+from udfs.core.decode_batches import REASONS, action_decoder, request_decoder
+from udfs.core.decode_settings import DecodeSettings
+
+#: Event time (epoch ms), request id, user id, item ids, why the join would reject the record, and
+#: that in words. A good record has no reason; a bad one has a reason and nothing else.
+Read = tuple[
+    "int | None", "str | None", "str | None", "list[str] | None", "str | None", "str | None"
+]
+
+#: A decoder notes where a record was read, and the archive has that already.
+_NOWHERE = Origin("", None, 0)
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[bytes | None, int]]).decode
+
+
+def counters(stream: Stream) -> tuple[str, ...]:
+    """All counters of a stream, in the form of `batch_reply.Reports.counts`."""
+    return (f"{stream}_archived", *(f"unusable/{stream}/{why}" for why in REASONS[stream]))
+
+
+class ReadRecords:
+    """Reads one stream with the decoders that the join has, by the same settings."""
+
+    def __init__(self, settings: DecodeSettings, stream: Stream) -> None:
+        self._settings = settings
+        self._stream = stream
+
+    def open(self) -> None:
+        """Begins with nothing counted."""
+        self._requests = request_decoder(self._settings)
+        self._actions = action_decoder(self._settings)
+        self._reports = Reports()
+        self._read = self._request if self._stream == "features" else self._action
+
+    def run(self, batch: bytes) -> bytes:
+        """What is said of each record."""
+        counts, stream = self._reports.counts, self._stream
+        said: list[Read] = []
+        for value, time in _unpack(batch):
+            try:
+                said.append(self._read(value or b"", time))
+            except BadRecord as bad:
+                counts[f"unusable/{stream}/{bad.reason}"] += 1
+                said.append((None, None, None, None, bad.reason, bad.message))
+        counts[f"{stream}_archived"] += len(said)
+        reports: PackedReports = self._reports.taken()
+        return _pack((said, reports))
+
+    def _request(self, value: bytes, time: int) -> Read:
+        request = self._requests.decode(value, _NOWHERE, time)
+        front = unpack_front(request.body)
+        return request.event_time, request.request_id, front.user_id, front.items, None, None
+
+    def _action(self, value: bytes, time: int) -> Read:
+        action = self._actions.decode(value, _NOWHERE, time)
+        if isinstance(action, IgnoredAction):
+            return action.event_time, None, None, None, None, None
+        return action.event_time, action.request_id, action.user_id, [action.item_id], None, None
