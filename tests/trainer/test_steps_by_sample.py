@@ -37,7 +37,7 @@ from trainer.server.routing import Routing
 from trainer.server.shard import Push, Shard, TablePush
 from trainer.server.shard_file import check_snapshot, snapshot_from_bytes, snapshot_to_bytes
 from trainer.server.sharing import Sharing
-from trainer.spec import AdaGrad, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
+from trainer.spec import AdaGrad, Adam, Ftrl, ModelSpec, Optimizer, Segment, Slot, TableSpec
 from trainer.table.optimizers import Floats
 
 ROWS = 700
@@ -320,6 +320,72 @@ def test_a_row_without_a_finite_gradient_is_left_out() -> None:
     assert any((of != 0).any() for of in walked.changes)
 
 
+# -- factorization machines ------------------------------------------------------------------------
+
+
+def machine_of(heads: int, dense_rate: float) -> ModelSpec:
+    """Users, tags and prices have embeddings, the bias has none."""
+    names = tuple(f"a{n}" for n in range(heads))
+    linear = Segment("linear", heads, FTRL)
+    both = (linear, Segment("embedding", 3, ADAGRAD, 0.5))
+    slots = spec_of().slots
+    tables = (TableSpec("t0", both), TableSpec("t1", both), TableSpec("t2", (linear,)))
+    return ModelSpec("fm", names, slots, tables, embedding=3, dense=Adam(rate=dense_rate), seed=4)
+
+
+def learned_from(
+    spec: ModelSpec, samples: Samples, steps: StepsPer, batch: int, rows: int
+) -> tuple[Shard, Any]:
+    """The shard, and the metrics; `rows` are the first ones."""
+    layout = Layout(spec.heads, 3_600_000, (), ("user", "price", "tags"))
+    learner = Learner(spec, LossRules("plain", spec.heads), layout, batch, steps)
+    shard = Shard(spec, contributions=None, has_dense=True)
+    for number, start in enumerate(range(0, rows, batch)):
+        part = samples.chunk.batch(start, min(batch, rows - start))
+        learner.learn(part, LocalParameters(shard), number, 0)
+    measures = learner.take_tally().whole()[0].measures
+    return shard, measures
+
+
+def assert_same_rows(one: Shard, other: Shard) -> None:
+    for ours, theirs in zip(one.tables, other.tables, strict=True):
+        mine, their = ours.all_rows().sorted(), theirs.all_rows().sorted()
+        np.testing.assert_array_equal(mine.keys, their.keys)
+        for state, another in zip(mine.states, their.states, strict=True):
+            np.testing.assert_allclose(state, another, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 120])
+def test_a_machine_learns_from_a_batch_what_it_learns_from_batches_of_one(batch: int) -> None:
+    """The interactions' weights, which take a step per batch, are held still."""
+    spec = machine_of(2, dense_rate=1e-12)
+    samples = samples_of(spec, "plain")
+    one, expected = learned_from(spec, samples, "batch", 1, 120)
+    shard, measures = learned_from(spec, samples, "sample", batch, 120)
+    assert_same_rows(shard, one)
+    assert measures.log_loss == pytest.approx(expected.log_loss, abs=1e-5)
+    # the embeddings were learned: AdaGrad's n, which begins with 0.2
+    assert np.abs(shard.tables[0].all_rows().states[1][:, 3:] - ADAGRAD.initial).max() > 0.5
+    another, _ = learned_from(spec, samples, "batch", 120, 120)
+    with pytest.raises(AssertionError):
+        assert_same_rows(another, one)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_machine_moves_its_dense_weights_as_jax_says(heads: int) -> None:
+    spec = machine_of(heads, dense_rate=0.1)
+    samples = samples_of(machine_of(2, 0.1), "plain")
+    of = samples.targets
+    of.labels, of.weights = of.labels[:, :heads].copy(), of.weights[:, :heads].copy()
+    one, _ = learned_from(spec, samples, "batch", 1, 40)
+    shard, _ = learned_from(spec, samples, "sample", 1, 40)
+    assert_same_rows(shard, one)
+    assert (shard.dense is None) == (heads == 1)
+    if shard.dense is not None and one.dense is not None:
+        np.testing.assert_allclose(shard.dense.values, one.dense.values, atol=1e-3)
+        assert np.abs(shard.dense.values - 1).max() > 0.1
+
+
 # -- several workers -------------------------------------------------------------------------------
 
 SMALL = ModelSpec(
@@ -474,7 +540,8 @@ def test_a_run_learns_the_same_in_batches_of_any_size(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("model.type=fm",), '"sample" is for model.type = "lr"; set "batch" for fm'),
+        (("model.type=deepfm",), 'a pass through the dense layers after every sample; set "batch"'),
+        (("model.type=fm", "optimizer.embedding={type='adam'}"), 'the moments of "adam" cannot be'),
         (("optimizer.linear={type='adam'}",), 'the moments of "adam" cannot be added'),
         (("slots.hour.optimizer={type='adam'}",), 'the moments of "adam" cannot be added'),
     ],

@@ -69,9 +69,13 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
     @property
     def no_steps_per_sample(self) -> str | None:
         """Why the model cannot make a step per sample (`models.by_sample`); None: it can."""
-        if self.model.type != "lr":
-            return f'"sample" is for model.type = "lr"; set "batch" for {self.model.type}'
-        if any(isinstance(t.segments[0].optimizer, Adam) for t in self.spec.tables):
+        if self.model.type == "deepfm":
+            return (
+                '"sample" would need a pass through the dense layers after every sample; set'
+                ' "batch" for model.type = "deepfm"'
+            )
+        segments = [segment for table in self.spec.tables for segment in table.segments]
+        if any(isinstance(segment.optimizer, Adam) for segment in segments):
             return (
                 '"sample" adds up what workers have changed, and the moments of "adam" cannot be'
                 ' added; set "batch", or "ftrl" or "adagrad"'

@@ -13,8 +13,9 @@ them is not.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ from trainer.features.batch import Batch, Floats
 from trainer.limits import MAX_GRADIENT, MAX_SUM
 from trainer.losses.row_gradient import NUMBERS, row_gradient
 from trainer.losses.targets import LossKind
-from trainer.spec import AdaGrad, Ftrl, ModelSpec
+from trainer.models.network import embedded_slots
+from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment
 
 #: The optimizers that this can walk with. (Adam's moments forget, so changes of them do not add.)
 OPTIMIZERS = (Ftrl, AdaGrad)
@@ -37,29 +39,40 @@ class Walked:
 
     `logits`: those of the actions, each before its row was learned, and `counted`, how much each
     row counts in the metrics: float32 (rows, actions). `changes`: for each table, of its keys'
-    states, float32 (keys, floats). `refused`: how many rows had no finite prediction or gradient.
+    states, float32 (keys, floats). `dense`: the gradient of the dense vector, summed over the
+    batch, (D,); None: the model has none. `refused`: how many rows had no finite prediction or
+    gradient.
     """
 
     logits: Floats
     counted: Floats
     changes: list[Floats]
+    dense: Floats | None
     refused: int
 
 
 class Walker:
-    """Walks batches of a logistic regression. Not for several threads."""
+    """Walks batches of a logistic regression or factorization machine. Not for several threads."""
 
     def __init__(self, spec: ModelSpec, loss: LossKind, offset: float) -> None:
         self._heads, self._loss, self._offset = len(spec.heads), NUMBERS[loss], float(offset)
         self._base = np.zeros(self._heads)
         self._base[: len(spec.base)] = spec.base
         self._rates = np.array([_rates(table.segments[0].optimizer) for table in spec.tables])
+        self._embedding, self._place = spec.embedding, embedded_slots(spec)
+        self._embedding_rates = np.array(
+            [_embedding_rate(table.segments[1:]) for table in spec.tables]
+        )
         self._counted = [table.admit_after > 1 for table in spec.tables]
 
     def walk(
-        self, batch: Batch, states: Sequence[Floats], known: Sequence[npt.NDArray[np.uint8]]
+        self,
+        batch: Batch,
+        states: Sequence[Floats],
+        known: Sequence[npt.NDArray[np.uint8]],
+        dense: Floats | None = None,
     ) -> Walked:
-        """`states`, (keys, floats), and `known`, (keys,): of each table, as `Pulled` has them.
+        """`states`, (keys, floats), `known`, (keys,), of each table, and `dense`: see `Pulled`.
 
         A key that has no row, and gets none by its first push, is not learned.
         """
@@ -71,17 +84,29 @@ class Walker:
                 for k, c in zip(known, self._counted, strict=True)
             ]
         )
-        before = np.concatenate([s.reshape(len(s), 2, self._heads) for s in states])
-        local = np.empty((len(table), self._heads, 4))
+        heads, width = self._heads, self._embedding
+        before = np.concatenate([s[:, : 2 * heads].reshape(len(s), 2, heads) for s in states])
+        local = np.empty((len(table), heads, 4))
         _open(table, self._rates, before, local)
+        embedded = [s[:, 2 * heads :] for s in states]
+        embeddings = np.zeros((len(table), 2, width))
+        at = np.cumsum([0, *sizes])
+        for n, of in enumerate(embedded):
+            if of.shape[1]:
+                embeddings[at[n] : at[n + 1]] = of.reshape(len(of), 2, width)
+        weights = np.ones((width, heads))
+        if dense is not None:
+            weights[:] = dense.reshape(width, heads)
+        of_weights = np.zeros_like(weights)
         targets = batch.targets
         actions = targets.labels.shape[1]
         logits = np.zeros((batch.rows, actions), np.float32)
         counted = np.zeros((batch.rows, actions), np.float32)
         refused = _walk(
-            _by_row(batch),
-            (table, self._rates, learned),
-            local,
+            _by_row(batch, self._place),
+            (table, self._rates, self._embedding_rates, learned),
+            (local, embeddings),
+            (weights, of_weights, len(self._place)),
             (targets.labels, targets.weights, targets.delayed, targets.delayed_weights),
             (self._loss, self._offset, self._base),
             logits,
@@ -89,8 +114,16 @@ class Walker:
         )
         changes = np.empty_like(before)
         _difference(before, local, changes)
-        parts = np.split(changes.reshape(len(table), -1), np.cumsum(sizes)[:-1])
-        return Walked(logits, counted, parts, int(refused))
+        parts = []
+        for n, of in enumerate(embedded):
+            here = slice(at[n], at[n + 1])
+            moved = changes[here].reshape(len(of), 2 * heads)
+            if of.shape[1]:
+                more = (embeddings[here].reshape(of.shape) - of).astype(np.float32)
+                moved = np.concatenate([moved, more], axis=1)
+            parts.append(moved)
+        gradient = None if dense is None else of_weights.astype(np.float32).reshape(-1)
+        return Walked(logits, counted, parts, gradient, int(refused))
 
 
 def _rates(optimizer: object) -> tuple[float, ...]:
@@ -106,11 +139,20 @@ def _rates(optimizer: object) -> tuple[float, ...]:
     return (_ADAGRAD, float(np.float32(optimizer.rate)), 0.0, 0.0)
 
 
+def _embedding_rate(segments: Sequence[Segment]) -> float:
+    """Of a table's embeddings; a negative one: it has none."""
+    for segment in segments:
+        assert isinstance(segment.optimizer, AdaGrad)
+        return float(np.float32(segment.optimizer.rate))
+    return -1.0
+
+
 # -- the rows of a batch ---------------------------------------------------------------------------
 
 
-def _by_row(batch: Batch) -> tuple[npt.NDArray[np.int64], ...]:
-    """The occurrences of all tables, row by row: where each row starts and ends, keys, values.
+def _by_row(batch: Batch, place: Mapping[int, int]) -> tuple[npt.NDArray[Any], ...]:
+    """The occurrences of all tables, row by row: where each row starts and ends, keys, values, and
+    the number of the slot among those with embeddings (`embedded_slots`; -1: it has none).
 
     Keys are numbered table after table. One that a row has twice is there once, with the sum of its
     values: its gradient is that of the sum.
@@ -120,24 +162,29 @@ def _by_row(batch: Batch) -> tuple[npt.NDArray[np.int64], ...]:
         starts[1:] += np.bincount(bag.row, minlength=batch.rows)
     starts = np.cumsum(starts)
     key, value = np.empty(starts[-1], np.int32), np.empty(starts[-1])
+    slot_of = np.empty(starts[-1], np.int32)
     ends, first = starts[:-1].copy(), 0
     for bag in batch.tables:
-        _fill(bag.index, bag.row, bag.value, len(bag.keys), first, ends, key, value)
+        last, there = np.full(len(bag.keys), -1, np.int32), np.empty(len(bag.keys), np.int64)
+        for slot, *occurrences in bag.by_slot():
+            marks = last, there, ends
+            _fill(*occurrences, first, place.get(slot, -1), marks, key, value, slot_of)
         first += len(bag.keys)
-    return starts, ends, key, value
+    return starts, ends, key, value, slot_of
 
 
 @njit(cache=True, nogil=True)
-def _fill(index, row, x, keys, first, ends, key, value):
-    last, place = np.full(keys, -1, np.int32), np.empty(keys, np.int64)
+def _fill(index, row, x, first, slot, marks, key, value, slot_of):
+    last, there, ends = marks
     for i in range(len(index)):
         k, r = index[i], row[i]
         # a key belongs to one slot, where the occurrences of a row lie side by side
         if last[k] == r:
-            value[place[k]] += x[i]
+            value[there[k]] += x[i]
         else:
-            last[k], place[k] = r, ends[r]
-            key[ends[r]], value[ends[r]] = first + k, x[i]
+            at = ends[r]
+            last[k], there[k] = r, at
+            key[at], value[at], slot_of[at] = first + k, x[i], slot
             ends[r] += 1
 
 
@@ -196,14 +243,53 @@ def _step(rates, t, local, k, h, g):
 
 
 @njit(cache=True, nogil=True)
-def _walk(rows, tables, local, targets, loss, logits, counted):
-    starts, ends, key, value = rows
-    table, rates, learned = tables
-    labels, weights, delayed, delayed_weights = targets
+def _cut(x):
+    return min(max(x, -MAX_SUM), MAX_SUM)
+
+
+@njit(cache=True, nogil=True)
+def _pool(rows, i, embeddings, pooled, total, crossed):
+    """Sum the embeddings of a row by slot, and what these make together (`models.network`)."""
+    starts, ends, key, value, slot_of = rows
+    pooled[:] = 0.0
+    total[:] = 0.0
+    crossed[:] = 0.0
+    for o in range(starts[i], ends[i]):
+        if slot_of[o] >= 0:
+            for e in range(len(total)):
+                pooled[slot_of[o], e] += value[o] * embeddings[key[o], 0, e]
+    for e in range(len(total)):
+        for n in range(len(pooled)):
+            x = _cut(pooled[n, e])
+            total[e] += x
+            crossed[e] -= 0.5 * x * x
+        crossed[e] += 0.5 * total[e] * total[e]
+
+
+@njit(cache=True, nogil=True)
+def _embedding_step(embeddings, k, rate, x, upstream, pooled, total):
+    """One step of AdaGrad of a key's embedding; `pooled`: of its slot."""
+    for e in range(len(total)):
+        if abs(pooled[e]) <= MAX_SUM:
+            g = x * upstream[e] * (total[e] - pooled[e])
+            g = min(max(g, -MAX_GRADIENT), MAX_GRADIENT)
+            if g != 0.0:
+                embeddings[k, 1, e] += g * g
+                embeddings[k, 0, e] -= rate * g / np.sqrt(embeddings[k, 1, e])
+
+
+@njit(cache=True, nogil=True)
+def _walk(rows, tables, states, interaction, targets, loss, logits, counted):
+    starts, ends, key, value, slot_of = rows
+    table, rates, embedding_rates, learned = tables
+    local, embeddings = states
+    weights, of_weights, slots = interaction
+    labels, counts_of, delayed, delayed_weights = targets
     kind, offset, base = loss
-    heads, actions = len(base), labels.shape[1]
+    heads, actions, width = len(base), labels.shape[1], len(weights)
     linear, s, r = np.empty(heads), np.empty(heads), np.zeros(heads)
-    counts = np.empty(actions)
+    pooled, total, crossed = np.empty((slots, width)), np.empty(width), np.empty(width)
+    upstream, counts = np.empty(width), np.empty(actions)
     refused = 0
     for i in range(len(ends)):
         linear[:] = 0.0
@@ -211,8 +297,13 @@ def _walk(rows, tables, local, targets, loss, logits, counted):
             for h in range(heads):
                 linear[h] += value[o] * local[key[o], h, 2]
         for h in range(heads):
-            s[h] = min(max(linear[h], -MAX_SUM), MAX_SUM) + base[h]
-        of_row = (labels[i], weights[i], delayed[i], delayed_weights[i])
+            s[h] = _cut(linear[h]) + base[h]
+        if slots > 0:
+            _pool(rows, i, embeddings, pooled, total, crossed)
+            for h in range(heads):
+                for e in range(width):
+                    s[h] += crossed[e] * weights[e, h]
+        of_row = (labels[i], counts_of[i], delayed[i], delayed_weights[i])
         if not row_gradient(kind, offset, s, of_row, r, counts):
             refused += 1
             for a in range(actions):
@@ -220,12 +311,20 @@ def _walk(rows, tables, local, targets, loss, logits, counted):
             continue
         for a in range(actions):
             logits[i, a], counted[i, a] = s[a], counts[a]
-        for h in range(heads):
-            # of a sum that is cut, no weight has a gradient
-            r[h] = 0.0 if abs(linear[h]) > MAX_SUM else r[h]
+        for e in range(width):
+            upstream[e] = 0.0
+            for h in range(heads):
+                upstream[e] += r[h] * weights[e, h]
+                of_weights[e, h] += r[h] * crossed[e]
         for o in range(starts[i], ends[i]):
             k = key[o]
             if learned[k]:
+                t, slot = table[k], slot_of[o]
                 for h in range(heads):
-                    _step(rates, table[k], local, k, h, r[h] * value[o])
+                    # of a sum that is cut, no weight has a gradient
+                    if abs(linear[h]) <= MAX_SUM:
+                        _step(rates, t, local, k, h, r[h] * value[o])
+                if slot >= 0:
+                    rate = embedding_rates[t]
+                    _embedding_step(embeddings, k, rate, value[o], upstream, pooled[slot], total)
     return refused

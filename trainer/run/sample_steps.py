@@ -21,5 +21,6 @@ class SampleSteps:
     def learn(self, batch: Batch, pulled: Pulled) -> Learned:
         """See `Steps.learn`."""
         states = [of_table for of_table, _ in pulled.tables]
-        walked = self._walker.walk(batch, states, [known for _, known in pulled.tables])
-        return Learned(walked.logits, walked.counted, walked.changes, None, walked.refused)
+        known = [of_table for _, of_table in pulled.tables]
+        walked = self._walker.walk(batch, states, known, pulled.dense)
+        return Learned(walked.logits, walked.counted, walked.changes, walked.dense, walked.refused)
