@@ -1,4 +1,4 @@
-"""A job on this machine, as tests start it."""
+"""The joining job on this machine, as tests start it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from tests.flink import running
 
 
 @contextmanager
-def started(
-    arguments: Sequence[str], log: Path, module: str = "jobs.join_samples"
-) -> Iterator[subprocess.Popen[bytes]]:
+def started(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The job in a session of its own, which is killed at the end."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", "jobs.join_samples", *arguments],
             cwd=running.ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,

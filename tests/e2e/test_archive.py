@@ -1,16 +1,14 @@
 """The archive of topics on a real broker: every record once and byte for byte, whatever it is, and
-through SIGKILL in the middle.
+through the SIGKILL of a task manager in the middle.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +18,9 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.producer import producer_batch
 
 from schemas.archive import ARCHIVE
-from tests.e2e.local_job import started
+from services.flink_cluster import FlinkCluster
+from services.waiting import wait_until
+from tests.e2e.cluster_job import Job
 from tests.e2e.secured import SecuredBroker
 from tests.flink import running
 
@@ -54,8 +54,7 @@ compact = {compact}
 checkpoint_interval = "{interval}"
 parallelism = 2
 """
-DEADLINE_S = 240
-RECORDS = 10_000
+RECORDS = 6_000
 
 
 Headers = tuple[tuple[str, "bytes | None"], ...]
@@ -254,52 +253,38 @@ def story(broker: SecuredBroker, producer: KafkaProducer, prefix: str) -> dict[s
     return sent
 
 
-def run(config: Path, log: Path, until: Callable[[], bool], how: str, *arguments: str) -> int:
-    """Runs the job until something is so, and then sends the signal `how`; the exit code.
-
-    SIGKILL is for its JVM, too.
-    """
-    end = time.monotonic() + DEADLINE_S
-    options = ["--config", str(config), *arguments]
-    with started(options, log, module="jobs.archive_events") as job:
-        while not until():
-            assert job.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.01)
-        if how == "SIGKILL":
-            os.killpg(job.pid, signal.SIGKILL)
-        else:
-            job.send_signal(signal.Signals[how])
-        return job.wait(timeout=DEADLINE_S)
-
-
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
-def test_killed_in_the_middle_and_restored(
-    kafka_broker: SecuredBroker, producer: KafkaProducer, tmp_path: Path
+def test_a_task_manager_of_a_cluster_is_killed_in_the_middle(
+    kafka_broker: SecuredBroker,
+    producer: KafkaProducer,
+    flink_cluster: FlinkCluster,
+    tmp_path: Path,
 ) -> None:
-    sent = story(kafka_broker, producer, "killed")
+    sent = story(kafka_broker, producer, "lost")
     config = configure(
-        tmp_path, kafka_broker, "killed", end="never", compact="false", fetch=4096, interval="200ms"
+        tmp_path, kafka_broker, "lost", end="never", compact="true", fetch=4096, interval="300ms"
     )
 
     def rows() -> int:
         return sum(len(archived(tmp_path, stream)) for stream in sent)
 
-    def unfinished() -> bool:
-        return any((tmp_path / "archive").glob("*/*/*/.*.inprogress.*"))
-
-    # some rows are visible, and others are written and are not
-    log = tmp_path / "killed.log"
-    assert run(config, log, lambda: unfinished() and rows() > 0, "SIGKILL") == -signal.SIGKILL
-    assert 0 < rows() < 2 * RECORDS, "not killed in the middle"
-    for stream, records in sent.items():
-        check(tmp_path, stream, records, whole=False)
-
-    log = tmp_path / "restored.log"
-    code = run(config, log, lambda: rows() >= 2 * RECORDS, "SIGTERM", "--restore", "latest")
-    assert code == 128 + signal.SIGTERM, log.read_text()
-    for stream, records in sent.items():
-        check(tmp_path, stream, records, whole=True)
-    # the first hours have had their late records, and the watermark has passed them
-    assert list((tmp_path / "archive" / "features" / hour_of(START)).glob("_SUCCESS"))
+    script = running.ROOT / "jobs" / "archive_events.py"
+    submission = flink_cluster.run(script, ["--config", str(config)], parallelism=2)
+    job = Job(flink_cluster, submission.job_id)
+    try:
+        wait_until(lambda: job.goes_on() and rows() > 0, 120, "the first rows", every_s=0.05)
+        (victim, *_) = job.task_managers("features source")
+        flink_cluster.kill_task_manager(victim)
+        there = rows()
+        flink_cluster.add_task_manager()
+        assert there < 2 * RECORDS, "not killed in the middle"
+        wait_until(lambda: job.goes_on() and rows() >= 2 * RECORDS, 180, "all rows", every_s=0.25)
+        assert job.restored() > 0
+        job.wait_for_checkpoints(2)
+        for stream, records in sent.items():
+            check(tmp_path, stream, records, whole=True)
+        # the watermark has passed the first hour, and with it the late records of that
+        assert (tmp_path / "archive" / "features" / hour_of(START) / "_SUCCESS").exists()
+    finally:
+        job.end()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from jobs.pipeline import archive, config, output_guard, run_report
+from jobs.pipeline import archive, config, newer_rows, output_guard, run_report, runs
 from jobs.pipeline.config import ConfigError, KafkaSource
 
 KAFKA = """
@@ -122,3 +122,19 @@ def test_the_report_says_when_nothing_came(tmp_path: Path) -> None:
     assert said.judgement == run_report.Judgement(warnings=["no actions were read"])
     assert said.table.row_count == 5
     assert archive.report(pipeline, counts, True).judgement == run_report.Judgement()
+
+
+def test_records_that_a_snapshot_knows_nothing_of_are_found(tmp_path: Path) -> None:
+    start = runs.started("a" * 32, "fresh", None, "b" * 12)
+    file = tmp_path / "actions" / "dt=2026-11-26" / "hr=16" / f"part-{start.files}-7-0-x-0.parquet"
+    file.parent.mkdir(parents=True)
+    file.write_text("x")
+    snapshot = f"{tmp_path}/_checkpoints/{start.job}/chk-7"
+
+    def newer(number: int) -> str | None:
+        return newer_rows.newer_file(
+            str(tmp_path), snapshot, [start], lambda _: number, tables=archive.WRITTEN.tables
+        )
+
+    assert newer(7) == str(file)
+    assert newer(8) is None
