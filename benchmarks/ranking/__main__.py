@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 from rich.console import Console
 
 from benchmarks.ranking import asking, setting
@@ -42,17 +43,21 @@ _REQUESTS = 200
 
 @dataclass(frozen=True)
 class Took:
-    """How long calls took, in milliseconds, and how many there were a second."""
+    """How long calls took, and what each cost of the core: milliseconds. And how many a second."""
 
     p50: float
     p99: float
+    cpu: float
     per_second: float
 
     @classmethod
-    def of(cls, took: Sequence[float], seconds: float) -> Took:
-        """`took`: of each call. `seconds`: of all of them."""
+    def of(cls, took: Sequence[float], seconds: float, cpu_s: float = 0.0) -> Took:
+        """`took`: of each call. `seconds`, `cpu_s`: of all of them."""
         p50, p99 = np.percentile(took, (50, 99)) * 1e3
-        return cls(float(p50), float(p99), len(took) / seconds)
+        return cls(float(p50), float(p99), cpu_s / len(took) * 1e3, len(took) / seconds)
+
+    def __str__(self) -> str:
+        return f"{self.p50:.2f} / {self.p99:.1f}"
 
 
 def main() -> int:
@@ -81,37 +86,30 @@ def main() -> int:
                 asked = list(setting.requests(folder, many, _REQUESTS))
                 in_process = _in_process(folder, output, asked, service_core, others)
                 one, all_ = _ranked(folder, output, asked, service_core, seconds)
-                ranked.append(_row(f"{model}, {many} candidates", *in_process, one, all_))
-                console.print(" ".join(ranked[-1]), markup=False)
+                names = (f"{many}, {model}", *map(str, in_process))
+                ranked.append((*names, *_over_http(one, all_)))
+                console.print("  ".join(ranked[-1]), markup=False)
         collected = [_collected(folder, size, service_core, seconds) for size in BATCHES]
-    console.print(
-        rich_table(
-            Table(
-                "Ranking on one core (milliseconds)",
-                (
-                    *("", "predict p50", "p99", "with its table p50", "p99"),
-                    *("HTTP p50", "p99", f"requests/s, {MANY} clients", "p99"),
-                ),
-                ranked,
-                _about(traffic),
-            )
-        )
-    )
-    console.print(
-        rich_table(
-            Table(
-                "Collecting on one core (milliseconds)",
-                ("actions in a batch", "HTTP p50", "p99", f"actions/s, {MANY} clients", "p99"),
-                collected,
-            )
-        )
-    )
+    over_http = ("HTTP", f"a second, {MANY} clients", "CPU")
+    for table in (
+        Table(
+            "Ranking on one core (milliseconds: p50 / p99)",
+            ("candidates", "predict", "and its table", *over_http),
+            ranked,
+            _about(traffic),
+        ),
+        Table(
+            "Collecting on one core (milliseconds: p50 / p99)",
+            ("actions in a batch", *over_http),
+            collected,
+        ),
+    ):
+        console.print(rich_table(table))
     return 0
 
 
-def _row(name: str, predict: Took, scores: Took, one: Took, many: Took) -> tuple[str, ...]:
-    alone = (predict.p50, predict.p99, scores.p50, scores.p99, one.p50, one.p99)
-    return name, *(f"{ms:.2f}" for ms in alone), f"{many.per_second:,.0f}", f"{many.p99:.1f}"
+def _over_http(one: Took, many: Took) -> tuple[str, str, str]:
+    return str(one), f"{many.per_second:,.0f}", f"{many.cpu:.2f}"
 
 
 def _about(traffic: Traffic) -> str:
@@ -154,32 +152,36 @@ def _ranked(
 ) -> tuple[Took, Took]:
     """Over HTTP: of one client, and of many."""
     port = free_port()
-    requests = [one.request for one in asked]
-    with _served("online.ranking", setting.ranking(folder, output, port), port, core):
-        asking.asked(port, requests, min(seconds, 2.0), 1)
-        one = asking.asked(port, requests, seconds, 1)
-        many = asking.asked(port, requests, seconds, MANY)
-        return Took.of(one, seconds), Took.of(many, seconds)
+    with _served("online.ranking", setting.ranking(folder, output, port), port, core) as service:
+        return _asked(service, port, [one.request for one in asked], seconds)
 
 
 def _collected(folder: Path, size: int, core: int, seconds: float) -> tuple[str, ...]:
     port = free_port()
-    requests = setting.batches(size, 100)
-    with _served("online.collector", setting.collector(folder, port), port, core):
-        asking.asked(port, requests, min(seconds, 2.0), 1)
-        one, many = (
-            Took.of(asking.asked(port, requests, seconds, clients), seconds)
-            for clients in (1, MANY)
-        )
-    return (
-        f"{size}",
-        *(f"{one.p50:.2f}", f"{one.p99:.2f}"),
-        *(f"{many.per_second * size:,.0f}", f"{many.p99:.1f}"),
-    )
+    with _served("online.collector", setting.collector(folder, port), port, core) as service:
+        return f"{size}", *_over_http(*_asked(service, port, setting.batches(size, 100), seconds))
+
+
+def _asked(
+    service: psutil.Process, port: int, requests: Sequence[bytes], seconds: float
+) -> tuple[Took, Took]:
+    """By one client, and by many."""
+    asking.asked(port, requests, min(seconds, 2.0), 1)
+    found = []
+    for clients in (1, MANY):
+        before = _cpu_s(service)
+        took = asking.asked(port, requests, seconds, clients)
+        found.append(Took.of(took, seconds, _cpu_s(service) - before))
+    return found[0], found[1]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
-def _served(module: str, path: Path, port: int, core: int) -> Iterator[None]:
+def _served(module: str, path: Path, port: int, core: int) -> Iterator[psutil.Process]:
     """A service that runs on this core alone."""
     with path.with_suffix(".log").open("wb") as log:
         service = subprocess.Popen(
@@ -191,7 +193,7 @@ def _served(module: str, path: Path, port: int, core: int) -> Iterator[None]:
     try:
         os.sched_setaffinity(service.pid, {core})
         wait_until(partial(_answers, service, port), 60, f"{module} to answer")
-        yield
+        yield psutil.Process(service.pid)
     finally:
         service.terminate()
         service.wait()
