@@ -250,8 +250,10 @@ class _Category(_Column):
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
         codes = array.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-        # decimal text of integers, "true" and "false"
-        return _column(codes, keys_of(self.slot.name, array.dictionary.cast(pa.string())), rows)
+        texts = array.dictionary
+        if not pa.types.is_string(texts.type):
+            texts = texts.cast(pa.string())  # decimal text of integers, "true" and "false"
+        return _column(codes, keys_of(self.slot.name, texts), rows)
 
 
 class _Value(_Column):

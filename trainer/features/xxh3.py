@@ -87,17 +87,19 @@ def _hash_all(prefix, offsets, data, secret, out):
 def hashes(prefix: bytes, values: pa.Array) -> npt.NDArray[np.uint64]:
     """XXH3-64 of `prefix` followed by each string.
 
-    `prefix`: PREFIX bytes. `values`: strings without nulls. An empty string goes to the library
-    too.
+    `prefix`: PREFIX bytes. `values`: strings without nulls, with offsets of 32 or 64 bits. An empty
+    string goes to the library too.
     """
-    values = values.cast(pa.large_string())
+    offset_type = np.int32 if pa.types.is_string(values.type) else np.int64
     out = np.zeros(len(values), np.uint64)
     _, offsets, data = values.buffers()
     if len(values):
-        where = np.frombuffer(offsets, np.int64)[values.offset : values.offset + len(values) + 1]
+        here = slice(values.offset, values.offset + len(values) + 1)
+        where = np.frombuffer(offsets, offset_type)[here].astype(np.int64)
         content = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
         _hash_all(np.frombuffer(prefix, np.uint8), where, content, _SECRET, out)
-        odd = np.flatnonzero((np.diff(where) == 0) | (np.diff(where) > _LONGEST - PREFIX))
+        sizes = where[1:] - where[:-1]
+        odd = np.flatnonzero((sizes == 0) | (sizes > _LONGEST - PREFIX))
         for n in odd.tolist():
             out[n] = xxh3_64_intdigest(prefix + values[n].as_py().encode())
     return out
