@@ -18,7 +18,7 @@ from examples.closed_loop.headless.referee import Referee
 from examples.closed_loop.headless.rows import RowTables
 from examples.closed_loop.headless.run import Plan, Result, Run
 from examples.closed_loop.shown import as_shown
-from examples.closed_loop.sweep import results
+from examples.closed_loop.sweep import report, results
 from examples.closed_loop.sweep.cells import Cell, cells, other_cells
 from examples.closed_loop.world import DAY, MINUTE, Settings, World
 
@@ -190,14 +190,13 @@ def test_cells_are_distinct_and_their_configurations_are_valid() -> None:
         assert (pipeline.rules.exposure is None) is not cell.exposure
 
 
-def test_results_are_kept_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    assert results.read(path) == []
-    numbers = {"ctr": {"learning": 0.1}, "regret": {"learning": 0.2}, "best_ctr": 0.2}
-    made = results.Measured(
-        cell=Cell("1h", "wait"),
-        seed=3,
-        **numbers,  # type: ignore[arg-type]
+def measured(cell: Cell, seed: int, regret: float) -> results.Measured:
+    return results.Measured(
+        cell=cell,
+        seed=seed,
+        ctr={"learning": 0.1},
+        regret={"learning": regret},
+        best_ctr=0.2,
         by_day=[0.1],
         new_clicks=[],
         new_best=[],
@@ -209,7 +208,32 @@ def test_results_are_kept_line_by_line(tmp_path: Path) -> None:
         rows=5,
         seconds=1.0,
     )
+
+
+def test_results_are_kept_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert results.read(path) == []
+    made = measured(Cell("1h", "wait"), 3, 0.2)
     results.append(path, made)
     with path.open("ab") as file:
         file.write(b'{"cell": {"window"')  # the sweep was killed here
     assert results.read(path) == [made]
+
+
+def test_differences_are_paired_by_seed_and_only_whole_seeds_count() -> None:
+    one, other = Cell("6h", "defer"), Cell("1h", "wait")
+    # the worlds differ by much more than the two cells do
+    every = [
+        measured(cell, seed, 0.1 * seed + (0.03 if cell == other else 0.01 + 0.001 * seed))
+        for seed in range(4)
+        for cell in cells()
+        if not (seed == 3 and cell == one)
+    ]
+    found = report.by_cell(every)
+    assert [run.seed for run in found[other]] == [0, 1, 2]
+    mean, half, seeds = report.difference(found, one, other)
+    assert mean == pytest.approx(-0.019)
+    assert seeds == 3
+    assert half == pytest.approx(4.30 * 0.001 / 3**0.5)
+    assert report.interval([0.5]) == (0.5, 0.0)
+    assert "| -1.9 ± 0.2 points | 3 |" in report.differences_table(found, report.PAIRS)

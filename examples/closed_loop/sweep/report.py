@@ -94,11 +94,11 @@ def difference(results: Results, one: Cell, other: Cell) -> tuple[float, float, 
 
 
 def differences_table(results: Results, pairs: Sequence[tuple[str, Cell, Cell]]) -> str:
-    """For each pair, by name: how much less the first loses than the second."""
+    """For each pair of at least two seeds, by name: how much more the first loses."""
     lines = ["| compared | difference of regret | seeds |", "| -- | -: | -: |"]
     for name, one, other in pairs:
         mean, half, seeds = difference(results, one, other)
-        if seeds:
+        if seeds > 1:
             lines.append(f"| {name} | {100 * mean:+.1f} ± {100 * half:.1f} points | {seeds} |")
     return "\n".join(lines)
 
@@ -111,7 +111,13 @@ PAIRS: tuple[tuple[str, Cell, Cell], ...] = (
     ("`defer` 6h against `wait` 1h", Cell("6h", "defer"), Cell("1h", "wait")),
     ("`es_dfm` 6h against `wait` 1h", Cell("6h", "es_dfm"), Cell("1h", "wait")),
     ("`fake_negative` 6h against `wait` 1h", Cell("6h", "fake_negative"), Cell("1h", "wait")),
+    *(
+        (f"{w}: `{p}` against `wait`", Cell(w, p), Cell(w, "wait"))
+        for w in WINDOWS
+        for p in POLICIES[1:]
+    ),
     ("6h: `es_dfm` against `fake_negative`", Cell("6h", "es_dfm"), Cell("6h", "fake_negative")),
+    ("6h: `defer` against `fake_negative`", Cell("6h", "defer"), Cell("6h", "fake_negative")),
     ("6h: `defer` against `es_dfm`", Cell("6h", "defer"), Cell("6h", "es_dfm")),
     ("`defer`: 1d against 6h", Cell("1d", "defer"), Cell("6h", "defer")),
     ("`es_dfm`: 1d against 6h", Cell("1d", "es_dfm"), Cell("6h", "es_dfm")),
