@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,18 @@ from jobs.pipeline.config import Pipeline
 
 #: An impression: the request and the item.
 _Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample: `delays` (ms) by kind, kinds that it has `labels` of, and how it was shown."""
+
+    delays: Mapping[str, int]
+    labels: frozenset[str]
+    position: int
+    model: str | None
+
+
 _EXAMPLES = 5
 
 
@@ -37,8 +49,8 @@ class KindCheck:
 class Check:
     """What came out of the comparison. `examples`: a few lines about what is wrong.
 
-    `lost_requests`: were answered, but their features never reached the broker: a ranking service
-    was killed in between. They have no samples, and are no fault of the join.
+    `lost_requests`: were answered just before their ranking service was killed, and their features
+    never reached the broker. They have no samples, and are no fault of the join.
     """
 
     rows: int = 0
@@ -59,11 +71,16 @@ class Check:
             self.examples.append(text)
 
 
-def check(shown: Iterable[Shown], output: Path, pipeline: Pipeline) -> Check:
+def check(
+    shown: Iterable[Shown],
+    output: Path,
+    pipeline: Pipeline,
+    may_be_lost: Callable[[Shown], bool] = lambda _: False,
+) -> Check:
     """Compare all samples under `output` with the requests that were `shown`.
 
     The policy must be one that writes a last row for each impression, without sampling, and the
-    join must be drained.
+    join must be drained. `may_be_lost`: whether a request's features may be lost with a service.
     """
     found = Check(kinds={kind: KindCheck() for kind in pipeline.actions})
     windows = {kind: int(action.window) for kind, action in pipeline.actions.items()}
@@ -72,7 +89,7 @@ def check(shown: Iterable[Shown], output: Path, pipeline: Pipeline) -> Check:
     requests = {request for request, _ in rows}
     for one in shown:
         expected = _expected(one, windows)
-        lost = one.request_id not in requests and bool(expected)
+        lost = one.request_id not in requests and bool(expected) and may_be_lost(one)
         if lost:
             found.lost_requests += 1
         for (kind, item), at in one.actions.items():
@@ -80,20 +97,29 @@ def check(shown: Iterable[Shown], output: Path, pipeline: Pipeline) -> Check:
             of_kind.made += 1
             of_kind.in_window += at - one.time <= windows[kind]
             row = rows.get((one.request_id, item))
-            of_kind.labels += row is not None and kind in row
+            of_kind.labels += row is not None and kind in row.labels
         for item, delays in expected.items():
             row = rows.pop((one.request_id, item), None)
             if row is None:
                 if not lost:
                     found.missing += 1
                     found._note(f"{one.request_id} {item}: no sample, though {delays}")
-            elif row != delays:
+            elif not _says(row, one, item, delays):
                 found.wrong += 1
                 found._note(f"{one.request_id} {item}: the sample says {row}, the world {delays}")
     found.stray = len(rows)
-    for (request, item), delays in list(rows.items())[:_EXAMPLES]:
-        found._note(f"{request} {item}: a sample ({delays}) of what nobody has seen")
+    for (request, item), row in list(rows.items())[:_EXAMPLES]:
+        found._note(f"{request} {item}: a sample ({row}) of what nobody has seen")
     return found
+
+
+def _says(row: Row, shown: Shown, item: str, delays: Mapping[str, int]) -> bool:
+    """Whether a sample says what happened, and how the item was shown."""
+    if row.delays != delays or row.labels != delays.keys():
+        return False
+    if shown.asked_again:
+        return True  # the first answer may have been another one, and the join keeps that
+    return row.position == shown.items.index(item) and row.model == shown.model
 
 
 def _expected(shown: Shown, windows: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -105,18 +131,25 @@ def _expected(shown: Shown, windows: Mapping[str, int]) -> dict[str, dict[str, i
     return found
 
 
-def _rows(output: Path, kinds: list[str]) -> dict[_Key, dict[str, int]]:
-    """The last version of each sample: the delays of the kinds that it has (ms)."""
-    delays = [f"delay_{kind}_ms" for kind in kinds]
+def _rows(output: Path, kinds: list[str]) -> dict[_Key, Row]:
+    """The last version of each sample."""
+    names = ["request_id", "item_id", "position", "rank_model"]
+    of_kinds = [f"{what}_{kind}{unit}" for kind in kinds for what, unit in _COLUMNS]
     files = sorted((output / "samples").rglob("*.parquet"))
-    table = ds.dataset(files, format="parquet").to_table(
-        columns=["request_id", "item_id", "revision", *delays]
-    )
+    table = ds.dataset(files, format="parquet").to_table(columns=[*names, "revision", *of_kinds])
     table = table.sort_by("revision")
-    found: dict[_Key, dict[str, int]] = {}
-    columns = [table[name].to_pylist() for name in ("request_id", "item_id", *delays)]
-    for request, item, *values in zip(*columns, strict=True):
-        found[request, item] = {
-            kind: value for kind, value in zip(kinds, values, strict=True) if value is not None
-        }
+    found: dict[_Key, Row] = {}
+    columns = [table[name].to_pylist() for name in (*names, *of_kinds)]
+    for request, item, position, model, *values in zip(*columns, strict=True):
+        pairs = list(zip(kinds, values[::2], values[1::2], strict=True))
+        found[request, item] = Row(
+            {kind: delay for kind, delay, _ in pairs if delay is not None},
+            frozenset(kind for kind, _, label in pairs if label),
+            position,
+            model,
+        )
     return found
+
+
+#: Of a kind: when, and what. A label of no action is 0 or null (join-semantics 7).
+_COLUMNS = (("delay", "_ms"), ("label", ""))

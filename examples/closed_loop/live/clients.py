@@ -6,6 +6,7 @@ meanwhile: in event time an outage lasts no time.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,14 @@ class ServiceError(Exception):
 class Ranking:
     """An answer: the items in rank order.
 
-    `model_time`: up to when the model that scored them has learned, epoch ms; None: there was none.
+    `model`: which export has scored them, as the features say it; None: no model did.
+    `model_time`: up to when that had learned, epoch ms. `asked_again`: an earlier answer was lost.
     """
 
     items: tuple[str, ...]
+    model: str | None
     model_time: int | None
+    asked_again: bool
 
 
 class Ranker:
@@ -43,8 +47,9 @@ class Ranker:
     `waits`: how often a request had to be sent again.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, stopped: threading.Event) -> None:
+        """`stopped`: nobody waits for an answer any more."""
+        self._address, self._stopped = address, stopped
         self._session = _session()
         self.waits = 0
 
@@ -60,21 +65,27 @@ class Ranker:
             ],
         }
         answer, failures = _patiently(
-            lambda: self._session.post(f"{self._address}/rank", json=body, timeout=_TIMEOUT_S)
+            lambda: self._session.post(f"{self._address}/rank", json=body, timeout=_TIMEOUT_S),
+            self._stopped,
         )
         self.waits += failures
+        if not answer["logged"]:
+            raise ServiceError("a ranking service has dropped the features of a request")
         model = answer["model"]
         return Ranking(
             tuple(item["item_id"] for item in answer["items"]),
+            None if model is None else f"{model['run']}/{model['number']}",
             None if model is None else model["event_time"],
+            failures > 0,
         )
 
 
 class Collector:
     """A client of the action collector. `waits`: how often a batch had to be sent again."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, stopped: threading.Event) -> None:
+        """`stopped`: nobody waits for an answer any more."""
+        self._address, self._stopped = address, stopped
         self._session = _session()
         self.waits = 0
 
@@ -82,7 +93,8 @@ class Collector:
         """Returns when the broker has all of them. Raises ServiceError, also if one is rejected."""
         body = {"actions": [_as_json(action) for action in actions]}
         answer, failures = _patiently(
-            lambda: self._session.post(f"{self._address}/actions", json=body, timeout=_TIMEOUT_S)
+            lambda: self._session.post(f"{self._address}/actions", json=body, timeout=_TIMEOUT_S),
+            self._stopped,
         )
         self.waits += failures
         rejected = [one for one in answer["results"] if one["status"] != "accepted"]
@@ -110,7 +122,7 @@ def _session() -> requests.Session:
     return session
 
 
-def _patiently(send: Callable[[], requests.Response]) -> tuple[Any, int]:
+def _patiently(send: Callable[[], requests.Response], stopped: threading.Event) -> tuple[Any, int]:
     """The answer, and how often there was none."""
     end = time.monotonic() + GIVE_UP_S
     failures = 0
@@ -128,4 +140,5 @@ def _patiently(send: Callable[[], requests.Response]) -> tuple[Any, int]:
         if time.monotonic() > end:
             raise ServiceError(f"no answer within {GIVE_UP_S:.0f} s: {why}")
         failures += 1
-        time.sleep(_AGAIN_S)
+        if stopped.wait(_AGAIN_S):
+            raise ServiceError(f"stopped while it waited for an answer: {why}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from examples.closed_loop.live import page, terminal
 from examples.closed_loop.live.check import check
 from examples.closed_loop.live.clients import Collector, Ranker, ServiceError
 from examples.closed_loop.live.drive import Clock, Drive
-from examples.closed_loop.live.journal import Journal, clicks_more
+from examples.closed_loop.live.journal import ARMS, Arm, Journal, Shown, clicks_more
 from examples.closed_loop.live.readings import Readings
 from examples.closed_loop.live.system import ROOT, System
 from examples.closed_loop.world import Settings, World
@@ -40,6 +41,9 @@ _DAY_MS = 86_400_000
 _FREEZE_AT = 0.3
 #: So many that half of them show a difference of a tenth.
 _USERS, _REQUESTS_A_DAY = 1_000, 6_000
+KILLED_RANKER = "the ranking service"
+#: Of the world: longer than features wait in a service's buffer.
+_BUFFERED_MS = 30 * 60_000
 #: In a log, instead of a live table.
 _LINE_EVERY_S = 15.0
 _CAUGHT_UP_S = 240.0
@@ -69,21 +73,21 @@ def loop(
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    system = System(folder.resolve(), epsilon=epsilon)
-    with contextlib.ExitStack() as stack:
-        console.print("[bold]closed loop[/] · starting Kafka, Flink, the trainer and the rankers")
-        stack.enter_context(system)
-        world = World(seed, Settings(days=days, users=_USERS, requests_a_day=_REQUESTS_A_DAY))
-        run = _Run(system, world, days * _DAY_MS, minutes, console)
-        run.drive.start()
-        stack.callback(run.drive.stop)
-        try:
-            run.watch(kill=kill)
-            result = run.end()
-        except (LoopError, ServiceError, DeadlineError, ClusterError, BrokerError) as error:
-            console.print(f"loop: {error}", markup=False, soft_wrap=True)
-            console.print(f"loop: the logs are in {folder}", markup=False, soft_wrap=True)
-            return BAD
+    console.print("[bold]closed loop[/] · starting Kafka, Flink, the trainer and the rankers")
+    world = World(seed, Settings(days=days, users=_USERS, requests_a_day=_REQUESTS_A_DAY))
+    try:
+        with System(folder.resolve(), epsilon=epsilon) as system:
+            run = _Run(system, world, days * _DAY_MS, minutes, console)
+            run.drive.start()
+            try:
+                run.watch(kill=kill)
+                result = run.end()
+            finally:
+                run.drive.stop()
+    except _FAILURES as error:
+        console.print(f"loop: {error}", markup=False, soft_wrap=True)
+        console.print(f"loop: the logs are in {folder}", markup=False, soft_wrap=True)
+        return BAD
     target = folder / "page.html"
     target.write_text(page.render(result), encoding="utf-8")
     for text in page.summary_lines(result):
@@ -95,6 +99,10 @@ def loop(
 
 class LoopError(Exception):
     """The loop did not show what it is for; the message says why, and what to do."""
+
+
+#: What a run may end in. RuntimeError: a service has ended, and its log is shown.
+_FAILURES = (LoopError, ServiceError, DeadlineError, ClusterError, BrokerError, RuntimeError)
 
 
 class _Run:
@@ -109,13 +117,15 @@ class _Run:
         assert self._pipeline.exposure is not None
         self._seen_kind = self._pipeline.exposure.action
         self._journal = Journal()
+        stopped = threading.Event()
         self.drive = Drive(
             world,
             Clock(span_ms / 1e3 / (minutes * 60)),
-            {arm: Ranker(service.address) for arm, service in system.rankers.items()},
-            Collector(system.collector.address),
+            {arm: Ranker(service.address, stopped) for arm, service in system.rankers.items()},
+            Collector(system.collector.address, stopped),
             self._journal,
             system.settled,
+            stopped,
         )
         self._readings = Readings(system, self.drive, self._journal, self._seen_kind)
         self._frozen_at = 0
@@ -136,7 +146,7 @@ class _Run:
                 has_model = reading.model_age is not None
                 if not self._frozen_at and part >= _FREEZE_AT and has_model:
                     self._system.freeze()
-                    self._frozen_at = reading.now
+                    self._frozen_at = self.drive.now
                 while due and part >= due[0][0]:
                     _, name, fault = due.pop(0)
                     self._faults.append((name, reading.now))
@@ -164,7 +174,7 @@ class _Run:
         return [
             (0.45, "a task manager", self._system.kill_task_manager),
             (0.55, "a parameter server", self._system.kill_parameter_server),
-            (0.65, "the ranking service", self._system.kill_ranker),
+            (0.65, KILLED_RANKER, self._system.kill_ranker),
             (0.75, "the broker", self._system.kill_broker),
         ]
 
@@ -173,30 +183,29 @@ class _Run:
     def end(self) -> page.Result:
         """Lets all windows close and the trainer learn the rest; checks everything."""
         self._console.print("the world has ended; draining the join, and learning the rest")
+        wait_until(self._system.settled, _CAUGHT_UP_S, "the broker to have all features")
         self._system.drain()
+        shown = self._journal.shown
+        found = check(shown, self._system.output, self._pipeline, self._may_be_lost)
 
         def caught_up() -> bool:
+            # more than the rows: what late actions have corrected is learned once more
             reading = self._readings.take()
-            return reading.learned > 0 and reading.learned == reading.samples
+            return found.rows <= reading.learned == reading.samples
 
         wait_until(caught_up, _CAUGHT_UP_S, "the trainer to learn the rest", every_s=1.0)
-        shown = self._journal.shown
-        times = {one.model_time for one in shown if one.arm == "frozen"} - {None}
-        newer = [at for at in times if at is not None and at > self._frozen_at]
-        if newer:
-            raise LoopError("the frozen arm was ranked by a model of after it was frozen")
-        found = check(shown, self._system.output, self._pipeline)
         report = audit(self._pipeline)
         unaccounted = len(report.findings) + sum(abs(a.difference) for a in report.accounts)
-        after = [one for one in shown if one.time >= self._frozen_at]
-        difference = clicks_more(
-            *([one for one in after if one.arm == arm] for arm in ("learning", "frozen"))
-        )
+        arms = {
+            arm: [one for one in shown if one.arm == arm and one.time > self._frozen_at]
+            for arm in ARMS
+        }
+        _must_be_frozen(arms)
         return page.Result(
             shown=shown,
             readings=self._readings.taken,
             check=found,
-            difference=difference,
+            difference=clicks_more(arms["learning"], arms["frozen"]),
             unaccounted=unaccounted,
             begin=self.drive.begin,
             frozen_at=self._frozen_at,
@@ -206,6 +215,21 @@ class _Run:
             seen_kind=self._seen_kind,
             minutes=(time.monotonic() - self._begun) / 60,
         )
+
+    def _may_be_lost(self, shown: Shown) -> bool:
+        """Whether its features were in the service's buffer when that was killed."""
+        return shown.arm == "learning" and any(
+            what == KILLED_RANKER and at - _BUFFERED_MS <= shown.time <= at + _BUFFERED_MS
+            for what, at in self._faults
+        )
+
+
+def _must_be_frozen(arms: Mapping[Arm, Sequence[Shown]]) -> None:
+    """Raises LoopError if the arms do not differ in their models alone."""
+    if any(one.model is None for shown in arms.values() for one in shown):
+        raise LoopError("requests were ranked without a model after the split")
+    if len({one.model for one in arms["frozen"]}) != 1:
+        raise LoopError("the frozen arm was not ranked by one model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -55,6 +55,7 @@ class Drive:
         collector: Collector,
         journal: Journal,
         settled: Callable[[], bool],
+        stopped: threading.Event,
     ) -> None:
         """Describe it.
 
@@ -65,6 +66,7 @@ class Drive:
             collector: who takes actions.
             journal: is told what happened.
             settled: whether the broker has all features that were logged.
+            stopped: is set by `stop`; the clients look at it, too.
         """
         self._world, self._clock, self._rankers = world, clock, rankers
         self._collector, self._journal, self._settled = collector, journal, settled
@@ -72,7 +74,7 @@ class Drive:
         self._ticked = time.monotonic()
         self.now = 0
         self.failed: BaseException | None = None
-        self._stop = threading.Event()
+        self._stop = stopped
         self._thread = threading.Thread(target=self._run, name="world", daemon=True)
 
     def start(self) -> None:
@@ -122,10 +124,12 @@ class Drive:
                 request.user_id,
                 arm,
                 request.time,
+                ranking.model,
                 ranking.model_time,
                 self._world.expected_clicks(request, ranking.items),
                 self._world.expected_clicks(request, self._world.best(request)),
                 ranking.items,
+                ranking.asked_again,
             )
         )
         self._world.show(request, ranking.items)

@@ -23,18 +23,21 @@ ARMS: tuple[Arm, ...] = ("learning", "frozen")
 class Shown:
     """A request, what was shown, and what came of it. Times: epoch ms of the world.
 
-    `model_time`: up to when the model that ranked had learned; None: no model did. `expected`,
-    `best`: clicks that the world expects of this ranking, and of its own.
+    `model`: which export has ranked, and `model_time`: up to when it had learned; None: no model
+    did. `expected`, `best`: clicks that the world expects of this ranking, and of its own.
+    `asked_again`: an earlier answer was lost, and its features may be what was logged.
     """
 
     request_id: str
     user_id: str
     arm: Arm
     time: int
+    model: str | None
     model_time: int | None
     expected: float
     best: float
     items: tuple[str, ...]
+    asked_again: bool = False
     #: times of the first action, by kind and item; and the number of items by kind
     actions: dict[tuple[str, str], int] = field(default_factory=dict)
     items_with: Counter[str] = field(default_factory=Counter)

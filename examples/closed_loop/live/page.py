@@ -94,7 +94,7 @@ def _verdict(result: Result) -> str:
 
 
 def _summary(result: Result) -> str:
-    after = [one for one in result.shown if one.time >= result.frozen_at]
+    after = [one for one in result.shown if one.time > result.frozen_at]
     rows = []
     for arm in _COLOURS:
         of_arm = [one for one in after if one.arm == arm]

@@ -208,14 +208,25 @@ class System(Started):
 
         Its service is started again with the copy.
         """
-        serving, copy = self.serving, self.folder / "frozen"
-        copy.mkdir()
-        # first of all what names the newest export: all of its files are there
-        shutil.copy2(serving / CURRENT, copy / CURRENT)
-        shutil.copytree(serving, copy, ignore=shutil.ignore_patterns(CURRENT), dirs_exist_ok=True)
+        copy = self.folder / "frozen"
+        wait_until(lambda: self._copied(copy), _READY_S, "a copy of the model")
         self._write_ranking("frozen", copy)
         self.rankers["frozen"].stop()
         self.rankers["frozen"].start()
+
+    def _copied(self, copy: Path) -> bool:
+        """Whether no file went away while the exports were copied: old ones are removed."""
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        try:
+            # first of all what names the newest export: all of its files are there
+            shutil.copy2(self.serving / CURRENT, copy / CURRENT)
+            # what is being written is of a later one
+            later = shutil.ignore_patterns(CURRENT, "*.tmp")
+            shutil.copytree(self.serving, copy, ignore=later, dirs_exist_ok=True)
+        except (shutil.Error, FileNotFoundError):
+            return False
+        return True
 
     # -- what they say -----------------------------------------------------------------------------
 
@@ -242,12 +253,13 @@ class System(Started):
     def kill_parameter_server(self) -> None:
         """One of the trainer's; the trainer itself starts another one."""
         assert self.trainer.process is not None
-        servers = [
-            child
-            for child in psutil.Process(self.trainer.process.pid).children(recursive=True)
-            if "_ServerActor" in _command_of(child)
-        ]
-        servers[0].kill()
+        trainer = psutil.Process(self.trainer.process.pid)
+
+        def servers() -> list[psutil.Process]:
+            children = trainer.children(recursive=True)
+            return [child for child in children if "_ServerActor" in _command_of(child)]
+
+        wait_until(servers, _READY_S, "a parameter server to kill")[0].kill()
 
     def kill_ranker(self) -> None:
         """The one of the learning arm, which is started again."""
