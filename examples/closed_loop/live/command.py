@@ -127,6 +127,8 @@ class _Run:
             system.settled,
             stopped,
         )
+        self.drive.hold_until(self._may_go_on)
+        self._waits_since: float | None = None
         self._readings = Readings(system, self.drive, self._journal, self._seen_kind)
         self._frozen_at = 0
         self._faults: list[tuple[str, int]] = []
@@ -142,9 +144,8 @@ class _Run:
             while self.drive.runs:
                 time.sleep(1.0)
                 reading = self._readings.take()
-                part = (reading.now - self.drive.begin) / self._span_ms if reading.now else 0.0
-                has_model = reading.model_age is not None
-                if not self._frozen_at and part >= _FREEZE_AT and has_model:
+                part = self._part(reading.now)
+                if not self._frozen_at and part >= _FREEZE_AT and self._system.has_model():
                     self._system.freeze()
                     self._frozen_at = self.drive.now
                 while due and part >= due[0][0]:
@@ -160,8 +161,20 @@ class _Run:
                     self._console.print(terminal.line(reading, self.drive.begin), soft_wrap=True)
         if self.drive.failed is not None:
             raise self.drive.failed
-        if not self._frozen_at:
-            raise LoopError("no model came while the world went on; give it more --minutes")
+
+    def _part(self, now: int) -> float:
+        """Of the whole span."""
+        return (now - self.drive.begin) / self._span_ms if now else 0.0
+
+    def _may_go_on(self, now: int) -> bool:
+        """The world waits for the split, and that for the first model."""
+        if self._part(now) < _FREEZE_AT or self._frozen_at:
+            return True
+        if self._waits_since is None:
+            self._waits_since = time.monotonic()
+        elif time.monotonic() - self._waits_since > _CAUGHT_UP_S:
+            raise LoopError(f"no model came within {_CAUGHT_UP_S:.0f} s; see the trainer's log")
+        return False
 
     def _screen(self) -> contextlib.AbstractContextManager[Live | None]:
         """A place that is drawn again and again, where there is a terminal."""

@@ -75,6 +75,7 @@ class Drive:
         self.now = 0
         self.failed: BaseException | None = None
         self._stop = stopped
+        self._until: Callable[[int], bool] = lambda _: True
         self._thread = threading.Thread(target=self._run, name="world", daemon=True)
 
     def start(self) -> None:
@@ -91,6 +92,18 @@ class Drive:
         """Whether the world has not come to its end."""
         return self._thread.is_alive()
 
+    def hold_until(self, condition: Callable[[int], bool]) -> None:
+        """The world stands still while this is not true of `now`."""
+        self._until = condition
+
+    def _hold(self) -> None:
+        begun = time.monotonic()
+        while not self._until(self.now) and not self._stop.is_set():
+            self._tick()
+            time.sleep(TICK_S)
+            self._clock.pause(time.monotonic() - begun)
+            begun = time.monotonic()
+
     def stop(self) -> None:
         """Ends the world now."""
         self._stop.set()
@@ -102,9 +115,10 @@ class Drive:
                 if self._stop.is_set():
                     break
                 self._clock.wait_for(event.time)
+                self.now = event.time
+                self._hold()
                 if time.monotonic() - self._ticked > TICK_S:
                     self._tick()
-                self.now = event.time
                 if isinstance(event, Request):
                     self._rank(event)
                 else:

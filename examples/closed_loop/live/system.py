@@ -235,6 +235,10 @@ class System(Started):
         waiting = [service.metrics().get(PENDING_EVENTS) for service in self.rankers.values()]
         return all(pending == 0 for pending in waiting)
 
+    def has_model(self) -> bool:
+        """Whether the learning arm is ranked by a model."""
+        return self.rankers["learning"].metrics().get(MODEL_TIME, 0.0) > 0
+
     def pending_requests(self) -> int | None:
         """Requests that wait in the join for their deadline; None while it cannot tell."""
         path = f"/jobs/{self._job}/vertices/{self._join_vertex}/subtasks/metrics"
@@ -315,6 +319,8 @@ class System(Started):
 
 #: Of a ranking service: events that the broker does not have yet.
 PENDING_EVENTS = "sample_stitch_ranking_log_pending"
+#: And up to when its model has learned, epoch seconds; 0: it has none.
+MODEL_TIME = "sample_stitch_ranking_model_event_timestamp_seconds"
 
 
 def _port() -> int:
