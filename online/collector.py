@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,16 @@ from configuration.command_line import run as run_command
 from configuration.reading import ConfigError, Duration, Section, read
 from online.event_log import ActionLog
 from online.events import InvalidEventError
-from online.http_service import JSON, LogCounts, RefusedError, application, body_of, serve
+from online.http_service import (
+    JSON,
+    UNREADABLE,
+    LogCounts,
+    RefusedError,
+    application,
+    body_of,
+    serve,
+)
+from online.sender import may_pass
 
 PREFIX = "sample_stitch_collector"
 _ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -100,22 +109,29 @@ class Collector:
             raise RefusedError(
                 413, "too_large", f"expected at most {limit:,} actions; got {len(batch.actions):,}"
             )
-        deliveries: list[asyncio.Future[None]] = []
+        results: list[Result] = []
+        #: By the place of the action in the batch.
+        deliveries: dict[int, asyncio.Future[None]] = {}
         try:
-            results = [self._take(one, deliveries) for one in batch.actions]
+            for raw in batch.actions:
+                result, delivered = self._take(raw)
+                if delivered is not None:
+                    deliveries[len(results)] = asyncio.wrap_future(delivered)
+                results.append(result)
             if deliveries:
-                await self._delivered(deliveries)
+                await self._delivered(deliveries, results)
         finally:
             # nobody asks any more what becomes of the others
-            for one in deliveries:
+            for one in deliveries.values():
                 one.cancel()
         return Answer(results)
 
-    def _take(self, raw: msgspec.Raw, deliveries: list[asyncio.Future[None]]) -> Result:
+    def _take(self, raw: msgspec.Raw) -> tuple[Result, Future[None] | None]:
+        """What becomes of an action, and, if it is accepted, of its delivery."""
         try:
             action = self._decoder.decode(raw)
-        except msgspec.DecodeError as error:
-            return Result("rejected", "bad_action", str(error))
+        except UNREADABLE as error:
+            return Result("rejected", "bad_action", str(error)), None
         delivered: Future[None] = Future()
         try:
             accepted = self._actions.action(
@@ -129,21 +145,27 @@ class Collector:
                 delivered=delivered,
             )
         except InvalidEventError as error:
-            return Result("rejected", error.reason, str(error))
+            return Result("rejected", error.reason, str(error)), None
         if not accepted:
             raise _unavailable("too many actions wait for the broker")
-        deliveries.append(asyncio.wrap_future(delivered))
-        return Result("accepted")
+        return Result("accepted"), delivered
 
-    async def _delivered(self, deliveries: Sequence[asyncio.Future[None]]) -> None:
+    async def _delivered(
+        self, deliveries: Mapping[int, asyncio.Future[None]], results: list[Result]
+    ) -> None:
+        """Waits for all; an action that the brokers refuse for good is rejected in `results`."""
         done, pending = await asyncio.wait(
-            deliveries,
-            timeout=self._config.answer_within / 1e3,
-            return_when=asyncio.FIRST_EXCEPTION,
+            deliveries.values(), timeout=self._config.answer_within / 1e3
         )
-        errors = [error for one in done if (error := one.exception()) is not None]
-        if errors:
-            raise _unavailable(f"the broker did not take it: {errors[0]}")
+        errors = {
+            at: error
+            for at, one in deliveries.items()
+            if one in done and isinstance(error := one.exception(), Exception)
+        }
+        for at, error in errors.items():
+            if may_pass(error):
+                raise _unavailable(f"the broker did not take it: {error}")
+            results[at] = Result("rejected", "refused_by_broker", str(error))
         if pending:
             raise _unavailable("the broker has not answered in time")
 
@@ -182,7 +204,7 @@ def routes(collector: Collector, instruments: Instruments, max_body_bytes: int) 
     async def answer(request: Request) -> Answer:
         try:
             batch = msgspec.json.decode(await body_of(request, max_body_bytes), type=Batch)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise RefusedError(400, "bad_request", str(error)) from None
         return await collector.collect(batch)
 

@@ -12,13 +12,15 @@ import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from online.sender import Counts
 
 JSON = "application/json"
+#: What msgspec raises for a body that is no JSON, no UTF-8, nested too deeply, or of other types.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 #: Seconds for requests that are being answered when the service is told to end.
 _GRACE_S = 10
@@ -65,12 +67,15 @@ class LogCounts:
 
 
 async def body_of(request: Request, max_bytes: int) -> bytes:
-    """The body of a request. Raises RefusedError (413) for a larger one."""
+    """The body of a request. Raises RefusedError: 413 for a larger one, 400 for one cut short."""
     found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > max_bytes:
-            raise RefusedError(413, "too_large", f"the body has more than {max_bytes:,} bytes")
+    try:
+        async for part in request.stream():
+            found += part
+            if len(found) > max_bytes:
+                raise RefusedError(413, "too_large", f"the body has more than {max_bytes:,} bytes")
+    except ClientDisconnect:
+        raise RefusedError(400, "disconnected", "the client has gone") from None
     return bytes(found)
 
 

@@ -70,10 +70,21 @@ class Served:
                 values = [context[name]] * rows
             else:
                 values = [features.get(name) for _, features in items]
-            columns.append(pa.array(values, type_))
+            columns.append(_column(values, type_))
         table = pa.Table.from_arrays(columns, names=list(self.columns))
         predicted = self.model.predict(table, self.view)
         return np.asarray(predicted.astype(np.float64) @ self.weights)
+
+
+def _column(values: list[Any], type_: pa.DataType) -> pa.Array:
+    """Raises what pyarrow raises for a value that is not of the type."""
+    try:
+        return pa.array(values, type_)
+    except (OverflowError, pa.ArrowInvalid):
+        if not pa.types.is_floating(type_):
+            raise
+        # JSON has one kind of number, and pyarrow takes integers of 53 bits only
+        return pa.array([float(v) if type(v) is int else v for v in values], type_)
 
 
 class ModelKeeper:
@@ -117,9 +128,9 @@ class ModelKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more. An export that is being read is not waited for."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):

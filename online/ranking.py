@@ -23,15 +23,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from xxhash import xxh64_intdigest
 
 from configuration.command_line import run as run_command
 from configuration.reading import ConfigError
 from online.event_log import FeatureLog
 from online.events import InvalidEventError
 from online.exploration import Floats, Ranked
-from online.http_service import JSON, LogCounts, RefusedError, application, body_of, serve
+from online.http_service import (
+    JSON,
+    UNREADABLE,
+    LogCounts,
+    RefusedError,
+    application,
+    body_of,
+    serve,
+)
 from online.model_keeper import ModelKeeper, Served
-from online.ranking_config import RankingConfig, load
+from online.ranking_config import LogSection, RankingConfig, load
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +104,8 @@ class Ranking:
     ) -> None:
         self._config, self._keeper, self._features = config, keeper, features
         self._exploration = config.exploration.make()
-        self._rng = np.random.default_rng(seed)
+        self._seed = 0 if seed is None else seed
+        self._own = frozenset(_names(config.log))
         self._said = ""
 
     def rank(self, asked: RankRequest) -> RankAnswer:
@@ -105,20 +115,27 @@ class Ranking:
             raise RefusedError(
                 400, "bad_request", f"expected 1 to {limit} candidates; got {len(asked.candidates)}"
             )
+        for given in (asked.context, *(one.features for one in asked.candidates)):
+            if not self._own.isdisjoint(given):
+                name = min(self._own & given.keys())
+                raise RefusedError(400, "reserved_feature", f"{name!r} is what this service logs")
         items = [(one.item_id, one.features) for one in asked.candidates]
+        request_id = asked.request_id or str(uuid.uuid4())
         served = self._keeper.served
         scores, fallback, failed = self._scores(served, asked, items)
         if scores is None:
             ranked = _as_given(len(items))
         else:
-            ranked = self._exploration.rank(scores, self._rng)
+            # One that asks again (its answer was lost) is shown the same.
+            rng = np.random.default_rng([self._seed, xxh64_intdigest(request_id.encode())])
+            ranked = self._exploration.rank(scores, rng)
         order = ranked.order.tolist()
         placed = [
             RankedItem(items[at][0], None if scores is None else float(scores[at]), propensity)
             for at, propensity in zip(order, ranked.propensity.tolist(), strict=True)
         ]
         answer = RankAnswer(
-            request_id=asked.request_id or str(uuid.uuid4()),
+            request_id=request_id,
             event_time=asked.event_time if asked.event_time is not None else _now(),
             model=None if served is None or scores is None else _version(served),
             fallback=fallback,
@@ -182,6 +199,12 @@ class Ranking:
             raise RefusedError(400, error.reason, str(error)) from None
 
 
+def _names(names: LogSection) -> list[str]:
+    """The features that the service fills in itself."""
+    every = (names.score, names.propensity, names.model, names.explored)
+    return [name for name in every if name is not None]
+
+
 def _as_given(items: int) -> Ranked:
     return Ranked(np.arange(items), np.ones(items), False)
 
@@ -210,7 +233,7 @@ class Instruments:
             self._requests.labels(outcome)
         self._seconds = Histogram(
             f"{PREFIX}_seconds",
-            "Seconds from the body of a request to its answer",
+            "Seconds from the head of a request to its answer",
             buckets=_LATENCY_S,
             registry=self.registry,
         )
@@ -265,17 +288,17 @@ class Instruments:
 
 
 def routes(ranking: Ranking, instruments: Instruments, max_body_bytes: int) -> list[Route]:
-    """`POST /rank`. Ranking takes a fraction of a millisecond, so it is done in the event loop: a
-    pool of threads would only wait for the same interpreter.
+    """`POST /rank`. Ranking takes a millisecond or two, and is done in the event loop: a pool of
+    threads would only wait for the same interpreter.
     """
     decoder = msgspec.json.Decoder(RankRequest)
 
     async def rank(request: Request) -> Response:
-        body = await body_of(request, max_body_bytes)
         with instruments.timed():
+            body = await body_of(request, max_body_bytes)
             try:
                 asked = decoder.decode(body)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise RefusedError(400, "bad_request", str(error)) from None
             answer = ranking.rank(asked)
             instruments.answered(answer, len(asked.candidates))
@@ -294,7 +317,7 @@ def _serve(
         Path, typer.Option("--config", metavar="FILE", help="The service's configuration (TOML).")
     ],
     seed: Annotated[
-        int | None, typer.Option(help="Of exploration, for tests; chance when absent.")
+        int | None, typer.Option(help="Of exploration: another seed explores in other requests.")
     ] = None,
 ) -> int:
     """Rank candidates over HTTP by the trainer's newest model, and log the features as used.
@@ -303,7 +326,7 @@ def _serve(
     """
     try:
         found, pipeline = load(config)
-        features = FeatureLog(found.pipeline, max_wait_s=found.log.max_wait / 1e3)
+        features = FeatureLog(found.pipeline)
     except ConfigError as error:
         print(f"ranking: {error}", file=sys.stderr)
         return 2
@@ -324,7 +347,7 @@ def _serve(
     keeper.start()
     with features:
         serve(app, found.server.address, found.server.port)
-        keeper.stop()
+    keeper.stop()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,6 @@ class LogSection(Section, frozen=True):
     propensity: str | None = None
     model: str | None = None
     explored: str | None = None
-    max_wait: Duration = Duration(0)
 
 
 class ServerSection(Section, frozen=True):
@@ -79,11 +79,16 @@ def load(path: Path) -> tuple[RankingConfig, config.Pipeline]:
     explored = found.exploration
     if not 0 <= explored.epsilon <= 1:
         raise wrong("exploration.epsilon", f"expected 0 to 1; got {explored.epsilon}")
-    if not explored.temperature > 0:
-        raise wrong("exploration.temperature", f"expected more than 0; got {explored.temperature}")
+    if not 1e-6 <= explored.temperature <= 1e6:
+        raise wrong("exploration.temperature", f"expected 1e-6 to 1e6; got {explored.temperature}")
+    for key in ("max_candidates", "max_body_bytes"):
+        if getattr(found.server, key) < 1:
+            raise wrong(f"server.{key}", "expected at least 1")
     if not found.value:
         raise wrong("value", "expected at least one action")
-    for action in found.value:
+    for action, worth in found.value.items():
+        if not math.isfinite(worth):
+            raise wrong(f"value.{action}", f"expected a finite number; got {worth}")
         if action not in {kind.name for kind in pipeline.kinds}:
             raise wrong(f"value.{action}", "the pipeline has no such action")
     _check_log(found.log, pipeline.schema, wrong)

@@ -299,7 +299,7 @@ class Sender:
     def _fail(self, open_: _Open, error: Exception) -> None:
         """The record is tried again, if that may help and there is time."""
         now = time.monotonic()
-        again = _may_pass(error) and now + _RETRY_S <= open_.until
+        again = may_pass(error) and now + _RETRY_S <= open_.until
         with self._changed:
             if id(open_) not in self._open:
                 return
@@ -348,7 +348,7 @@ def _size(record: Record) -> int:
     return len(record.key) + 2 * len(record.value) + _OVERHEAD_BYTES
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
     """Whether the brokers may take the same record later."""
     from kafka import errors
 

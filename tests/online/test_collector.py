@@ -61,7 +61,7 @@ def collected(
     brokers = Brokers()
     monkeypatch.setattr(event_log, "_connecting", lambda *_: lambda: brokers)
     config = read(planted.collector(folder, within=within), CollectorConfig)
-    batch = msgspec.json.decode(msgspec.json.encode({"actions": actions}), type=Batch)
+    batch = Batch([msgspec.Raw(msgspec.json.encode(one)) for one in actions])
     log = ActionLog(folder / "pipeline.toml")
 
     async def both() -> Answer:
@@ -128,26 +128,28 @@ def test_brokers_that_do_not_answer_are_waited_for_no_longer_than_said(
     assert "never retrieved" not in caplog.text
 
 
-def test_brokers_that_refuse_a_record_make_the_client_send_again(
+def test_an_action_that_the_brokers_refuse_for_good_is_not_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meanwhile(brokers: Brokers, _: object) -> None:
         wait_until(lambda: len(brokers.got) == 3, 60, "all to be sent")
         brokers.got[1][1].failure(errors.PolicyViolationError())
+        for at in (0, 2):
+            brokers.got[at][1].success(None)
 
-    with pytest.raises(RefusedError) as refused:
-        collected(tmp_path, [action(n) for n in range(3)], meanwhile, monkeypatch)
-    assert refused.value.status == 503
+    answer = collected(tmp_path, [action(n) for n in range(3)], meanwhile, monkeypatch)
+    assert [one.reason for one in answer.results] == [None, "refused_by_broker", None]
 
 
 def test_a_batch_of_nothing_good_needs_no_broker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = action(1, event_time=4_000_000_000_000)
-    actions = [late, {"kind": "click"}, action(2, colour="red"), action(3, request_id=None)]
+    deep: Any = msgspec.Raw(b'{"kind": ' + b"[" * 5_000 + b"]" * 5_000 + b"}")
+    actions = [late, {"kind": "click"}, action(2, colour="red"), action(3, request_id=None), deep]
     answer = collected(tmp_path, actions, lambda *_: None, monkeypatch)
     assert [one.reason for one in answer.results] == [
-        *("future_clock", "bad_action", "bad_action", "missing_field"),
+        *("future_clock", "bad_action", "bad_action", "missing_field", "bad_action"),
     ]
 
 

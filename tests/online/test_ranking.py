@@ -139,6 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no user": ({"user_id": " "}, "blank"),
     "no candidates": ({"candidates": []}, "candidates"),
     "too many candidates": ({"candidates": planted.candidates(0, 101)}, "candidates"),
+    "what the service logs": ({"candidates": _with(rank_score=1.0)}, "rank_score"),
     "tomorrow": ({"event_time": 4_000_000_000_000}, "event_time"),
 }
 
@@ -159,6 +160,24 @@ def test_what_the_join_would_reject_is_refused_and_not_logged(
             assert field in str(refused.value), name
     assert rank.log.flush()
     assert sent.events == []
+
+
+def test_a_request_that_is_asked_again_is_ranked_again_as_before(
+    rank: Ranker, tmp_path: Path
+) -> None:
+    planted.export(tmp_path, 0, "base")
+    rank.keeper.look()
+    first = [rank(request_id=f"r-{n}") for n in range(40)]
+    again = [rank(request_id=f"r-{n}") for n in range(40)]
+    assert [one.items for one in first] == [one.items for one in again]
+    assert len({str(one.items) for one in first if one.explored}) > 3
+
+
+def test_a_whole_number_is_a_number(rank: Ranker, tmp_path: Path) -> None:
+    """Of any size that a float64 has."""
+    planted.export(tmp_path, 0, "base")
+    rank.keeper.look()
+    assert rank(candidates=_with(price=10**30)).fallback is None
 
 
 def test_without_a_model_the_order_stays_and_is_logged(
@@ -303,6 +322,10 @@ def test_a_thread_looks_until_it_is_told_not_to(tmp_path: Path) -> None:
         ('type = "epsilon"', 'type = "softmax"\ntemperature = 0.0', "exploration.temperature"),
         ('type = "epsilon"', 'type = "greedy"', "exploration.type"),
         ("click = 1.0", "share = 1.0", "value.share"),
+        ("click = 1.0", "click = nan", "value.click"),
+        ('type = "epsilon"', 'type = "softmax"\ntemperature = inf', "exploration.temperature"),
+        ("max_candidates = 100", "max_candidates = 0", "server.max_candidates"),
+        ("[server]", "[server]\nmax_body_bytes = -1", "server.max_body_bytes"),
         ("click = 1.0\npurchase = 2.5", "", "value"),
         ('"rank_score"', '"score"', "log.score"),
         ('"rank_score"', '"rank_model"', "log.score"),
