@@ -118,8 +118,14 @@ def serve(app: Any, address: str, port: int) -> None:
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    server = uvicorn.Server(configuration)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     for ending in (signal.SIGTERM, signal.SIGINT):
         # Uvicorn takes them while it serves, and then raises them again for whoever had them
-        # before. That must not end this process: its logs have events to deliver.
-        signal.signal(ending, signal.SIG_IGN)
-    uvicorn.Server(configuration).run()
+        # before. That must not end this process: its logs have events to deliver. And one that
+        # comes before uvicorn takes them must not be lost.
+        signal.signal(ending, end)
+    server.run()
