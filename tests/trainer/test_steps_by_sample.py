@@ -23,6 +23,7 @@ from trainer.evaluation.tally import Layout
 from trainer.features.batch import Targets
 from trainer.features.encode import Chunk, Encoder
 from trainer.features.keys import keys_of
+from trainer.limits import MAX_GRADIENT
 from trainer.losses import objective
 from trainer.losses.row_gradient import NUMBERS, row_gradient
 from trainer.losses.targets import LossKind, LossRules
@@ -384,6 +385,22 @@ def test_a_machine_moves_its_dense_weights_as_jax_says(heads: int) -> None:
     if shard.dense is not None and one.dense is not None:
         np.testing.assert_allclose(shard.dense.values, one.dense.values, atol=1e-3)
         assert np.abs(shard.dense.values - 1).max() > 0.1
+
+
+def test_the_gradient_of_the_dense_weights_is_bounded() -> None:
+    spec = machine_of(2, dense_rate=0.1)
+    samples = samples_of(spec, "plain")
+    samples.targets.weights[:] = 1e38
+    batch = samples.chunk.batch(0, 20)
+    states = [
+        np.full((len(bag.keys), table.floats), 1e5, np.float32)
+        for bag, table in zip(batch.tables, spec.tables, strict=True)
+    ]
+    known = [np.ones(len(s), np.uint8) for s in states]
+    walked = Walker(spec, "plain", 0.0).walk(batch, states, known, np.ones(6, np.float32))
+    assert walked.dense is not None
+    assert np.abs(walked.dense).max() == np.float32(MAX_GRADIENT)
+    assert all(np.isfinite(of).all() for of in walked.changes)
 
 
 # -- several workers -------------------------------------------------------------------------------

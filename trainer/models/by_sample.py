@@ -122,7 +122,10 @@ class Walker:
                 more = (embeddings[here].reshape(of.shape) - of).astype(np.float32)
                 moved = np.concatenate([moved, more], axis=1)
             parts.append(moved)
-        gradient = None if dense is None else of_weights.astype(np.float32).reshape(-1)
+        gradient = None
+        if dense is not None:
+            bounded = np.clip(of_weights, -MAX_GRADIENT, MAX_GRADIENT)
+            gradient = bounded.astype(np.float32).reshape(-1)
         return Walked(logits, counted, parts, gradient, int(refused))
 
 

@@ -409,6 +409,8 @@ class Session:
         self._exports.restart()
         self.runner.start(shards)
         _log.info(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
+        # the checkpoint may be of a release that had no other steps than those of a batch
+        _log.info(f"from here on a key takes a step per {self.runner.job.steps} (train.steps)")
 
     def _go_back(self, error: Exception) -> None:
         """Set all shards and the cursor to the last checkpoint, so that each sample counts once.
