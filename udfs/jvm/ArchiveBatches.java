@@ -1,42 +1,31 @@
 // Kafka's records in, as WholeRecords.java makes them; rows of the archive out (schemas/archive.py). Python
-// is asked for many of them at once what the decoders say of a value; udfs/core/archive_batches.py says
-// what is in a batch and in a reply. The bytes of a record go from the source to the file as they are;
-// Python gets a copy of the value, and of nothing else.
+// is asked for many of them at once (see UnkeyedBatches.java) what the decoders say of a value;
+// udfs/core/archive_batches.py says what is in a batch and in a reply. The bytes of a record go from the
+// source to the file as they are; Python gets a copy of the value, and of nothing else.
 
 import java.time.Instant;
 import java.time.ZoneOffset;
 import java.util.ArrayList;
 import java.util.List;
-import org.apache.flink.api.common.operators.ProcessingTimeService.ProcessingTimeCallback;
-import org.apache.flink.configuration.Configuration;
 import org.apache.flink.streaming.api.graph.StreamConfig;
-import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
 import org.apache.flink.streaming.api.operators.Output;
-import org.apache.flink.streaming.api.operators.python.embedded.AbstractEmbeddedPythonFunctionOperator;
-import org.apache.flink.streaming.api.watermark.Watermark;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
-import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
 import org.apache.flink.table.data.GenericArrayData;
 import org.apache.flink.table.data.GenericRowData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.data.StringData;
 import org.apache.flink.table.data.binary.BinaryStringData;
 
-public final class ArchiveBatches extends AbstractEmbeddedPythonFunctionOperator
-        implements OneInputStreamOperator, ProcessingTimeCallback {
+public final class ArchiveBatches extends UnkeyedBatches {
     /** The columns of a record; behind them come what Python says, and the partition. */
     private static final int TIMESTAMP = 3, VALUE = 6, HEADER_VALUES = 8, EVENT_TIME = 9;
     private static final int ITEMS = 12, MESSAGE = 14, DAY = 15, HOUR = 16, WIDTH = 17;
     private static final long HOUR_MS = 3600000L;
 
-    private final Hosted hosted;
     private final long earliest, latest;
 
-    private transient Reports reports;
-    private transient Packing batch;
-    private transient Packing values;
     private transient List records;
     private transient StreamRecord out;
     /** The hour of the last row, since 1970, and the partition of it. */
@@ -54,88 +43,33 @@ public final class ArchiveBatches extends AbstractEmbeddedPythonFunctionOperator
             Output output,
             ProcessingTimeService processingTime)
             throws Exception {
-        super((Configuration) references[0]);
-        hosted = new Hosted(references);
+        super(references, task, streamConfig, output, processingTime);
         earliest = Long.parseLong((String) references[hosted.end]);
         latest = Long.parseLong((String) references[hosted.end + 1]);
-        setup(task, streamConfig, output);
-        setProcessingTimeService(processingTime);
     }
 
     public void open() throws Exception {
-        batch = new Packing();
-        values = new Packing();
         records = new ArrayList();
         out = new StreamRecord(null);
         lastHour = Long.MIN_VALUE;
-        reports = hosted.reports(getMetricGroup());
         super.open();
     }
 
-    public void openPythonInterpreter() {
-        hosted.open(interpreter, null);
-    }
-
-    public void close() throws Exception {
-        if (reports != null) {
-            reports.close(getRuntimeContext());
-        }
-        super.close();
-    }
-
-    public void processElement(StreamRecord record) throws Exception {
-        RowData row = (RowData) record.getValue();
-        values.array(2);
+    void add(RowData row, Packing to) {
+        to.array(2);
         if (row.isNullAt(VALUE)) {
-            values.nil();
+            to.nil();
         } else {
             byte[] value = row.getBinary(VALUE);
-            values.binary(value, 0, value.length);
+            to.binary(value, 0, value.length);
         }
-        values.integer(row.getLong(TIMESTAMP));
+        to.integer(row.getLong(TIMESTAMP));
         records.add(row);
-        if (hosted.full(records.size(), values.at)) {
-            flush();
-        } else {
-            hosted.wake(getProcessingTimeService(), this);
-        }
-    }
-
-    public void onProcessingTime(long time) throws Exception {
-        hosted.woken();
-        flush();
-    }
-
-    public void processWatermark(Watermark mark) throws Exception {
-        flush();
-        output.emitWatermark(mark);
-    }
-
-    public void processWatermarkStatus(WatermarkStatus status) throws Exception {
-        flush();
-        super.processWatermarkStatus(status);
-    }
-
-    public void prepareSnapshotPreBarrier(long checkpoint) throws Exception {
-        flush();
-        super.prepareSnapshotPreBarrier(checkpoint);
-    }
-
-    public void finish() throws Exception {
-        flush();
-        super.finish();
     }
 
     /** The reply: [for each record: event time, request id, user id, items, reason, message; reports]. */
-    private void flush() throws Exception {
-        if (records.isEmpty()) {
-            return;
-        }
-        batch.clear();
-        batch.array(records.size());
-        batch.raw(values.bytes, 0, values.at);
-        values.clear();
-        Packed in = new Packed((byte[]) interpreter.invokeMethod("host", "run", batch.copy()));
+    boolean perform(byte[] reply) throws Exception {
+        Packed in = new Packed(reply);
         in.array();
         int n = in.array();
         for (int i = 0; i < n; i++) {
@@ -153,6 +87,7 @@ public final class ArchiveBatches extends AbstractEmbeddedPythonFunctionOperator
         }
         records.clear();
         reports.perform(in, output);
+        return false;
     }
 
     /** A row of the archive with what the record has, and its partition. */

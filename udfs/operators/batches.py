@@ -127,7 +127,7 @@ def records(
         ],
         uid=uid,
         parallelism=parallelism,
-        needs=("Hosted", "Packed", "Packing", "Reports"),
+        needs=("UnkeyedBatches", "Hosted", "Packed", "Packing", "Reports"),
     )
 
 
@@ -153,7 +153,7 @@ def whole_records(
         row_type,
         [*_hosted(j_stream, host, limits, counters, ()), *map(str, times)],
         uid=uid,
-        needs=("Hosted", "Packed", "Packing", "Reports"),
+        needs=("UnkeyedBatches", "Hosted", "Packed", "Packing", "Reports"),
     )
 
 
