@@ -22,6 +22,10 @@ PipelineFile = Annotated[
 TrainerFile = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The trainer's configuration (TOML).")
 ]
+#: `--config FILE`: that of a service beside an application.
+ServiceFile = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The service's configuration (TOML).")
+]
 #: `--set a.b=value`, any number of times; None when there is none.
 Overrides = Annotated[
     list[str] | None,

@@ -12,17 +12,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-import typer
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from configuration import paths
+from configuration.command_line import ServiceFile
 from configuration.command_line import run as run_command
 from configuration.reading import ConfigError, Duration, Section, read
 from online.event_log import ActionLog
@@ -235,9 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(
-    config: Annotated[
-        Path, typer.Option("--config", metavar="FILE", help="The service's configuration (TOML).")
-    ],
+    config: ServiceFile,
 ) -> int:
     """Take actions over HTTP, and answer when the broker has them.
 

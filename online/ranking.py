@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from xxhash import xxh64_intdigest
 
+from configuration.command_line import ServiceFile
 from configuration.command_line import run as run_command
 from configuration.reading import ConfigError
 from online.event_log import FeatureLog
@@ -313,9 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(
-    config: Annotated[
-        Path, typer.Option("--config", metavar="FILE", help="The service's configuration (TOML).")
-    ],
+    config: ServiceFile,
     seed: Annotated[
         int | None, typer.Option(help="Of exploration: another seed explores in other requests.")
     ] = None,

@@ -106,6 +106,14 @@ def stop(*processes: ProcessId, deadline_s: float = _STOP_DEADLINE_S) -> None:
         _release(process)
 
 
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty when it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def kill(process: ProcessId) -> None:
     """Kill the process and its group at once (SIGKILL), as a crash would."""
     _kill_group(process)

@@ -34,6 +34,12 @@ def is_installed() -> bool:
     return shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 
 
+def parsed(text: str) -> dict[str, float]:
+    """The values in Prometheus' text format, by name and labels as they stand there."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
 @dataclass(frozen=True)
 class Series:
     """One series of an answer: its labels, and (seconds since the epoch, value) in order."""

@@ -11,16 +11,15 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from online import ActionLog, FeatureLog, InvalidEventError
 from services.kafka_broker import KafkaBroker
 from services.waiting import wait_until
 from tests.e2e import local_job
+from tests.online import reading
 
 pytestmark = pytest.mark.thorough
 
@@ -76,24 +75,6 @@ def _pipeline(folder: Path, name: str, servers: str, properties: str = "") -> Pa
     return path
 
 
-def _records(broker: KafkaBroker, topic: str) -> list[Any]:
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap_servers)
-    try:
-        partitions = [
-            TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()
-        ]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(partitions)
-        found: list[Any] = []
-        while any(consumer.position(one) < ends[one] for one in partitions):
-            for records in consumer.poll(timeout_ms=1_000).values():
-                found += records
-        return found
-    finally:
-        consumer.close()
-
-
 def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: Path) -> None:
     for stream in ("features", "actions"):
         broker.create_topic(f"killed-{stream}", partitions=3)
@@ -132,7 +113,7 @@ def test_a_broker_that_is_killed_costs_no_event(broker: KafkaBroker, tmp_path: P
         assert actions.flush(120)
         for counts in (features.counts, actions.counts):
             assert (counts.accepted, counts.delivered, counts.lost) == (REQUESTS, REQUESTS, 0)
-    logged = _records(broker, "killed-features")
+    logged = reading.records(broker.bootstrap_servers, "killed-features")
     # what was on its way when the broker died may be there twice
     assert set(Counter(record.key.decode() for record in logged)) == {
         f"r-{n}" for n in range(REQUESTS)
@@ -166,7 +147,10 @@ def test_a_record_that_the_broker_refuses_is_lost_alone(
         assert log.flush(120)
         assert (log.counts.delivered, log.counts.lost) == (299, 1)
     assert lost == [b"r-100"]
-    keys = [record.key.decode() for record in _records(broker, "large-features")]
+    keys = [
+        record.key.decode()
+        for record in reading.records(broker.bootstrap_servers, "large-features")
+    ]
     assert keys == [f"r-{n}" for n in range(300) if n != 100]
 
 
@@ -208,7 +192,9 @@ def test_an_application_that_ends_delivers_first(broker: KafkaBroker, tmp_path: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    keys = [record.key.decode() for record in _records(broker, "ends-features")]
+    keys = [
+        record.key.decode() for record in reading.records(broker.bootstrap_servers, "ends-features")
+    ]
     assert sorted(keys) == sorted(f"r-{n}" for n in range(3_000)), done.stderr
 
 
@@ -234,4 +220,6 @@ def test_a_log_logs_in_as_the_job_does_and_says_what_it_waits_for(
                 assert log.counts.lost == 1
             else:
                 assert log.close(60)
-    assert [record.key for record in _records(broker, "login-features")] == [b"r-1"]
+    assert [
+        record.key for record in reading.records(broker.bootstrap_servers, "login-features")
+    ] == [b"r-1"]

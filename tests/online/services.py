@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from services import process
+from services import process, prometheus
 from services.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,9 +107,7 @@ class Service:
     def metrics(self) -> dict[str, float]:
         """All samples, by name and labels as they are written."""
         with self.client() as client:
-            lines = client.get("/metrics").body.decode().splitlines()
-        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
+            return prometheus.parsed(client.get("/metrics").body.decode())
 
     def kill(self) -> None:
         """As a crash would."""

@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.trainer import data
 from services import prometheus
+from services.process import command_of
 from services.prometheus import Prometheus
 from services.waiting import DeadlineError, wait_until
 from tests.trainer.processes import Trainer
@@ -153,14 +154,6 @@ def test_every_alert_fires_for_its_cause(tmp_path: Path, trainers: list[Trainer]
         trainer.end()
         fire("TrainerDown")
     assert fired == SHORTER.keys() - {"TrainerRefusesSamples"}
-
-
-def command_of(process: psutil.Process) -> str:
-    """Empty when it has ended meanwhile."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 class Files:

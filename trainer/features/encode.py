@@ -98,6 +98,16 @@ class Encoder:
         times = table["event_time"].to_numpy()
         return Chunk(columns, targets, times, self.slices.of(table), self._of_table)
 
+    def candidates(self, table: pa.Table) -> Batch:
+        """A batch of rows that are to be ranked: they have neither a time nor labels.
+
+        Raises ReadError.
+        """
+        rows = table.num_rows
+        table = table.append_column("event_time", pa.array(np.zeros(rows, np.int64)))
+        none = np.zeros((rows, 0), np.float32)
+        return self.chunk(table, Targets(none, none, none, none)).batch(0, rows)
+
 
 class Chunk:
     """Encoded rows, from which batches are cut."""

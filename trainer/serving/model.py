@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from trainer.features.batch import Batch, Floats, Targets
+from trainer.features.batch import Floats
 from trainer.features.encode import Encoder
 from trainer.models import bags
 from trainer.models.network import Network, padded
@@ -70,7 +70,7 @@ class ServedModel:
         when absent. Raises KeyError for a column that is missing.
         """
         view = self.view if view is None else view
-        batch = self._batch(candidates)
+        batch = self._encoder.candidates(candidates.select(self.columns))
         values = [self._values(view, n, bag.keys) for n, bag in enumerate(batch.tables)]
         linear, pooled = bags.sums(self.spec, batch, values, padded(batch.rows))
         logits = np.asarray(self._logits(linear, pooled, view.dense))
@@ -84,11 +84,3 @@ class ServedModel:
         if len(missing):
             values[missing] = self._starts[table].pull(keys[missing])[0]
         return values
-
-    def _batch(self, candidates: pa.Table) -> Batch:
-        rows = candidates.num_rows
-        table = candidates.select(self.columns)
-        # a time and labels are of samples, not of what is to be ranked
-        table = table.append_column("event_time", pa.array(np.zeros(rows, np.int64)))
-        none = np.zeros((rows, 0), np.float32)
-        return self._encoder.chunk(table, Targets(none, none, none, none)).batch(0, rows)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from examples.closed_loop.events import Request
 from trainer.config import TrainerConfig
-from trainer.features.batch import Floats, Targets
+from trainer.features.batch import Floats
 from trainer.features.encode import Encoder
 from trainer.losses.base_rate import starting_logits
 from trainer.losses.targets import targets
@@ -110,9 +110,7 @@ class Scorer:
         """
         table = candidate_table(requests, self._encoder.columns)
         rows = table.num_rows
-        none = np.zeros((rows, 0), np.float32)
-        table = table.append_column("event_time", pa.array(np.zeros(rows, np.int64)))
-        batch = self._encoder.chunk(table, Targets(none, none, none, none)).batch(0, rows)
+        batch = self._encoder.candidates(table)
         pulled = self._shard.pull(0, [bag.keys for bag in batch.tables], dense=True)
         values = [of_table for of_table, _ in pulled.tables]
         if self._logits is None:

@@ -21,7 +21,7 @@ import tomli
 import tomli_w
 
 from examples.closed_loop.live.journal import ARMS, Arm
-from services import process
+from services import process, prometheus
 from services.flink_cluster import ClusterError, FlinkCluster
 from services.kafka_broker import KafkaBroker
 from services.process import ProcessId
@@ -96,7 +96,7 @@ class Service:
     def metrics(self) -> dict[str, float]:
         """Its series by name, labels included as they stand; empty while it does not answer."""
         with contextlib.suppress(OSError):
-            return parse_metrics(self.get("/metrics").text)
+            return prometheus.parsed(self.get("/metrics").text)
         return {}
 
     def kill(self) -> None:
@@ -108,12 +108,6 @@ class Service:
         """It may finish what it does."""
         if self.process is not None:
             process.stop(self.process)
-
-
-def parse_metrics(text: str) -> dict[str, float]:
-    """The series of Prometheus' text format, by name and labels."""
-    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 class System(Started):
@@ -261,7 +255,7 @@ class System(Started):
 
         def servers() -> list[psutil.Process]:
             children = trainer.children(recursive=True)
-            return [child for child in children if "_ServerActor" in _command_of(child)]
+            return [child for child in children if "_ServerActor" in process.command_of(child)]
 
         wait_until(servers, _READY_S, "a parameter server to kill")[0].kill()
 
@@ -329,11 +323,3 @@ def _port() -> int:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
-
-
-def _command_of(child: psutil.Process) -> str:
-    """Empty when it has ended meanwhile."""
-    try:
-        return " ".join(child.cmdline())
-    except psutil.Error:
-        return ""
