@@ -25,6 +25,7 @@ from schemas.samples import samples as sample_layout
 from tests.effort import examples
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Manifest
+from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout, Limited, Tally
 from trainer.features.encode import Encoder
 from trainer.features.keys import keys_of
@@ -32,7 +33,6 @@ from trainer.limits import MAX_GRADIENT, MAX_VALUE, MIN_SAMPLING_RATE, transform
 from trainer.losses.targets import LossKind, LossRules, Sampling, targets
 from trainer.models.by_sample import OPTIMIZERS
 from trainer.run.learner import Learner
-from trainer.run.steps import StepsPer
 from trainer.server.commands import COMMANDS
 from trainer.server.parameters import LocalParameters
 from trainer.server.replicas import Replica, Replicas

@@ -19,6 +19,7 @@ import pytest
 
 from configuration.reading import ConfigError
 from tests.trainer import runs
+from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout
 from trainer.features.batch import Targets
 from trainer.features.encode import Chunk, Encoder
@@ -29,7 +30,6 @@ from trainer.losses.row_gradient import NUMBERS, row_gradient
 from trainer.losses.targets import LossKind, LossRules
 from trainer.models.by_sample import Walker
 from trainer.run.learner import Learner
-from trainer.run.steps import StepsPer
 from trainer.server.client import RemoteParameters
 from trainer.server.host import Host
 from trainer.server.parameters import LocalParameters

@@ -24,6 +24,7 @@ import pytest
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.samples import samples as sample_layout
+from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout
 from trainer.features.encode import SliceNames
 from trainer.features.keys import keys_of
@@ -31,7 +32,6 @@ from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Cursor, Ledger, Planner
 from trainer.run.job import Job, Task
 from trainer.run.local import LocalRunner
-from trainer.run.steps import StepsPer
 from trainer.spec import Encoding, Ftrl, ModelSpec, Segment, Slot, TableSpec
 from trainer.table import optimizers
 from trainer.table.optimizers import Floats, Positions

@@ -2,8 +2,8 @@
 
 Learning sample by sample needs a gradient after every row, where a call of JAX would cost more than
 the row. The formulas are those of `objective`, differentiated by hand: a weighted log loss has the
-gradient weight * (p - label), and importance weights are constants. `tests/trainer/test_losses.py`
-holds the two against each other.
+gradient weight * (p - label), and importance weights are constants.
+`tests/trainer/test_steps_by_sample.py` holds the two against each other.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202

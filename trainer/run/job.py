@@ -9,13 +9,13 @@ from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema
 from schemas.samples import samples as sample_layout
 from trainer.config import TrainerConfig
+from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout
 from trainer.features.encode import MOST_SLICES
 from trainer.losses.targets import LossRules
 from trainer.reading.ledger import Entry, Ticket
 from trainer.run.clocks import Consistency
 from trainer.run.start import base_of
-from trainer.run.steps import StepsPer
 from trainer.spec import ModelSpec
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout, Tally
 from trainer.features.batch import Batch
 from trainer.losses.targets import LossRules
@@ -14,7 +15,7 @@ from trainer.models import bags
 from trainer.run.batch_steps import BatchSteps
 from trainer.run.job import Outcome
 from trainer.run.sample_steps import SampleSteps
-from trainer.run.steps import Steps, StepsPer
+from trainer.run.steps import Steps
 from trainer.server.parameters import Parameters
 from trainer.spec import ModelSpec
 

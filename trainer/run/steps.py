@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from trainer.features.batch import Batch, Floats
 from trainer.server.shard import Pulled
-
-#: The configuration's `train.steps`.
-StepsPer = Literal["sample", "batch"]
 
 
 @dataclass

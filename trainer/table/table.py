@@ -237,9 +237,9 @@ class Table:
             k.update(state, positions, gradients, first)
 
     def change(self, keys: Keys, changes: Floats, counts: Counts | None, now: int) -> None:
-        """Add what a worker's own steps have changed: `changes`, (keys, floats), of the states that
+        """Add what a worker's own steps have changed of the states that `pull_states` gave.
 
-        `pull_states` gave. All else is as in `push`.
+        `changes`: (keys, floats). All else is as in `push`.
         """
         positions = self._pushed(keys, counts, now)
         for state, first in zip(self._states, self._first_of_state, strict=True):

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from examples.closed_loop.events import Request
 from examples.closed_loop.world import DAY, HOUR, World
+
+Flags = npt.NDArray[np.bool_]
 
 #: Ages at which new items are looked at, in hours: the upper ends.
 AGES = (1, 2, 4, 8, 16, 24, 72)
@@ -60,8 +63,7 @@ class Referee:
 
     def regret(self, since: int, until: int | None = None) -> float:
         """The share of the best ranking's clicks that is lost."""
-        chosen = self._between(since, until)
-        return float(1 - np.array(self.clicks)[chosen].sum() / np.array(self.best)[chosen].sum())
+        return self._lost(self._between(since, until))
 
     def new_interest(self, at: int) -> tuple[list[float], list[float]]:
         """Of those with the new interest, clicks and best clicks of each hour, (hours,).
@@ -81,17 +83,18 @@ class Referee:
 
     def new_interest_lost(self, at: int, hours: int = 24) -> float:
         """The regret of those with the new interest in the hours after it began."""
-        times, touched = np.array(self.times), np.array(self.touched)
-        chosen = touched & (times >= at) & (times < at + hours * HOUR)
-        return float(1 - np.array(self.clicks)[chosen].sum() / np.array(self.best)[chosen].sum())
+        return self._lost(np.array(self.touched) & self._between(at, at + hours * HOUR))
 
     def new_item_h(self) -> float:
         """The age in hours at which a good item is ranked as high as good old ones are."""
         return age_ranked_well(self.there, self.hits)
 
-    def _between(self, since: int, until: int | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _lost(self, chosen: Flags) -> float:
+        return float(1 - np.array(self.clicks)[chosen].sum() / np.array(self.best)[chosen].sum())
+
+    def _between(self, since: int, until: int | None) -> Flags:
         times = np.array(self.times)
-        chosen: np.ndarray[tuple[int], np.dtype[np.bool_]] = times >= since
+        chosen: Flags = times >= since
         return chosen if until is None else chosen & (times < until)
 
 

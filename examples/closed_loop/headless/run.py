@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -180,9 +180,3 @@ class Run:
             found / max(len(counted), 1),
             self._predicted / max(self._seen_clicks, 1),
         )
-
-
-def rankings_of(result: Result, since: int) -> Iterator[tuple[str, float, float]]:
-    """Arm, CTR and regret, of the requests from a time on."""
-    for arm, referee in result.referees.items():
-        yield arm, referee.ctr(result.views, since), referee.regret(since)

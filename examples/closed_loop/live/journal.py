@@ -55,7 +55,6 @@ class Journal:
 
     def __init__(self) -> None:
         self.shown: list[Shown] = []
-        self.sent_actions = 0
         self._by_id: dict[str, Shown] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +68,6 @@ class Journal:
         """The broker has these."""
         with self._lock:
             for action in actions:
-                self.sent_actions += 1
                 self._by_id[action.request_id].act(action)
 
     def clicks_on(self, requests: Iterable[str]) -> int:

@@ -69,11 +69,6 @@ def render(result: Result) -> str:
     return document("The closed loop", parts)
 
 
-def verdict(result: Result) -> str:
-    """Whether learning pays, in one sentence."""
-    return _verdict(result)
-
-
 def _what(result: Result) -> str:
     days = (result.shown[-1].time - result.begin) / _DAY_MS
     return (
@@ -84,6 +79,7 @@ def _what(result: Result) -> str:
 
 
 def _verdict(result: Result) -> str:
+    """Whether learning pays, in one sentence."""
     found = result.difference
     says = "more" if found.value > 0 else "fewer"
     excludes = "excludes" if found.low > 0 or found.high < 0 else "contains"
