@@ -42,9 +42,9 @@ TRAINER_PATHS = $(filter tests/trainer% tests/online%,$(ARGS))
 # The tests of the services start a broker.
 RUN_TRAINER = JAVA_HOME="$$(.venv/bin/python -m services.java)" $(TRAINER_PY)
 # Two processes: much of the time a test waits for Flink or Kafka. A file's tests stay together,
-# since they share what they start.
+# since they share what they start. tests/conftest.py orders the files, so xdist does not.
 WORKERS ?= 2
-PARALLEL = -n $(WORKERS) --dist loadfile
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 RUN_TESTS = jobs=5; trainer=5; \
 	$(if $(or $(JOBS_PATHS),$(if $(TRAINER_PATHS),,all)), \
 		{ $(RUN) $(PY) -m pytest $(PARALLEL) $(1) $(filter-out $(TRAINER_PATHS),$(ARGS)); jobs=$$?; };) \
