@@ -160,11 +160,15 @@ setup-bench-trainer: setup-jobs ## install what `make bench-trainer` needs
 setup-bench-join: ## install what `make bench` compares the join with: Spark, Quix Streams
 	$(BOOTSTRAP) join-bench
 
+.PHONY: setup-readers
+setup-readers: ## install what docs/reading-samples.md reads with (LEVEL=readers-torch: PyTorch too, 3 GB)
+	$(BOOTSTRAP) $(or $(LEVEL),readers)
+
 .PHONY: clean
 clean: ## stop the local services, and delete everything that make has created
 	@if [ -x .venv/bin/python ]; then \
 		$(PY) -m services.flink_cluster down; $(PY) -m services.kafka_broker down; fi
-	rm -rf .venv .venv-trainer .venv-join-bench .uv .run pom-free/jars out *.egg-info \
+	rm -rf .venv .venv-trainer .venv-join-bench .venv-readers .uv .run pom-free/jars out *.egg-info \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -253,6 +257,8 @@ lock-python: ## resolve requirements/*.lock from *.in (ARGS=--upgrade takes newe
 	$(UV_COMPILE) trainer-dev.in -o trainer-dev.lock
 	$(UV_COMPILE) trainer-bench.in -o trainer-bench.lock
 	$(UV_COMPILE) join-bench.in -o join-bench.lock
+	$(UV_COMPILE) readers.in -o readers.lock
+	$(UV_COMPILE) readers-torch.in -o readers-torch.lock
 	$(UV_COMPILE) java.in -o java.lock
 	$(UV_COMPILE) build.in -o build.lock
 

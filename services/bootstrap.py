@@ -10,11 +10,13 @@
     trainer-dev   what the second part of `make test` and `make check` needs on top
     trainer-bench what `make bench-trainer` needs on top
     join-bench    Spark and Quix Streams, which `make bench` compares the join with
+    readers       what docs/reading-samples.md reads the samples with, apart from PyTorch
+    readers-torch PyTorch on top (3 GB, for from PyPI it comes with CUDA)
 
 Makes ``.uv/`` (the installer, pinned), the environments of the levels (``.venv/``,
-``.venv-trainer/`` and ``.venv-join-bench/``: exactly what the locks say, and this project in
-editable form), and the jars. A stamp in each environment remembers the locks it was made from, so
-that a second run has nothing to do.
+``.venv-trainer/``, ``.venv-join-bench/`` and ``.venv-readers/``: exactly what the locks say, and
+this project in editable form), and the jars. A stamp in each environment remembers the locks it was
+made from, so that a second run has nothing to do.
 
 Standard library only.
 """
@@ -88,9 +90,11 @@ TRAINER = Environment(
 JOIN_BENCH = Environment(
     ROOT / ".venv-join-bench", ROOT, ("join-bench",), {"join-bench": ("spark",)}
 )
+# Newer versions of pyarrow and pandas than Flink's, and none of what the trainer needs.
+READERS = Environment(ROOT / ".venv-readers", ROOT, ("readers", "readers-torch"))
 LEVELS = {
     level: environment
-    for environment in (JOBS, TRAINER, JOIN_BENCH)
+    for environment in (JOBS, TRAINER, JOIN_BENCH, READERS)
     for level in environment.levels
 }
 

@@ -40,6 +40,7 @@ def test_every_package_is_pinned_with_hashes_and_without_addresses(name: str) ->
         ("trainer.lock", "online.lock"),
         ("online.lock", "trainer-dev.lock"),
         ("trainer-dev.lock", "trainer-bench.lock"),
+        ("readers.lock", "readers-torch.lock"),
     ],
 )
 def test_a_lock_holds_all_of_the_one_before_it_at_the_same_versions(part: str, whole: str) -> None:
