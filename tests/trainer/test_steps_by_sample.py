@@ -6,6 +6,7 @@ for each key, and a loop over samples.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from trainer.features.encode import Chunk, Encoder
 from trainer.features.keys import keys_of
 from trainer.limits import MAX_GRADIENT
 from trainer.losses import objective
-from trainer.losses.row_gradient import NUMBERS, row_gradient
+from trainer.losses.row_gradient import NUMBERS, action_gradient
 from trainer.losses.targets import LossKind, LossRules
 from trainer.models.by_sample import Walker
 from trainer.run.learner import Learner
@@ -270,26 +271,30 @@ def test_a_row_has_the_gradient_that_jax_finds(loss: LossKind, offset: float) ->
     targets = labels, weights, delayed, late_weights
     expected = jax.grad(lambda x: objective.row_losses(loss, x, *targets, offset))(logits)
     counts = objective.evaluation_weights(loss, logits, labels, weights, offset)
-    gradient, counted = np.zeros(2 + late), np.zeros(2)
-    for row in range(rows):
-        of_row = tuple(array[row] for array in targets)
-        assert row_gradient(
-            NUMBERS[loss], offset, logits[row].astype(np.float64), of_row, gradient, counted
+    for row, a in itertools.product(range(rows), range(2)):
+        of_late = (0.0, np.float32(0), np.float32(0))
+        if late:
+            of_late = (float(logits[row, 2 + a]), delayed[row, a], late_weights[row, a])
+        gradient, of_delay, counted, finite = action_gradient(
+            NUMBERS[loss], offset, float(logits[row, a]), labels[row, a], weights[row, a], *of_late
         )
-        np.testing.assert_allclose(gradient, expected[row], rtol=2e-5, atol=1e-6)
-        np.testing.assert_allclose(counted, counts[row], rtol=2e-5, atol=1e-6)
+        assert finite
+        found = [gradient, of_delay] if late else [gradient]
+        np.testing.assert_allclose(found, expected[row, a::2], rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(counted, counts[row, a], rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", [0.0, 90.0, 800.0, 1e9])
 def test_the_gradient_is_finite_for_any_logits(loss: LossKind, size: float) -> None:
-    late = 1 if loss in ("es_dfm", "defer") else 0
-    one = np.ones(1, np.float32)
+    one = np.float32(1)
     for sign, other, label in ((a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (0, 1)):
-        of_row = one * label, one, one[:late] * label, one[:late]
-        gradient, counted = np.zeros(1 + late), np.zeros(1)
-        logits = np.array([sign * size, other * size])[: 1 + late]
-        assert row_gradient(NUMBERS[loss], 0.0, logits, of_row, gradient, counted)
+        of_action = sign * size, one * label, one
+        assert all(
+            np.isfinite(
+                action_gradient(NUMBERS[loss], 0.0, *of_action, other * size, *of_action[1:])
+            )
+        )
 
 
 def test_a_key_that_is_not_admitted_yet_is_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:

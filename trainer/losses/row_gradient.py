@@ -38,37 +38,37 @@ def _fnw(p, label):
 
 
 @njit(cache=True, nogil=True)
-def row_gradient(loss, offset, logits, targets, gradient, counted):
-    """Fill in `gradient`, of the row's loss by its logits, and how much the row counts in metrics.
+def action_gradient(loss, offset, logit, label, weight, late_logit, late_label, late_weight):
+    """The gradient of a row's loss by the logits of one action.
 
-    `loss`: of `NUMBERS`. `logits`, `gradient`: float64 (heads,). `targets`: the row's part of each
-    array of `Targets`, (actions,) and (actions,) or (0,). `counted`: float64 (actions,). Returns
-    whether all of them are finite.
+    `loss`: of `NUMBERS`. `label`, `weight`, `late_label`, `late_weight`: the row's in the arrays of
+    `Targets`. What begins with `late` is of the head that predicts delay, and is not used where
+    the loss has none.
+
+    Returns the gradient by `logit`, that by `late_logit` (0: the loss has none), how much the row
+    counts in metrics, and whether all of them are finite. All are numbers, not arrays, because a
+    call with arrays counts references, which took longer than the loss.
     """
-    labels, weights, delayed, delayed_weights = targets
-    actions = len(labels)
+    positive = label > 0.5
+    importance, late = 1.0, 0.0
     finite = True
-    for a in range(actions):
-        logit, label, weight = logits[a], labels[a], weights[a]
-        positive = label > 0.5
-        importance = 1.0
-        if loss == _FNW:
-            importance = _fnw(_sigmoid(logit), label)
-        elif loss in (_ES_DFM, _DEFER):
-            p, q = _sigmoid(logit), _sigmoid(-logit)
-            d, d_label = _sigmoid(logits[actions + a]), delayed[a]
-            d_weight = np.float64(delayed_weights[a])
-            if loss == _ES_DFM:
-                importance = (1.0 + d) * (1.0 if positive else 1.0 / (1.0 + d / max(q, _TINY)))
-                d_weight *= _fnw(d, d_label)
-            elif positive:
-                importance = 1.0 / (1.0 - 0.5 * min(d / max(p, _TINY), 1.0))
-            else:
-                importance = 1.0 / (1.0 + 0.5 * d / max(q, _TINY))
-            gradient[actions + a] = d_weight * (d - (1.0 if d_label > 0.5 else 0.0))
-            finite &= np.isfinite(gradient[actions + a]) and np.isfinite(logits[actions + a])
-        p = _sigmoid(logit + offset)
-        gradient[a] = weight * importance * (p - (1.0 if positive else 0.0))
-        counted[a] = weight * importance * (1.0 if positive else np.exp(offset))
-        finite &= np.isfinite(logit) and np.isfinite(gradient[a]) and np.isfinite(counted[a])
-    return finite
+    if loss == _FNW:
+        importance = _fnw(_sigmoid(logit), label)
+    elif loss in (_ES_DFM, _DEFER):
+        p, q = _sigmoid(logit), _sigmoid(-logit)
+        d = _sigmoid(late_logit)
+        d_weight = np.float64(late_weight)
+        if loss == _ES_DFM:
+            importance = (1.0 + d) * (1.0 if positive else 1.0 / (1.0 + d / max(q, _TINY)))
+            d_weight *= _fnw(d, late_label)
+        elif positive:
+            importance = 1.0 / (1.0 - 0.5 * min(d / max(p, _TINY), 1.0))
+        else:
+            importance = 1.0 / (1.0 + 0.5 * d / max(q, _TINY))
+        late = d_weight * (d - (1.0 if late_label > 0.5 else 0.0))
+        finite = np.isfinite(late) and np.isfinite(late_logit)
+    p = _sigmoid(logit + offset)
+    gradient = weight * importance * (p - (1.0 if positive else 0.0))
+    counted = weight * importance * (1.0 if positive else np.exp(offset))
+    finite &= np.isfinite(logit) and np.isfinite(gradient) and np.isfinite(counted)
+    return gradient, late, counted, finite

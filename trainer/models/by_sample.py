@@ -23,7 +23,7 @@ from numba import njit
 
 from trainer.features.batch import Batch, Floats
 from trainer.limits import MAX_GRADIENT, MAX_SUM
-from trainer.losses.row_gradient import NUMBERS, row_gradient
+from trainer.losses.row_gradient import NUMBERS, action_gradient
 from trainer.losses.targets import LossKind
 from trainer.models.network import embedded_slots
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment
@@ -201,13 +201,13 @@ def _fill(index, row, x, first, slot, marks, key, value, slot_of):
 def _ftrl_weight(z, root, alpha, beta, l1):
     """`beta`: FTRL's, and alpha * l2."""
     size, divisor = abs(z), beta + root
-    if size <= l1 or divisor <= 0.0:
-        return 0.0
+    # always divided: to choose one of two numbers costs less than a branch that is mispredicted
     shrunk = alpha * (l1 - size) / divisor
-    return shrunk if z > 0 else -shrunk
+    signed = shrunk if z > 0 else -shrunk
+    return 0.0 if (size <= l1) | (divisor <= 0.0) else signed
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _open(table, rates, before, local):
     for k in range(len(table)):
         t = table[k]
@@ -229,20 +229,28 @@ def _difference(before, local, changes):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _step(rates, t, local, k, h, g):
-    """One step of a coordinate, as `trainer.table.optimizers` does it."""
-    g = min(max(g, -MAX_GRADIENT), MAX_GRADIENT)
-    n = local[k, h, 1] + g * g
+def _bounded(g):
+    return min(max(g, -MAX_GRADIENT), MAX_GRADIENT)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _ftrl_step(z, n, weight, root, g, alpha, beta, l1):
+    """One step of a coordinate, as `trainer.table.optimizers` does it: the new z, n, weight, root.
+
+    `beta`: FTRL's, and alpha * l2.
+    """
+    n += g * g
+    grown = np.sqrt(n)
+    z = z + g - (grown - root) / alpha * weight
+    return z, n, _ftrl_weight(z, grown, alpha, beta, l1), grown
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _adagrad_step(weight, n, g, rate):
+    """The same of AdaGrad: the new weight, n and root."""
+    n += g * g
     root = np.sqrt(n)
-    alpha = rates[t, 1]
-    if rates[t, 0] == _FTRL:
-        z = local[k, h, 0] + g - (root - local[k, h, 3]) / alpha * local[k, h, 2]
-        local[k, h, 0] = z
-        local[k, h, 2] = _ftrl_weight(z, root, alpha, rates[t, 2], rates[t, 3])
-    elif g != 0.0:
-        weight = local[k, h, 0] - alpha * g / root
-        local[k, h, 0] = local[k, h, 2] = weight
-    local[k, h, 1], local[k, h, 3] = n, root
+    return weight - rate * g / root if g != 0.0 else weight, n, root
 
 
 @njit(cache=True, nogil=True)
@@ -275,13 +283,13 @@ def _embedding_step(embeddings, k, rate, x, upstream, pooled, total):
     for e in range(len(total)):
         if abs(pooled[e]) <= MAX_SUM:
             g = x * upstream[e] * (total[e] - pooled[e])
-            g = min(max(g, -MAX_GRADIENT), MAX_GRADIENT)
+            g = _bounded(g)
             if g != 0.0:
                 embeddings[k, 1, e] += g * g
                 embeddings[k, 0, e] -= rate * g / np.sqrt(embeddings[k, 1, e])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _walk(rows, tables, states, interaction, targets, loss, logits, counted):
     starts, ends, key, value, slot_of = rows
     table, rates, embedding_rates, learned = tables
@@ -292,22 +300,39 @@ def _walk(rows, tables, states, interaction, targets, loss, logits, counted):
     heads, actions, width = len(base), labels.shape[1], len(weights)
     linear, s, r = np.empty(heads), np.empty(heads), np.zeros(heads)
     pooled, total, crossed = np.empty((slots, width)), np.empty(width), np.empty(width)
-    upstream, counts = np.empty(width), np.empty(actions)
+    of_crossed, counts = np.empty(width), np.empty(actions)
     refused = 0
     for i in range(len(ends)):
-        linear[:] = 0.0
-        for o in range(starts[i], ends[i]):
-            for h in range(heads):
-                linear[h] += value[o] * local[key[o], h, 2]
         for h in range(heads):
-            s[h] = _cut(linear[h]) + base[h]
+            total_of_head = 0.0
+            for o in range(starts[i], ends[i]):
+                total_of_head += value[o] * local[key[o], h, 2]
+            linear[h], s[h] = total_of_head, _cut(total_of_head) + base[h]
         if slots > 0:
             _pool(rows, i, embeddings, pooled, total, crossed)
             for h in range(heads):
                 for e in range(width):
                     s[h] += crossed[e] * weights[e, h]
-        of_row = (labels[i], counts_of[i], delayed[i], delayed_weights[i])
-        if not row_gradient(kind, offset, s, of_row, r, counts):
+        finite = True
+        for a in range(actions):
+            late_logit, late_label, late_weight = 0.0, np.float32(0), np.float32(0)
+            if heads > actions:
+                late_logit = s[actions + a]
+                late_label, late_weight = delayed[i, a], delayed_weights[i, a]
+            r[a], late, counts[a], good = action_gradient(
+                kind,
+                offset,
+                s[a],
+                labels[i, a],
+                counts_of[i, a],
+                late_logit,
+                late_label,
+                late_weight,
+            )
+            if heads > actions:
+                r[actions + a] = late
+            finite &= good
+        if not finite:
             refused += 1
             for a in range(actions):
                 logits[i, a] = base[a]
@@ -315,19 +340,35 @@ def _walk(rows, tables, states, interaction, targets, loss, logits, counted):
         for a in range(actions):
             logits[i, a], counted[i, a] = s[a], counts[a]
         for e in range(width):
-            upstream[e] = 0.0
+            of_crossed[e] = 0.0
             for h in range(heads):
-                upstream[e] += r[h] * weights[e, h]
+                of_crossed[e] += r[h] * weights[e, h]
                 of_weights[e, h] += r[h] * crossed[e]
-        for o in range(starts[i], ends[i]):
-            k = key[o]
-            if learned[k]:
-                t, slot = table[k], slot_of[o]
-                for h in range(heads):
-                    # of a sum that is cut, no weight has a gradient
-                    if abs(linear[h]) <= MAX_SUM:
-                        _step(rates, t, local, k, h, r[h] * value[o])
-                if slot >= 0:
-                    rate = embedding_rates[t]
-                    _embedding_step(embeddings, k, rate, value[o], upstream, pooled[slot], total)
+        for h in range(heads):
+            # of a sum that is cut, no weight has a gradient
+            if abs(linear[h]) > MAX_SUM:
+                continue
+            upstream = r[h]
+            for o in range(starts[i], ends[i]):
+                k = key[o]
+                if not learned[k]:
+                    continue
+                t, g = table[k], _bounded(upstream * value[o])
+                first, n = local[k, h, 0], local[k, h, 1]
+                weight, root = local[k, h, 2], local[k, h, 3]
+                if rates[t, 0] == _FTRL:
+                    first, n, weight, root = _ftrl_step(
+                        first, n, weight, root, g, rates[t, 1], rates[t, 2], rates[t, 3]
+                    )
+                else:
+                    weight, n, root = _adagrad_step(weight, n, g, rates[t, 1])
+                    first = weight
+                local[k, h, 0], local[k, h, 1] = first, n
+                local[k, h, 2], local[k, h, 3] = weight, root
+        if slots > 0:
+            for o in range(starts[i], ends[i]):
+                k, slot = key[o], slot_of[o]
+                if learned[k] and slot >= 0:
+                    rate = embedding_rates[table[k]]
+                    _embedding_step(embeddings, k, rate, value[o], of_crossed, pooled[slot], total)
     return refused
