@@ -12,6 +12,7 @@ from rich.table import Table as Grid
 from jobs.pipeline import config
 from jobs.pipeline.config import (
     ArchiveSection,
+    ArchiveSource,
     ConfigError,
     KafkaSource,
     OutputSection,
@@ -52,6 +53,40 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
             target_file_size=section.target_file_size,
         ),
     )
+
+
+def replayed(pipeline: Pipeline, begin: str | None = None, end: str | None = None) -> Pipeline:
+    """The pipeline of a join over Kafka, with its archive as the source: to join again.
+
+    What decides whether a record is good or late is as it was. `begin`, `end`: hours of record
+    timestamps (UTC) such as `2026-11-01T00`, the end not included; without both, all there is.
+    Raises ConfigError.
+    """
+    section = pipeline.archive
+    if section is None:
+        raise ConfigError("archive: this section is required, with the key path")
+
+    def of(stream: Stream, source: Source) -> ArchiveSource:
+        if not isinstance(source, KafkaSource):
+            raise ConfigError(f"sources.{stream}.type: only topics are archived")
+        kept = ArchiveSource(
+            path=section.path,
+            from_=begin,
+            to=end,
+            out_of_orderness=source.out_of_orderness,
+            max_future=source.max_future,
+            max_record_bytes=source.max_record_bytes,
+        )
+        config.check_range(
+            f"sources.{stream}", kept, lambda key, text: ConfigError(f"{key}: {text}")
+        )
+        return kept
+
+    sources = SourcesSection(
+        features=of("features", pipeline.sources.features),
+        actions=of("actions", pipeline.sources.actions),
+    )
+    return msgspec.structs.replace(pipeline, sources=sources)
 
 
 def document(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -120,9 +155,7 @@ def report(pipeline: Pipeline, accumulators: Mapping[str, int], restored: bool) 
 
 def _source(stream: Stream, source: Source, section: ArchiveSection) -> KafkaSource:
     if not isinstance(source, KafkaSource):
-        raise ConfigError(
-            f"sources.{stream}.type: only Kafka is archived; event files are an archive already"
-        )
+        raise ConfigError(f"sources.{stream}.type: only Kafka is archived")
     if section.group_id is not None:
         return msgspec.structs.replace(source, group_id=section.group_id)
     group = None if source.group_id is None else f"{source.group_id}-archive"

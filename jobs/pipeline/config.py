@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ _LONGEST_INTERVAL_MS = 99 * 86_400_000
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
+_HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 
 
 class PipelineSection(Section, frozen=True, kw_only=True):
@@ -121,7 +123,43 @@ class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="ty
         return [self.topic] if isinstance(self.topic, str) else list(self.topic or ())
 
 
-Source = FilesSource | KafkaSource
+class ArchiveSource(Section, frozen=True, kw_only=True, tag="archive", tag_field="type"):
+    """`[sources.*] type = "archive"`: what `jobs.archive_events` kept, see docs/archive.md.
+
+    `path`: the folder that `archive.path` named. `from` and `to`: hours of the record timestamps
+    (UTC), `to` not included; all that there is when absent. `max_drift`: how far ahead of the
+    slowest a partition is read; derived from the archive when absent.
+    """
+
+    path: str
+    from_: str | None = msgspec.field(name="from", default=None)
+    to: str | None = None
+    incomplete: Literal["refuse", "read"] = "refuse"
+    out_of_orderness: Duration = Duration(10_000)
+    max_drift: Duration | None = None
+    max_future: Duration = Duration(600_000)
+    max_record_bytes: _Positive = 4 << 20
+
+    @property
+    def range_ms(self) -> tuple[int | None, int | None]:
+        """`from` and `to` as epoch ms."""
+        return (
+            None if self.from_ is None else hour_ms(self.from_),
+            None if self.to is None else hour_ms(self.to),
+        )
+
+
+def hour_ms(hour: str) -> int:
+    """An hour (UTC) such as `2026-11-01T00` as epoch ms. Raises ValueError for what is none."""
+    try:
+        if _HOUR.fullmatch(hour):
+            return int(datetime.strptime(f"{hour}+0000", "%Y-%m-%dT%H%z").timestamp()) * 1000
+    except ValueError:
+        pass  # there is no such day, or hour
+    raise ValueError(f"expected an hour (UTC) like 2026-11-01T00; got {hour!r}")
+
+
+Source = FilesSource | KafkaSource | ArchiveSource
 
 
 class SourcesSection(Section, frozen=True, kw_only=True):
@@ -213,7 +251,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def bounded(self) -> bool:
         """Whether the input ends by itself."""
         both = (self.sources.features, self.sources.actions)
-        return all(isinstance(s, FilesSource) or s.end != "never" for s in both)
+        return all(not isinstance(s, KafkaSource) or s.end != "never" for s in both)
 
     @property
     def checkpoint_interval(self) -> int | None:
@@ -307,7 +345,9 @@ def document(
     if pipeline.runtime.checkpoint_path is not None:
         plain["runtime"]["checkpoint_path"] = paths.beside(path, pipeline.runtime.checkpoint_path)
     for source in plain["sources"].values():
-        if "path" in source:
+        if source["type"] == "archive":
+            source["path"] = paths.beside(path, source["path"])
+        elif "path" in source:
             source["path"] = paths.pattern_beside(path, source["path"])
         if "properties" in source:
             source["properties"] = _without_secrets(source["properties"], path)
@@ -408,31 +448,37 @@ def _resolved(
         except ValueError as error:
             raise wrong(key, str(error)) from None
 
+    def of_flink(key: str, text: str) -> str:
+        place = resolve(key, text)
+        if "\\" in place:
+            raise wrong(key, f"{place!r}: Flink takes a backslash for a slash; use another path")
+        return place
+
     def source(key: str, source: Source) -> Source:
         if isinstance(source, FilesSource):
             if "://" in source.path:
                 raise wrong(f"{key}.path", "files are read from a local or mounted folder")
             pattern = resolve(f"{key}.path", source.path, paths.pattern_beside)
             return msgspec.structs.replace(source, path=pattern)
-
+        if isinstance(source, ArchiveSource):
+            check_range(key, source, wrong)
+            return msgspec.structs.replace(source, path=of_flink(f"{key}.path", source.path))
         return _resolved_kafka(key, source, path, environment, wrong)
 
     sources = SourcesSection(
         features=source("sources.features", pipeline.sources.features),
         actions=source("sources.actions", pipeline.sources.actions),
     )
-    if isinstance(sources.features, FilesSource) != isinstance(sources.actions, FilesSource):
-        raise wrong("sources", "both streams come from files, or both from Kafka")
-    if isinstance(sources.features, KafkaSource) and isinstance(sources.actions, KafkaSource):
-        drifts = {sources.features.max_drift, sources.actions.max_drift}
-        if len(drifts) > 1:
-            raise wrong("sources.actions.max_drift", "must be that of sources.features")
-
-    def of_flink(key: str, text: str) -> str:
-        place = resolve(key, text)
-        if "\\" in place:
-            raise wrong(key, f"{place!r}: Flink takes a backslash for a slash; use another path")
-        return place
+    both = {"features": sources.features, "actions": sources.actions}
+    if type(sources.features) is not type(sources.actions):
+        raise wrong("sources", "both streams have the same type: files, kafka or archive")
+    drifts = {n: s.max_drift for n, s in both.items() if not isinstance(s, FilesSource)}
+    for name, drift in drifts.items():
+        if drift == 0:
+            key = f"sources.{name}.max_drift"
+            raise wrong(key, "must be longer than 0; leave it out for the default")
+    if len(set(drifts.values())) > 1:
+        raise wrong("sources.actions.max_drift", "must be that of sources.features")
 
     output = msgspec.structs.replace(
         pipeline.output, path=of_flink("output.path", pipeline.output.path)
@@ -469,6 +515,19 @@ def _references(
             raise wrong(f"{key}.{name}", str(error)) from None
 
     return {name: resolved(name, text) for name, text in table.items()}
+
+
+def check_range(key: str, source: ArchiveSource, wrong: Wrong) -> None:
+    """Raises the ConfigError that `wrong` makes when `from` and `to` are no hours in this order."""
+    for name, hour in (("from", source.from_), ("to", source.to)):
+        try:
+            if hour is not None:
+                hour_ms(hour)
+        except ValueError as error:
+            raise wrong(f"{key}.{name}", str(error)) from None
+    begin, end = source.range_ms
+    if begin is not None and end is not None and not begin < end:
+        raise wrong(f"{key}.to", f"must be after from ({source.from_})")
 
 
 def _check_topics(key: str, source: KafkaSource, wrong: Wrong) -> None:
@@ -517,8 +576,6 @@ def _resolved_kafka(
         raise wrong(f"{key}.end", f"must be after start ({source.start})")
     if source.out_of_orderness >= _LONGEST_INTERVAL_MS:
         raise wrong(f"{key}.out_of_orderness", "must be shorter than 99 days")
-    if source.max_drift is not None and not source.max_drift:
-        raise wrong(f"{key}.max_drift", "must be longer than 0; leave it out to switch it off")
     properties = _references(f"{key}.properties", source.properties, path, environment, wrong)
     kafka_properties.check(
         properties,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,15 @@ from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from rich.console import Console
 
-from jobs.pipeline import places
-from jobs.pipeline.config import FilesSource, KafkaSource, LabelSilenceSection, Pipeline, Source
+from jobs.pipeline import archive_plan, archive_source, places
+from jobs.pipeline.config import (
+    ArchiveSource,
+    FilesSource,
+    KafkaSource,
+    LabelSilenceSection,
+    Pipeline,
+    Source,
+)
 from jobs.pipeline.file_plan import plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
@@ -59,13 +67,15 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
     if isinstance(sources.features, FilesSource) and isinstance(sources.actions, FilesSource):
         folder = pipeline.checkpoints if lasting else tempfile.mkdtemp(prefix="sample-stitch-")
         return _files(sources.features, sources.actions, settings, env, tables, folder)
+    limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
+    if isinstance(sources.features, ArchiveSource) and isinstance(sources.actions, ArchiveSource):
+        return _archive(sources.features, sources.actions, settings, env, limits)
     assert isinstance(sources.features, KafkaSource)
     assert isinstance(sources.actions, KafkaSource)
     streams: tuple[tuple[Stream, KafkaSource], ...] = (
         ("features", sources.features),
         ("actions", sources.actions),
     )
-    limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
     return _union([_kafka(name, source, settings, tables, limits) for name, source in streams])
 
 
@@ -75,12 +85,12 @@ def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeS
     `beacon_keys`: a key for each subtask of the join, by which beacons reach it.
     """
 
-    def of(source: FilesSource | KafkaSource) -> StreamSettings:
+    def of(source: Source) -> StreamSettings:
         return StreamSettings(
             int(source.out_of_orderness),
             source.max_record_bytes,
             not_after=source.not_after if isinstance(source, FilesSource) else None,
-            max_future_ms=int(source.max_future) if isinstance(source, KafkaSource) else None,
+            max_future_ms=None if isinstance(source, FilesSource) else int(source.max_future),
         )
 
     return DecodeSettings(
@@ -176,10 +186,7 @@ def _files(
     folder: str,
 ) -> Events:
     planned = plan(features, actions)
-    for warning in planned.warnings:
-        Console(stderr=True, highlight=False).print(
-            f"join_samples: warning: {warning}", markup=False, soft_wrap=True
-        )
+    _warn(planned.warnings)
     text = b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks)
     # A job that is restored goes on in the plan that it began with: its state has the path. Named
     # by its content, a plan is never written over by another.
@@ -200,6 +207,28 @@ def _files(
     tables.create_temporary_view("chunks", tables.from_data_stream(lines).alias("v"))
     decoded = chunks_read(tables, "chunks", settings)
     return Events(keyed(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
+
+
+def _archive(
+    features: ArchiveSource,
+    actions: ArchiveSource,
+    settings: DecodeSettings,
+    env: Any,
+    limits: Limits,
+) -> Events:
+    planned = archive_plan.plan(features, actions)
+    _warn(planned.warnings)
+    decoded = archive_source.decoded(features, actions, planned, settings, env, limits)
+    ordered = archive_source.in_order(keyed(decoded), settings)
+    return Events(
+        keyed(ordered, repartition=False), decoded.get_side_output(side_outputs.REJECTED.tag())
+    )
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    console = Console(stderr=True, highlight=False)
+    for warning in warnings:
+        console.print(f"join_samples: warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _kafka(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import tomli_w
 
 from jobs.pipeline import archive, config, newer_rows, output_guard, run_report, runs
-from jobs.pipeline.config import ConfigError, KafkaSource
+from jobs.pipeline.config import ArchiveSource, ConfigError, KafkaSource
 
 KAFKA = """
 [actions.click]
@@ -138,3 +139,61 @@ def test_records_that_a_snapshot_knows_nothing_of_are_found(tmp_path: Path) -> N
 
     assert newer(7) == str(file)
     assert newer(8) is None
+
+
+def test_a_join_over_topics_can_be_joined_again_from_its_archive(tmp_path: Path) -> None:
+    kafka = 'out_of_orderness = "3s"\nmax_future = "1s"\nmax_record_bytes = 9\n'
+    text = KAFKA.replace("[sources.actions]", f"{kafka}[sources.actions]") + ARCHIVE
+    live = config.load(written(tmp_path, text))
+    again = archive.replayed(live, "2026-11-01T00", "2026-11-02T00")
+    assert (again.bounded, live.bounded) == (True, False)
+    features, actions = again.sources.features, again.sources.actions
+    assert isinstance(features, ArchiveSource)
+    assert isinstance(actions, ArchiveSource)
+    assert features.path == str(tmp_path / "kept")
+    assert features.range_ms == (1_793_491_200_000, 1_793_577_600_000)
+    assert (features.out_of_orderness, features.max_future) == (3_000, 1_000)
+    assert (features.max_record_bytes, actions.max_record_bytes) == (9, 4 << 20)
+    assert archive.replayed(live).sources.actions == msgspec.structs.replace(
+        actions, from_=None, to=None
+    )
+    for begin, end, said in (
+        ("2026-11-31T00", None, "sources.features.from: expected an hour .* got '2026-11-31T00'"),
+        ("2026-11-02", None, "sources.features.from: expected an hour"),
+        ("2026-11-01T00", "2026-11-01T00", "sources.features.to: must be after from"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            archive.replayed(live, begin, end)
+    with pytest.raises(ConfigError, match="only topics are archived"):
+        archive.replayed(again)
+    with pytest.raises(ConfigError, match="this section is required"):
+        archive.replayed(config.load(written(tmp_path, KAFKA)))
+
+
+def test_an_archive_is_a_source_of_both_streams(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        '[actions.click]\nwindow = "1s"\n[output]\npath = "out"\n'
+        '[sources.features]\ntype = "archive"\npath = "kept"\nfrom = "2026-11-01T00"\n'
+        '[sources.actions]\ntype = "archive"\npath = "kept"\n',
+    )
+    pipeline = config.load(path)
+    assert pipeline.sources.features.path == str(tmp_path / "kept")  # type: ignore[union-attr]
+    assert pipeline.bounded
+    assert pipeline.checkpoint_interval is None
+    beside = tmp_path / "elsewhere" / "pipeline.toml"
+    beside.parent.mkdir()
+    beside.write_text(tomli_w.dumps(config.document(path)))
+    assert config.load(beside).sources == pipeline.sources
+    for override, said in (
+        ("sources.actions.type=files", "both streams have the same type"),
+        ("sources.features.max_drift=0s", "sources.features.max_drift: must be longer than 0"),
+        ("sources.features.max_drift=1s", "sources.actions.max_drift: must be that"),
+        ("sources.features.to=2026-10-31T23", "sources.features.to: must be after from"),
+        ("sources.actions.incomplete=skip", "sources.actions.incomplete"),
+        ("sources.actions.topic=t", "sources.actions.topic"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            config.load(path, [override])
+    with pytest.raises(ConfigError, match="only Kafka is archived"):
+        archive.load(path, ["archive.path=a"])

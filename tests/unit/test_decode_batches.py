@@ -22,7 +22,7 @@ from schemas.events import ActionEvent, Progress, RequestEvent, Stream
 from schemas.features import FeatureSchema
 from tests.effort import examples
 from udfs.core import decode_batches
-from udfs.core.decode_batches import DecodeRecords, ReadFiles
+from udfs.core.decode_batches import DecodeArchive, DecodeRecords, ReadFiles
 from udfs.core.decode_settings import Chunk, DecodeSettings, StreamSettings
 
 T = 1_700_000_000_000
@@ -187,6 +187,30 @@ def test_any_cut_gives_the_same_from_kafka(records: list[bytes], bound: int, cut
     assert parts.events == whole.events
     assert parts.rejected == whole.rejected
     assert parts.counts == whole.counts
+
+
+def test_an_archive_is_decoded_as_its_topics_were() -> None:
+    """Both streams in one batch; events and beacons have the clock and place of their record."""
+    how = decode_settings(("click",), reject_unknown=True)
+    lines: dict[Stream, list[bytes]] = {
+        "features": [request(0), request(5_000), request(2_000)],
+        "actions": [action("click", 1), action("view", 2_000), action("click", 9_000)],
+    }
+    records = [
+        (raw, "topic", 0, offset, json.loads(raw)["event_time"], index, 7 + index, offset)
+        for offset in range(3)
+        for index, raw in enumerate(of[offset] for of in lines.values())
+    ]
+    host = DecodeArchive(how)
+    host.open()
+    _, events, (counts, _, side) = msgspec.msgpack.decode(host.run(pack(records)))
+    due = [from_kafka(stream, raws, how) for stream, raws in lines.items()]
+    for place, expected in zip((7, 8), due, strict=True):
+        found = [msgspec.convert(event, Event) for _, event, _, at in events if at == place]
+        assert found == [event for event, _ in expected.events]
+    assert [clock for *_, clock, _ in events] == sorted(clock for *_, clock, _ in events)
+    assert Counter(dict(counts)) == due[0].counts + due[1].counts
+    assert len(side) == len(due[1].rejected) == 1
 
 
 def test_a_large_chunk_comes_in_parts() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from jobs.pipeline.config import FilesSource, KafkaSource, Pipeline
+from jobs.pipeline.config import ArchiveSource, FilesSource, KafkaSource, Pipeline
 from tests.documented_keys import Documented, differences, real, tables
 
 
@@ -21,7 +21,13 @@ def documented(kind: str) -> list[Documented]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "struct"), [("", Pipeline), ("files", FilesSource), ("kafka", KafkaSource)]
+    ("kind", "struct"),
+    [
+        ("", Pipeline),
+        ("files", FilesSource),
+        ("kafka", KafkaSource),
+        ("archive", ArchiveSource),
+    ],
 )
 def test_the_page_has_all_keys_with_their_defaults(kind: str, struct: type[msgspec.Struct]) -> None:
     # the sources have tables of their own

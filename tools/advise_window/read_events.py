@@ -58,8 +58,8 @@ def read(pipeline: Pipeline) -> Observed:
     features, actions = pipeline.sources.features, pipeline.sources.actions
     if not isinstance(features, FilesSource) or not isinstance(actions, FilesSource):
         raise ConfigError(
-            "--from events reads files, and these sources are Kafka topics: dump them to .jsonl"
-            " files, or leave the option out to read the samples"
+            "--from events reads files, and these sources are Kafka topics or an archive: dump them"
+            " to .jsonl files, or leave the option out to read the samples"
         )
     rules = pipeline.rules
     by_request = rules.key == "request_id"

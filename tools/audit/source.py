@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Source
+import pyarrow.dataset as ds
+
+from jobs.pipeline import archive_plan
+from jobs.pipeline.config import ArchiveSource, ConfigError, FilesSource, KafkaSource, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect, refused
 from jobs.pipeline.kafka_consumer import partitions as partitions_of
 from schemas import event_files
+from schemas.archive import ARCHIVE
 from schemas.events import Origin, Stream
 
 _TIMEOUT_MS = 10_000
@@ -96,13 +100,15 @@ def is_one_log(stream: Stream, source: Source) -> bool:
 
 
 def records(stream: Stream, source: Source, notes: list[str]) -> Iterator[Record]:
-    """All records of a source: of files in the order of their paths, of Kafka partition by
-    partition in order, from the configured start to the end as it is now.
+    """All records of a source: of files in the order of their paths, of Kafka and of an archive
+    partition by partition in order, from the configured start to the end as it is now.
 
     Raises ConfigError when it cannot be read.
     """
     if isinstance(source, FilesSource):
         return _of_files(stream, source)
+    if isinstance(source, ArchiveSource):
+        return _of_archive(stream, source, notes)
     return _of_kafka(stream, source, notes)
 
 
@@ -113,6 +119,25 @@ def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
                 yield Record(raw, Origin(str(path), None, offset), None)
         except event_files.EventFileError as error:
             raise ConfigError(f"sources.{stream}.path: {error}") from None
+
+
+def _of_archive(stream: Stream, source: ArchiveSource, notes: list[str]) -> Iterator[Record]:
+    planned = archive_plan.of_stream(stream, source)
+    notes += planned.warnings
+    system, root = archive_plan.opened(f"{source.path.rstrip('/')}/{stream}")
+    for partition in planned.partitions:
+        place = (ds.field("topic") == partition.topic) & (
+            ds.field("partition") == partition.partition
+        )
+        files = sorted({f"{root}/{run.file}" for run in partition.runs})
+        rows = ds.dataset(files, schema=ARCHIVE, format="parquet", filesystem=system).to_table(
+            columns=["offset", "timestamp", "value"], filter=place
+        )
+        for batch in rows.sort_by("offset").to_batches():
+            for offset, time, value in zip(*(column.to_pylist() for column in batch), strict=True):
+                yield Record(
+                    value or b"", Origin(partition.topic, partition.partition, offset), time
+                )
 
 
 def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:

@@ -1,12 +1,14 @@
 """Decoding in batches: records in, keyed events out, bad records to the side. Pure.
 
-This is what `udfs/jvm/RecordBatches.java` calls, with bytes in and out. There are two hosts:
+This is what `udfs/jvm/RecordBatches.java` calls, with bytes in and out. There are three hosts:
 `ReadFiles` takes chunks and reads the local files itself, so that the bytes come to the JVM decoded
-and the order of reading is fixed; `DecodeRecords` takes what the Kafka connector read.
+and the order of reading is fixed; `DecodeRecords` takes what the Kafka connector read, and
+`DecodeArchive` what `udfs/jvm/ArchiveSource.java` did.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
@@ -255,6 +257,57 @@ class _Record(msgspec.Struct, array_like=True, gc=False):
     partition: int
     offset: int
     time: int
+
+
+class Placed(Keyed):
+    """An event that came from a place, a partition by its number in the order of all."""
+
+    place: int
+
+
+class _Archived(_Record):
+    """A record of an archive. `stream`: an index of `STREAMS`; `clock`: the greatest time that its
+    partition has shown up to it.
+    """
+
+    stream: int
+    place: int
+    clock: int
+
+
+class DecodeArchive:
+    """Decodes what both streams' topics have left in an archive, as `DecodeRecords` does it."""
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+
+    def open(self) -> None:
+        """Begins with no beacon announced."""
+        self._decoding = _Decoding(self._settings)
+        self._batch = msgspec.msgpack.Decoder(list[_Archived]).decode
+        self._announced = dict.fromkeys(STREAMS, -1)
+
+    def run(self, batch: bytes) -> bytes:
+        """All that is in the records."""
+        decoding, events = self._decoding, list[Keyed]()
+        read = Counter[Stream]()
+        for record in self._batch(batch):
+            stream = STREAMS[record.stream]
+            read[stream] += 1
+            origin = Origin(record.topic, record.partition, record.offset)
+            out = decoding.decode(stream, record.raw or b"", origin, record.time)
+            if out is None:
+                continue
+            if not isinstance(out, IgnoredAction):
+                events.append(Placed(out[0], out[1], record.clock, record.place))
+            step = record.time - record.time % self._settings.streams[stream].granularity
+            if step > self._announced[stream]:
+                self._announced[stream] = step
+                for beacon in decoding.beacons(stream, step, record.clock):
+                    events.append(Placed(beacon.key, beacon.event, record.clock, record.place))
+        for stream, records in read.items():
+            decoding.read(stream, records)
+        return decoding.reply(events, more=False)
 
 
 class DecodeRecords:

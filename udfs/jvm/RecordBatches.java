@@ -3,7 +3,8 @@
 //
 // A source that has no watermark of its own gets it from the events: each may carry a clock. (Flink's
 // own generators of the DataStream API emit by the wall clock, and the outcome of a bounded run must
-// not depend on that.)
+// not depend on that.) Where InOrder.java is to put the events in order, each carries its clock as its
+// time, and its place as a third field.
 
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.Output;
@@ -17,13 +18,14 @@ import org.apache.flink.types.Row;
 public final class RecordBatches extends UnkeyedBatches {
     private final String types;
     private final boolean byClock;
+    private final boolean placed;
 
     /** The latest clock of an event; the watermark is 1 ms behind it. */
     private transient long reached;
 
     /**
      * references: see Hosted; then a letter for each column of the rows (see `field`); "clock" if the
-     * watermark is that of the events, else "source".
+     * watermark is that of the events, else "source"; or "places", with the source's watermark.
      */
     public RecordBatches(
             Object[] references,
@@ -35,6 +37,7 @@ public final class RecordBatches extends UnkeyedBatches {
         super(references, task, streamConfig, output, processingTime);
         types = (String) references[hosted.end];
         byClock = "clock".equals(references[hosted.end + 1]);
+        placed = "places".equals(references[hosted.end + 1]);
     }
 
     void add(RowData row, Packing to) {
@@ -80,7 +83,10 @@ public final class RecordBatches extends UnkeyedBatches {
         }
     }
 
-    /** The reply: [whether there is more, events: [key, event, clock], reports]. */
+    /**
+     * The reply: [whether there is more, events: [key, event, clock], reports]; with places,
+     * a place behind each clock.
+     */
     boolean perform(byte[] reply) throws Exception {
         Packed in = new Packed(reply);
         in.array();
@@ -88,10 +94,15 @@ public final class RecordBatches extends UnkeyedBatches {
         int n = in.array();
         for (int i = 0; i < n; i++) {
             in.array();
-            Row row = new Row(2);
+            Row row = new Row(placed ? 3 : 2);
             row.setField(0, in.string());
             row.setField(1, in.packed());
             long clock = in.integer();
+            if (placed) {
+                row.setField(2, Long.valueOf(in.integer()));
+                output.collect(new StreamRecord(row, clock));
+                continue;
+            }
             output.collect(new StreamRecord(row));
             if (clock > reached) {
                 reached = clock;

@@ -108,22 +108,25 @@ def records(
     counters: Sequence[str],
     side: Sequence[SideOutput],
     limits: Limits,
+    placed: bool = False,
     parallelism: int | None = None,
 ) -> DataStream:
     """Rows of a table (see `rows_of`) through `host`, such as those of `udfs.core.decode_batches`;
     keyed events (`keyed_type`) come out.
 
     `columns`: a letter each, s: text, b: bytes, i: int, l: long, t: timestamp. `by_clock`: the
-    watermark is that of the events, not the source's.
+    watermark is that of the events, not the source's. `placed`: the events are of `placed_type`,
+    and their time is their clock.
     """
+    of_events = placed_type() if placed else keyed_type()
     return jvm.TransformedStream(
         rows,
         "RecordBatches",
-        keyed_type().get_java_type_info(),
+        of_events.get_java_type_info(),
         [
             *_hosted(rows, host, limits, counters, side),
             columns,
-            "clock" if by_clock else "source",
+            "clock" if by_clock else "places" if placed else "source",
         ],
         uid=uid,
         parallelism=parallelism,
@@ -180,6 +183,12 @@ def rows_of(tables: Any, query: str, *, name: str) -> Any:
 def keyed_type() -> Any:
     """Key, packed event."""
     return Types.ROW_NAMED(["key", "event"], [Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+
+
+def placed_type() -> Any:
+    """Key, packed event, and the place that it comes from: see `udfs/jvm/InOrder.java`."""
+    types = [Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.LONG()]
+    return Types.ROW_NAMED(["key", "event", "place"], types)
 
 
 def python_configuration(j_env: Any) -> Any:

@@ -1,0 +1,106 @@
+"""The archive of both streams as one bounded source, and the one order of what it gives.
+
+Each subtask reads some of the partitions (`udfs/jvm/ArchiveSource.java`). In front of the join all
+events are put into the order that their clocks and places say (`udfs/jvm/InOrder.java`), so what is
+late follows from the archive alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from pyflink.common import Duration, WatermarkStrategy
+from pyflink.datastream import DataStream
+from pyflink.datastream.data_stream import KeyedStream
+from pyflink.java_gateway import get_gateway
+
+from jobs.pipeline import places, sinks
+from jobs.pipeline.archive_plan import Plan
+from jobs.pipeline.config import ArchiveSource
+from schemas import archive
+from schemas.events import BEACON_KEY, LATEST_TIME, STREAMS
+from udfs.core import decode_batches
+from udfs.core.decode_batches import DecodeArchive
+from udfs.core.decode_settings import DecodeSettings
+from udfs.operators import batches, shipped
+from udfs.operators import jvm as jvm_operators
+from udfs.operators.batches import Limits
+from udfs.operators.side_outputs import SideOutput
+
+#: How often (ms) readers hear how far the slowest has come.
+_ALIGNED_EVERY_MS = 100
+#: What is read of the files; what the source makes of it, with the letters of `batches.records`.
+_READ = pa.schema(
+    [archive.RECORD.field(n) for n in ("topic", "partition", "offset", "timestamp", "value")]
+)
+_GIVEN = pa.schema(
+    [
+        *(_READ.field(n) for n in ("value", "topic", "partition", "offset", "timestamp")),
+        ("stream", pa.int32()),
+        ("place", pa.int64()),
+        ("clock", pa.int64()),
+    ]
+)
+_LETTERS = "bsillill"
+
+
+def decoded(
+    features: ArchiveSource,
+    actions: ArchiveSource,
+    plan: Plan,
+    settings: DecodeSettings,
+    env: Any,
+    limits: Limits,
+) -> DataStream:
+    """The events of both streams, of `batches.placed_type`; rejected records beside them."""
+    strategy = WatermarkStrategy.for_monotonous_timestamps().with_watermark_alignment(
+        "archive", Duration.of_millis(plan.drift_ms), Duration.of_millis(_ALIGNED_EVERY_MS)
+    )
+    rows = env._j_stream_execution_environment.fromSource(
+        _source(features, actions, plan, env),
+        strategy._j_watermark_strategy,
+        "archive source",
+        sinks.type_info(sinks.row_type(_GIVEN)),
+    ).uid("archive-source")
+    return batches.records(
+        rows,
+        DecodeArchive(settings),
+        uid="decode-archive",
+        columns=_LETTERS,
+        by_clock=False,
+        placed=True,
+        counters=decode_batches.counters(),
+        side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
+        limits=limits,
+    )
+
+
+def in_order(events: KeyedStream, settings: DecodeSettings) -> DataStream:
+    """The keyed events in their one order, with the watermark that follows from it."""
+    of_streams = settings.streams.values()
+    return jvm_operators.transform(
+        events,
+        "InOrder",
+        batches.keyed_type().get_java_type_info(),
+        BEACON_KEY,
+        str(max(stream.out_of_orderness for stream in of_streams)),
+        str(min(stream.granularity for stream in of_streams)),
+        uid="in-order",
+    )
+
+
+def _source(features: ArchiveSource, actions: ArchiveSource, plan: Plan, env: Any) -> Any:
+    gateway = get_gateway()
+    roots = {"features": places.as_uri(features.path), "actions": places.as_uri(actions.path)}
+    partitions = gateway.new_array(gateway.jvm.String, len(plan.partitions))
+    for place, partition in enumerate(plan.partitions):
+        stream = partition.stream
+        head = (
+            *(place, STREAMS.index(stream), f"{roots[stream].rstrip('/')}/{stream}"),
+            *(partition.topic, partition.partition, partition.records),
+        )
+        lines = (head, *partition.runs)
+        partitions[place] = "\n".join("\t".join(map(str, line)) for line in lines)
+    read = sinks.row_type(_READ)
+    return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME)
