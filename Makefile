@@ -164,6 +164,11 @@ setup-bench-join: ## install what `make bench` compares the join with: Spark, Qu
 setup-readers: ## install what docs/reading-samples.md reads with (LEVEL=readers-torch: PyTorch too, 3 GB)
 	$(BOOTSTRAP) $(or $(LEVEL),readers)
 
+.PHONY: image
+image: ## build the images with buildah (docs/deployment.md; ARGS=jobs or ARGS=trainer for one)
+	@if [ -z "$(PYTHON)" ]; then echo "image: no Python 3.10, 3.11 or 3.12 was found" >&2; exit 1; fi
+	@"$(PYTHON)" -m services.images $(ARGS)
+
 .PHONY: clean
 clean: ## stop the local services, and delete everything that make has created
 	@if [ -x .venv/bin/python ]; then \
@@ -181,11 +186,12 @@ check: lint types imports ## run lint, types and imports
 MARKDOWN = $(filter-out %/results.md,$(shell git ls-files '*.md'))
 
 .PHONY: lint
-lint: setup ## run ruff, and check Markdown and spelling
+lint: setup ## run ruff, and check Markdown, spelling and Dockerfiles
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mdformat --check $(MARKDOWN)
 	$(PY) -m codespell_lib
+	.venv/bin/hadolint docker/*Dockerfile
 
 # What imports numba, JAX or Ray is checked where they are: file by file what pyproject.toml excludes.
 TRAINER_TYPES = trainer $(shell find tests/trainer tests/online benchmarks/trainer benchmarks/ranking -name '*.py' 2>/dev/null) \

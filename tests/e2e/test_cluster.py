@@ -9,6 +9,7 @@ import pytest
 from services import flink_cluster as commands
 from services.flink_cluster import ClusterError, FlinkCluster
 from tests import by_hand
+from tests.e2e import by_hand_rows
 from tests.flink import running
 
 
@@ -27,15 +28,7 @@ def test_submitted_job_at_parallelism_two(
     )
     flink_cluster.wait_for_job(submission.job_id, "FINISHED", 180)
 
-    rows = {(r["request_id"], r["position"]): r for r in running.rows(output, "samples")}
-    truth = {(r["request_id"], r["position"]): r for r in fixture.samples}
-    assert rows.keys() == truth.keys()
-    for name, expected in truth.items():
-        assert {k: rows[name][k] for k in expected} == expected
-    # one reader feeds both subtasks in order, so even what came too late is the same
-    assert len(running.rows(output, "late_actions")) == len(fixture.late)
-    reasons = sorted(r["reason"] for r in running.rows(output, "rejected"))
-    assert reasons == sorted(r["reason"] for r in fixture.rejected)
+    by_hand_rows.check(output, fixture)
 
     # not a second time; a URI is looked at with Flink's own file systems
     with pytest.raises(ClusterError, match=r"has rows already \(in samples/\)"):
@@ -49,7 +42,8 @@ def test_submitted_job_at_parallelism_two(
     assert commands.main(["counts", submission.job_id[:8]]) == 0
     counts = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert int(counts["rows/final"]) == len(fixture.samples)
-    assert int(counts["rejected/features/late_request"]) == reasons.count("late_request")
+    late = sum(r["reason"] == "late_request" for r in fixture.rejected)
+    assert int(counts["rejected/features/late_request"]) == late
     assert commands.main(["list"]) == 0
     assert f"{submission.job_id}  FINISHED" in capsys.readouterr().out
     for command in ("stop", "drain", "savepoint", "cancel"):
