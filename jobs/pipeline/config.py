@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from configuration import declaration, paths
+from configuration import declaration, event_mapping, paths
 from configuration.declaration import Declaration, EmissionSection
 from configuration.declaration import Policy as Policy
+from configuration.event_mapping import EventsSection
 from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
 from jobs.pipeline import kafka_properties, secrets
 from schemas.events import LATEST_TIME
+from schemas.mapping.plan import Mappings
 from udfs.core.matching import JoinRules
 from udfs.core.sampling import Sampling, SamplingRule
 
@@ -240,6 +242,7 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: LimitsSection = LimitsSection()
     label_silence: LabelSilenceSection | None = None
     end_of_input: EndOfInputSection = EndOfInputSection()
+    events: EventsSection = EventsSection()
     sources: SourcesSection
     output: OutputSection
     archive: ArchiveSection | None = None
@@ -282,6 +285,11 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         declared = self.sampling
         rules = (SamplingRule(r.rate, r.feature, r.equals, r.negative) for r in declared.rules)
         return Sampling(declared.seed, declared.rate, tuple(rules))
+
+    @property
+    def mappings(self) -> Mappings:
+        """`[events]`, as the decoders apply it. Raises ConfigError, unless `load` gave this."""
+        return mappings_of(self, lambda key, text: ConfigError(f"{key}: {text}"))
 
     @property
     def max_actions(self) -> int:
@@ -390,6 +398,18 @@ def _plain(value: object) -> Any:
     return value
 
 
+def mappings_of(pipeline: Pipeline, wrong: Wrong) -> Mappings:
+    """What `[events]` says. Raises ConfigError."""
+    return event_mapping.check(
+        pipeline.events,
+        pipeline.schema,
+        {kind.name: kind.label for kind in pipeline.kinds},
+        by_request=pipeline.join.key == "request_id",
+        has_record_time=not isinstance(pipeline.sources.features, FilesSource),
+        wrong=wrong,
+    )
+
+
 def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
     emission = pipeline.resolved_emission
     first = emission.first_emit_after
@@ -441,6 +461,7 @@ def _resolved(
         raise wrong("runtime.checkpoint_interval", "must be longer than 0")
     _check_emission(pipeline, longest, wrong)
     _check_exposure_and_sampling(pipeline, wrong)
+    mappings_of(pipeline, wrong)
 
     def resolve(key: str, text: str, place: Callable[[Path, str], str] = paths.beside) -> str:
         try:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from configuration import paths
 from jobs.pipeline.config import ConfigError, FilesSource
+from jobs.pipeline.record_times import PLAIN, TimeOf
 from schemas import event_files
-from schemas.decoding import readable_time
 from schemas.event_files import EventFileError, readable
 from schemas.events import STREAMS, Stream
 from udfs.core.decode_settings import Chunk
@@ -112,8 +112,15 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def plan(features: FilesSource, actions: FilesSource, chunk_bytes: int = CHUNK_BYTES) -> Plan:
+def plan(
+    features: FilesSource,
+    actions: FilesSource,
+    chunk_bytes: int = CHUNK_BYTES,
+    times: Mapping[Stream, TimeOf] = PLAIN,
+) -> Plan:
     """All chunks of both streams. Raises ConfigError for files that cannot be read.
+
+    `times`: by stream, how the time of a record is read.
 
     `Chunk.limit` is the least time at which a later chunk of another folder of the stream begins.
     While the clock stays behind it, folders that run side by side are never late to each other.
@@ -131,7 +138,12 @@ def plan(features: FilesSource, actions: FilesSource, chunk_bytes: int = CHUNK_B
             for folder, files in logs.items():
                 cuts = [
                     _Part(
-                        stream, folder, str(path), start, end, _first_time(lines, source.not_after)
+                        stream,
+                        folder,
+                        str(path),
+                        start,
+                        end,
+                        _first_time(lines, times[stream], source.not_after),
                     )
                     for path in files
                     for start, end, lines in event_files.cut(path, chunk_bytes)
@@ -148,10 +160,10 @@ def plan(features: FilesSource, actions: FilesSource, chunk_bytes: int = CHUNK_B
     return Plan(_limited(parts), warnings)
 
 
-def _first_time(lines: Iterator[bytes], not_after: int | None) -> int | None:
+def _first_time(lines: Iterator[bytes], time_of: TimeOf, not_after: int | None) -> int | None:
     """Of the first record that has a time, and is not rejected for it."""
     for line in lines:
-        time = readable_time(line.removeprefix(b"\xef\xbb\xbf"))
+        time = time_of(line.removeprefix(b"\xef\xbb\xbf"))
         if time is not None and (not_after is None or time <= not_after):
             return time
     return None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import connect, partitions, refused
-from schemas.decoding import readable_time
+from jobs.pipeline.record_times import TimeOf, times_of
 from schemas.events import Stream
 
 #: How many partitions are looked at, and how many records at each end of one.
@@ -51,7 +51,7 @@ def check(
             consumer.committed(found[0])  # the right to do so
         if source.start == "committed":
             _check_committed(stream, source, consumer, found)
-        sample = list(_sample(source, consumer, found))
+        sample = list(_sample(source, consumer, found, times_of(pipeline.mappings)[stream]))
         one_of_each = list({partition.topic: partition for partition in found}.values())
         if not sample or len(one_of_each) > 1:
             _fetch(consumer, one_of_each)
@@ -130,7 +130,9 @@ def _check_committed(
         )
 
 
-def _sample(source: KafkaSource, consumer: Any, partitions: list[Any]) -> Iterator[Sampled]:
+def _sample(
+    source: KafkaSource, consumer: Any, partitions: list[Any], time_of: TimeOf
+) -> Iterator[Sampled]:
     """Records at both ends of what will be read, of some partitions spread over all."""
     step = max(1, -(-len(partitions) // _PARTITIONS))
     chosen = partitions[::step]
@@ -145,7 +147,9 @@ def _sample(source: KafkaSource, consumer: Any, partitions: list[Any]) -> Iterat
         if source.start == "committed":
             begin = max(begin, consumer.committed(partition) or 0)
         for at in sorted({begin, max(begin, last[partition] - _RECORDS)}):
-            yield from _records(consumer, partition, at, min(at + _RECORDS, last[partition]))
+            yield from _records(
+                consumer, partition, at, min(at + _RECORDS, last[partition]), time_of
+            )
 
 
 def _fetch(consumer: Any, partitions: list[Any]) -> None:
@@ -157,14 +161,16 @@ def _fetch(consumer: Any, partitions: list[Any]) -> None:
     consumer.poll(timeout_ms=_NOTHING_MS, max_records=1)
 
 
-def _records(consumer: Any, partition: Any, begin: int, end: int) -> Iterator[Sampled]:
+def _records(
+    consumer: Any, partition: Any, begin: int, end: int, time_of: TimeOf
+) -> Iterator[Sampled]:
     if begin >= end:
         return
     consumer.assign([partition])
     consumer.seek(partition, begin)
     fetched = consumer.poll(timeout_ms=_WAIT_MS, max_records=_RECORDS).get(partition, ())
     for record in fetched:
-        event_time = None if record.value is None else readable_time(record.value)
+        event_time = None if record.value is None else time_of(record.value)
         if record.offset < end and event_time is not None:
             yield Sampled(record.timestamp, event_time, record.timestamp_type == 1)
 

@@ -50,6 +50,8 @@ class Counts:
     immature_dropped: int = 0
     joined: int = 0
     late: int = 0
+    features_skipped: int = 0
+    actions_skipped: int = 0
     actions_ignored: int = 0
     undeclared_feature_values: int = 0
     #: Whether the job began with the state of an earlier one.
@@ -84,6 +86,7 @@ class Counts:
 _SINGLE = {
     *("accepted", "settled", "impressions", "sampled_out", "unexposed", "immature_dropped"),
     *("joined", "late", "actions_ignored", "undeclared_feature_values"),
+    *("features_skipped", "actions_skipped"),
 }
 
 
@@ -168,6 +171,8 @@ def table(counts: Counts) -> Table:
 def _lines(counts: Counts) -> Iterator[tuple[str, str, int]]:
     features, actions = counts.read["features"], counts.read["actions"]
     yield "requests", "read", features
+    if counts.features_skipped:
+        yield "", "skipped", counts.features_skipped
     yield "", "accepted", counts.accepted
     yield "", "settled", counts.settled
     yield from _rejected(counts, "features")
@@ -183,6 +188,8 @@ def _lines(counts: Counts) -> Iterator[tuple[str, str, int]]:
     for i, (kind, count) in enumerate(written or [("none", 0)]):
         yield "" if i else "rows", kind, count
     yield "actions", "read", actions
+    if counts.actions_skipped:
+        yield "", "skipped", counts.actions_skipped
     yield "", "joined", counts.joined
     yield "", "late", counts.late
     if counts.actions_ignored:

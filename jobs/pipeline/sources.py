@@ -30,9 +30,10 @@ from jobs.pipeline.config import (
     Pipeline,
     Source,
 )
-from jobs.pipeline.file_plan import plan
+from jobs.pipeline.file_plan import Plan, plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
+from jobs.pipeline.record_times import times_of
 from schemas import sql
 from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
 from udfs.core import decode_batches
@@ -66,7 +67,8 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
     settings = decode_settings(pipeline, beacon_keys(env))
     if isinstance(sources.features, FilesSource) and isinstance(sources.actions, FilesSource):
         folder = pipeline.checkpoints if lasting else tempfile.mkdtemp(prefix="sample-stitch-")
-        return _files(sources.features, sources.actions, settings, env, tables, folder)
+        planned = plan(sources.features, sources.actions, times=times_of(pipeline.mappings))
+        return _files(planned, settings, env, tables, folder)
     limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
     if isinstance(sources.features, ArchiveSource) and isinstance(sources.actions, ArchiveSource):
         return _archive(sources.features, sources.actions, settings, env, limits)
@@ -101,6 +103,7 @@ def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeS
         {"features": of(pipeline.sources.features), "actions": of(pipeline.sources.actions)},
         beacon_keys,
         pipeline.limits.items_per_request,
+        pipeline.mappings,
     )
 
 
@@ -177,15 +180,7 @@ def with_time_kept(
     return keyed(kept, repartition=False)
 
 
-def _files(
-    features: FilesSource,
-    actions: FilesSource,
-    settings: DecodeSettings,
-    env: Any,
-    tables: Any,
-    folder: str,
-) -> Events:
-    planned = plan(features, actions)
+def _files(planned: Plan, settings: DecodeSettings, env: Any, tables: Any, folder: str) -> Events:
     _warn(planned.warnings)
     text = b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks)
     # A job that is restored goes on in the plan that it began with: its state has the path. Named

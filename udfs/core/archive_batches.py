@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from schemas.decoding import BadRecord, IgnoredAction
-from schemas.events import Origin, Stream, unpack_front
+from schemas.decoding import BadRecord
+from schemas.events import ActionEvent, Origin, Stream, unpack_front
+from schemas.mapping.decoding import Skipped
 from udfs.core.batch_reply import PackedReports, Reports
 from udfs.core.decode_batches import REASONS, action_decoder, request_decoder
 from udfs.core.decode_settings import DecodeSettings
@@ -61,11 +62,24 @@ class ReadRecords:
 
     def _request(self, value: bytes, time: int) -> Read:
         request = self._requests.decode(value, _NOWHERE, time)
+        if isinstance(request, Skipped):
+            return _skipped(request)
         front = unpack_front(request.body)
         return request.event_time, request.request_id, front.user_id, front.items, None, None
 
     def _action(self, value: bytes, time: int) -> Read:
-        action = self._actions.decode(value, _NOWHERE, time)
-        if isinstance(action, IgnoredAction):
-            return action.event_time, None, None, None, None, None
-        return action.event_time, action.request_id, action.user_id, [action.item_id], None, None
+        said = self._actions.decode(value, _NOWHERE, time)
+        if isinstance(said, Skipped):
+            return _skipped(said)
+        actions = said if isinstance(said, list) else [said]
+        good = [action for action in actions if isinstance(action, ActionEvent)]
+        first = min(action.event_time for action in actions)
+        if not good:
+            return first, None, None, None, None, None
+        # those of a record are of one request and user, and may be of several items
+        items = list(dict.fromkeys(action.item_id for action in good))
+        return first, good[0].request_id, good[0].user_id, items, None, None
+
+
+def _skipped(record: Skipped) -> Read:
+    return record.event_time, None, None, None, None, None

@@ -9,7 +9,9 @@ and the order of reading is fixed; `DecodeRecords` takes what the Kafka connecto
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from typing import cast
 
 import msgspec
 
@@ -24,6 +26,7 @@ from schemas.events import (
     Stream,
     unpack_front,
 )
+from schemas.mapping.decoding import MappedActionDecoder, MappedRequestDecoder, Skipped
 from udfs.core.batch_reply import PackedReports, Reports
 from udfs.core.decode_settings import Chunk, DecodeSettings
 from udfs.core.file_clock import FileClock
@@ -47,6 +50,7 @@ def counters(streams: Collection[Stream] = STREAMS) -> tuple[str, ...]:
     """All counters of a decoder of these streams, in the form of `batch_reply.Reports.counts`."""
     return (
         *(f"{stream}_read" for stream in streams),
+        *(f"{stream}_skipped" for stream in streams),
         *(("undeclared_feature_values",) if "features" in streams else ()),
         *(("actions_ignored",) if "actions" in streams else ()),
         *(f"rejected/{stream}/{reason}" for stream in streams for reason in REASONS[stream]),
@@ -79,10 +83,11 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def request_decoder(settings: DecodeSettings) -> RequestDecoder:
+def request_decoder(settings: DecodeSettings) -> RequestDecoder | MappedRequestDecoder:
     """A decoder of feature records by these settings."""
-    features = settings.streams["features"]
-    return RequestDecoder(
+    features, mapping = settings.streams["features"], settings.mappings.features
+    make = RequestDecoder if mapping is None else partial(MappedRequestDecoder, mapping)
+    return make(
         settings.schema,
         max_record_bytes=features.max_record_bytes,
         max_items=settings.max_items,
@@ -91,10 +96,11 @@ def request_decoder(settings: DecodeSettings) -> RequestDecoder:
     )
 
 
-def action_decoder(settings: DecodeSettings) -> ActionDecoder:
+def action_decoder(settings: DecodeSettings) -> ActionDecoder | MappedActionDecoder:
     """A decoder of action records by these settings."""
-    actions = settings.streams["actions"]
-    return ActionDecoder(
+    actions, mapping = settings.streams["actions"], settings.mappings.actions
+    make = ActionDecoder if mapping is None else partial(MappedActionDecoder, mapping)
+    return make(
         settings.kinds,
         key_is_request_id=settings.key != "user_id",
         reject_unknown=settings.reject_unknown,
@@ -104,16 +110,41 @@ def action_decoder(settings: DecodeSettings) -> ActionDecoder:
     )
 
 
+class Told(msgspec.Struct, gc=False):
+    """What a mapped record tells: how far its stream has come (epoch ms), and its events by key.
+
+    The time is the least of its events: one that the record foretells must not move time.
+    """
+
+    event_time: int
+    events: list[tuple[str, RequestEvent | ActionEvent]]
+
+
+Decode = Callable[
+    [Stream, bytes, Origin, "int | None"],
+    "tuple[str, RequestEvent | ActionEvent] | IgnoredAction | Told | None",
+]
+
+
 class _Decoding:
     """Decoders, counts and rejects of both streams, for one subtask."""
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._by_user = settings.key == "user_id"
-        self._requests = request_decoder(settings)
-        self._actions = action_decoder(settings)
+        requests, actions = request_decoder(settings), action_decoder(settings)
+        self._mapped = {"features": requests, "actions": actions}
+        # `decode_of` keeps the records of mapped streams from these
+        self._requests = cast(RequestDecoder, requests)
+        self._actions = cast(ActionDecoder, actions)
+        self._mappings = settings.mappings
         self._beacon_keys = settings.beacon_keys
         self._reports = Reports()
         self._counted = (0, 0)
+
+    def decode_of(self, stream: Stream) -> Decode:
+        """How the records of a stream are decoded."""
+        mapped = getattr(self._mappings, stream) is not None
+        return self.decode_mapped if mapped else self.decode
 
     def decode(
         self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None
@@ -131,6 +162,33 @@ class _Decoding:
         if isinstance(action, IgnoredAction):
             return action
         return action.user_id if self._by_user else (action.request_id or ""), action
+
+    def decode_mapped(
+        self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None
+    ) -> Told | None:
+        """The same of a record that is mapped. None also for one that is skipped and has no time.
+
+        A record of several events counts as so many that were read.
+        """
+        try:
+            said = self._mapped[stream].decode(raw, origin, record_time)
+        except BadRecord as bad:
+            self._reject(stream, raw, origin, record_time, bad)
+            return None
+        if isinstance(said, Skipped):
+            self._reports.counts[f"{stream}_skipped"] += 1
+            return None if said.event_time is None else Told(said.event_time, [])
+        events = said if isinstance(said, list) else [said]
+        self.read(stream, len(events) - 1)
+        return Told(
+            min(event.event_time for event in events),
+            [(self._key(event), event) for event in events if not isinstance(event, IgnoredAction)],
+        )
+
+    def _key(self, event: RequestEvent | ActionEvent) -> str:
+        if isinstance(event, ActionEvent):
+            return event.user_id if self._by_user else (event.request_id or "")
+        return unpack_front(event.body).user_id if self._by_user else event.request_id
 
     def _reject(
         self, stream: Stream, raw: bytes, origin: Origin, record_time: int | None, bad: BadRecord
@@ -219,7 +277,7 @@ class ReadFiles:
     def _events(self, chunk: Chunk) -> Iterator[Keyed]:
         data = self._files.read(chunk.path, chunk.start, chunk.end)
         decoding, clock, stream = self._decoding, self._clock, chunk.stream
-        decode = decoding.decode
+        decode = decoding.decode_of(stream)
         records = 0
         latest = announced = self._latest.get(stream, -1)
         granularity = self._settings.streams[stream].granularity
@@ -229,16 +287,20 @@ class ReadFiles:
             out = decode(stream, line, Origin(chunk.path, None, at), None)
             if out is None:
                 continue
-            time = out.event_time if isinstance(out, IgnoredAction) else out[1].event_time
+            time = out[1].event_time if isinstance(out, tuple) else out.event_time
             before = clock.now
             if time > reached:
                 reached = time
                 clock.shown(stream, time, chunk.limit)
                 latest = max(latest, time)
             moved = clock.now > before
-            if not isinstance(out, IgnoredAction):
+            if isinstance(out, tuple):
                 yield Keyed(out[0], out[1], clock.now)
                 moved = False  # the event says so
+            elif isinstance(out, Told):
+                for key, event in out.events:
+                    yield Keyed(key, event, clock.now)
+                    moved = False
             # an ignored action has no event of its own that could carry the clock
             if latest - announced >= granularity or moved:
                 announced = latest
@@ -290,16 +352,20 @@ class DecodeArchive:
     def run(self, batch: bytes) -> bytes:
         """All that is in the records."""
         decoding, events = self._decoding, list[Keyed]()
+        decode = {stream: decoding.decode_of(stream) for stream in STREAMS}
         read = Counter[Stream]()
         for record in self._batch(batch):
             stream = STREAMS[record.stream]
             read[stream] += 1
             origin = Origin(record.topic, record.partition, record.offset)
-            out = decoding.decode(stream, record.raw or b"", origin, record.time)
+            out = decode[stream](stream, record.raw or b"", origin, record.time)
             if out is None:
                 continue
-            if not isinstance(out, IgnoredAction):
+            if isinstance(out, tuple):
                 events.append(Placed(out[0], out[1], record.clock, record.place))
+            elif isinstance(out, Told):
+                for key, event in out.events:
+                    events.append(Placed(key, event, record.clock, record.place))
             step = record.time - record.time % self._settings.streams[stream].granularity
             if step > self._announced[stream]:
                 self._announced[stream] = step
@@ -328,7 +394,8 @@ class DecodeRecords:
 
     def run(self, batch: bytes) -> bytes:
         """All that is in the records."""
-        stream, granularity, decode = self._stream, self._granularity, self._decoding.decode
+        stream, granularity = self._stream, self._granularity
+        decode = self._decoding.decode_of(stream)
         records, events = self._batch(batch), list[Keyed]()
         for record in records:
             origin = Origin(record.topic, record.partition, record.offset)
@@ -336,8 +403,10 @@ class DecodeRecords:
             if out is None:
                 continue
             # an ignored action tells how far its stream has come, as it does from files
-            if not isinstance(out, IgnoredAction):
+            if isinstance(out, tuple):
                 events.append(Keyed(out[0], out[1], 0))
+            elif isinstance(out, Told):
+                events += [Keyed(key, event, 0) for key, event in out.events]
             step = record.time - record.time % granularity
             if step > self._announced:
                 self._announced = step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ import msgspec
 from schemas.actions import ActionKind
 from schemas.events import Stream
 from schemas.features import FeatureSchema
+from schemas.mapping.plan import Mappings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class DecodeSettings:
     beacon_keys: tuple[str, ...]
     #: `limits.items_per_request`; None: any number.
     max_items: int | None = None
+    #: `[events]`: how records of another shape are events.
+    mappings: Mappings = field(default_factory=Mappings)
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True):
