@@ -78,7 +78,7 @@ def loaded(tmp_path: Path, events: str, *overrides: str, base: str = BASE) -> Pi
         # ids and constants
         (
             FEATURES.replace('"user"', '["a"]'),
-            "user_id: expected several paths, or one path withou",
+            "user_id: expected several paths, or one",
         ),
         (FEATURES.replace('"user"', "{constant = true}"), "an id is text or an integer; got True"),
         (FEATURES.replace('"user"', '{path = "a", constant = "b"}'), "one of path and constant is"),
@@ -181,7 +181,7 @@ def loaded(tmp_path: Path, events: str, *overrides: str, base: str = BASE) -> Pi
         ),
         (
             ACTIONS.replace('request_id = "req"', ""),
-            "events.actions.request_id: this key is requir",
+            "events.actions.request_id: this key is",
         ),
         (
             ACTIONS + '[[events.actions.says]]\nwhen = "x"',
