@@ -75,6 +75,13 @@ class Texts:
             return Skipped(max(good, default=None))
         return list(map(_encode, shaped))
 
+    def of_or_reason(self, raw: bytes, record_time: int | None) -> list[bytes] | Skipped | str:
+        """The same, with the reason of BadRecord for a record that is bad."""
+        try:
+            return self.of(raw, record_time)
+        except BadRecord as bad:
+            return bad.reason
+
     def time(self, raw: bytes, record_time: int | None) -> int | None:
         """The time (epoch ms) that a record states, whatever else it is; None if it has none."""
         try:

@@ -308,7 +308,7 @@ junk = st.recursive(
 )
 WHOLE = {
     "features": {
-        "request_id": ["a", "b"],
+        "request_id": ["a.c", "b"],
         "user_id": "a.b",
         "event_time": {"path": "c", "unit": "iso", "zone": "UTC"},
         "items": "d",
@@ -321,14 +321,14 @@ WHOLE = {
     "actions": {
         "user_id": "a[0].b",
         "items": "b",
-        "item_id": ".",
-        "request_id": ["a", "c"],
+        "item_id": ".d",
+        "request_id": ["c", "d"],
         "event_time": {"path": "c", "unit": "s", "since": "2020-01-01T00:00:00Z"},
         "event_id": "d",
         "action": ".e",
-        "value": {"path": "f", "as": "number", "divide": 7},
+        "value": {"path": ".b", "as": "number", "divide": 7},
         "says": [
-            {"kind": "dwell", "when": ["a", ".b"], "value": {"path": ".c", "as": "bool"}},
+            {"kind": "dwell", "when": ["a", ".b"], "value": {"path": ".c", "as": "number"}},
             {"kind": "click", "event_time": {"path": "f", "unit": "%Y-%m-%d", "zone": "UTC"}},
         ],
     },

@@ -22,6 +22,7 @@ from schemas import event_files
 from schemas.actions import NEEDS_VALUE
 from schemas.decoding import in_bounds
 from schemas.events import LATEST_TIME, Stream
+from schemas.mapping.decoding import Texts, texts_of
 from tools.advise_window.observations import Floats, Ints, Observed, next_showing, observe
 
 _Id = Annotated[str, msgspec.Meta(min_length=1)]
@@ -64,9 +65,14 @@ def read(pipeline: Pipeline) -> Observed:
     rules = pipeline.rules
     by_request = rules.key == "request_id"
     notes: list[str] = []
-    shown, times = _impressions(features, notes, by_request=by_request)
+    mappings = pipeline.mappings
+    shown, times = _impressions(
+        features, texts_of(mappings, "features"), notes, by_request=by_request
+    )
     need_value = {k.name for k in rules.kinds if k.label in NEEDS_VALUE}
-    acted, kinds, action_times = _actions(actions, need_value, notes, by_request=by_request)
+    acted, kinds, action_times = _actions(
+        actions, texts_of(mappings, "actions"), need_value, notes, by_request=by_request
+    )
     if not shown or not acted:
         missing = "features" if not shown else "actions"
         why = "".join(f"; {note}" for note in notes if note.startswith(missing))
@@ -93,7 +99,7 @@ def read(pipeline: Pipeline) -> Observed:
 
 
 def _impressions(
-    source: FilesSource, notes: list[str], *, by_request: bool
+    source: FilesSource, texts: Texts | None, notes: list[str], *, by_request: bool
 ) -> tuple[list[str], Floats]:
     """For each impression: what an action must name, and the time of its request.
 
@@ -102,7 +108,7 @@ def _impressions(
     shown: list[str] = []
     times: list[int] = []
     requests: set[str] = set()
-    for request in _records(source, "features", msgspec.json.Decoder(_Request), notes):
+    for request in _records(source, "features", texts, msgspec.json.Decoder(_Request), notes):
         if request.request_id in requests:
             continue
         requests.add(request.request_id)
@@ -113,13 +119,18 @@ def _impressions(
 
 
 def _actions(
-    source: FilesSource, need_value: set[str], notes: list[str], *, by_request: bool
+    source: FilesSource,
+    texts: Texts | None,
+    need_value: set[str],
+    notes: list[str],
+    *,
+    by_request: bool,
 ) -> tuple[list[str], list[str], Floats]:
     """For each action: what it names, its kind, and its time."""
     named: list[str] = []
     kinds: list[str] = []
     times: list[int] = []
-    for action in _records(source, "actions", msgspec.json.Decoder(_Action), notes):
+    for action in _records(source, "actions", texts, msgspec.json.Decoder(_Action), notes):
         key = action.request_id if by_request else action.user_id
         # the job rejects such actions; a few of them would distort the delays of a rare kind
         valid = action.value is not None or action.action not in need_value
@@ -133,6 +144,7 @@ def _actions(
 def _records(
     source: FilesSource,
     stream: Stream,
+    texts: Texts | None,
     decoder: msgspec.json.Decoder[_Record],
     notes: list[str],
 ) -> Iterator[_Record]:
@@ -140,7 +152,7 @@ def _records(
     wrong, first = 0, 0
     latest = LATEST_TIME if source.not_after is None else source.not_after
     for path in find(stream, source.path):
-        for raw in _lines(stream, path):
+        for raw in _events(stream, path, texts):
             try:
                 record = decoder.decode(raw)
             except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -166,6 +178,17 @@ def _unit(time: int) -> str:
         if in_bounds(ms):
             return f", which looks like {unit} (the job rejects it as wrong_time_unit)"
     return ""
+
+
+def _events(stream: Stream, path: Path, texts: Texts | None) -> Iterator[bytes]:
+    """The records of a file as docs/events.md has them; `texts`: by which they are mapped."""
+    for raw in _lines(stream, path):
+        if texts is None:
+            yield raw
+            continue
+        said = texts.of_or_reason(raw, None)
+        if isinstance(said, list):
+            yield from said
 
 
 def _lines(stream: Stream, path: Path) -> Iterator[bytes]:

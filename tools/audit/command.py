@@ -20,6 +20,7 @@ from rich.progress import Progress as ProgressBar
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
+from schemas.events import Stream
 from tools.audit import report as audit_report
 from tools.audit.actions import Assignment, Requests, take_late
 from tools.audit.eras import eras_of
@@ -55,7 +56,8 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
         read[stream] += records
         told(f"reading {stream}", read[stream], None)
 
-    rejected = Rejected(output, report)
+    several: tuple[Stream, ...] = () if pipeline.mappings.actions is None else ("actions",)
+    rejected = Rejected(output, report, several)
     source = read_source(eras, rejected, report, more)
     request_twins(source, eras, report)
     requests = Requests(eras, source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -444,18 +445,27 @@ def _check_ids(ids: Iterable[str]) -> None:
 
 class Decoder:
     """Decodes the records of both streams under a pipeline's configuration. `max_items`: another
-    bound than its own.
+    bound than its own. `any_length`: `max_record_bytes` is not asked.
     """
 
-    def __init__(self, pipeline: Pipeline, max_items: int | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, max_items: int | None = None, *, any_length: bool = False
+    ) -> None:
         features, actions = pipeline.sources.features, pipeline.sources.actions
         self._sources: dict[Stream, Source] = {"features": features, "actions": actions}
         if max_items is None:
             max_items = pipeline.limits.items_per_request
-        self._requests = _Requests(pipeline.schema, features.max_record_bytes, max_items)
+        self._texts: dict[Stream, _Text] = {
+            "features": _Text(features.max_record_bytes),
+            "actions": _Text(actions.max_record_bytes),
+        }
+        most = (sys.maxsize, sys.maxsize)
+        if not any_length:
+            most = (features.max_record_bytes, actions.max_record_bytes)
+        self._requests = _Requests(pipeline.schema, most[0], max_items)
         self._actions = _Actions(
             {kind.name: kind.label in _NEED_VALUE for kind in pipeline.kinds},
-            actions.max_record_bytes,
+            most[1],
             needs_request_id=pipeline.join.key == "request_id",
             reject_unknown=pipeline.join.unknown_actions == "reject",
         )
@@ -475,12 +485,22 @@ class Decoder:
         except _Bad as bad:
             return str(bad)
 
-    def _check_clock(self, stream: Stream, time: int, record_time: int | None) -> None:
-        """Step 9."""
+    def text_fault(self, stream: Stream, raw: bytes) -> str | None:
+        """The reason why bytes are no JSON object (steps 1 to 7); None if they are one."""
+        try:
+            record = self._texts[stream].read(raw)
+        except _Bad as bad:
+            return str(bad)
+        return None if type(record) is _Object else "wrong_type"
+
+    def is_ahead(self, stream: Stream, time: int, record_time: int | None) -> bool:
+        """Whether an event's time (epoch ms) is beyond the bounds of its source."""
         source = self._sources[stream]
         if isinstance(source, FilesSource):
-            late = source.not_after is not None and time > source.not_after
-        else:
-            late = record_time is not None and time > record_time + int(source.max_future)
-        if late:
+            return source.not_after is not None and time > source.not_after
+        return record_time is not None and time > record_time + int(source.max_future)
+
+    def _check_clock(self, stream: Stream, time: int, record_time: int | None) -> None:
+        """Step 9."""
+        if self.is_ahead(stream, time, record_time):
             raise _Bad("future_clock")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemas import samples
 from schemas.events import STREAMS, ActionEvent, Origin, Stream
-from tools.audit.decoding import DecodedAction, DecodedRequest, Decoder
+from schemas.mapping.decoding import Skipped
+from tools.audit.decoding import DecodedAction, DecodedRequest
 from tools.audit.eras import Eras
 from tools.audit.impressions import Impressions
+from tools.audit.mapped import Decoders
 from tools.audit.output import Output, hour_of
 from tools.audit.report import Report, place
 from tools.audit.source import Reached, Record, is_one_log, records
@@ -80,25 +83,44 @@ class Source:
     bad: dict[Stream, Counter[str]] = field(default_factory=dict)
 
 
-class Rejected:
-    """The rows of `rejected/`, by origin; each is taken once by the record that it is of."""
+#: Stream and origin of a record.
+_Place = tuple[str, str, "int | None", int]
 
-    def __init__(self, output: Output, report: Report) -> None:
-        self._rows: dict[tuple[str, str, int | None, int], tuple[str, bytes, str]] = {}
+
+class _Row(NamedTuple):
+    """A row of `rejected/`. `record_time`: epoch ms."""
+
+    reason: str
+    raw: bytes
+    file: str
+    record_time: int | None
+
+
+class Rejected:
+    """The rows of `rejected/`, by origin; each is taken once by the record that it is of.
+
+    `several`: the streams whose records may say several events, each of which may be rejected.
+    """
+
+    def __init__(self, output: Output, report: Report, several: Collection[Stream] = ()) -> None:
+        self._rows: dict[_Place, list[_Row]] = defaultdict(list)
+        self.several = several
         self._report = report
         self._account = report.account("rows in rejected/")
         for file, row in output.rows("rejected", samples.REJECTED):
             self._account.came_in += 1
             key = (row["stream"], row["origin"], row["partition"], row["offset"])
             where = place(Origin(row["origin"], row["partition"], row["offset"]))
-            if key in self._rows:
+            if key in self._rows and row["stream"] not in several:
                 report.find("rejected row", where, file.name, "the record is rejected twice")
             elif file.hour != hour_of(row["record_time"]):
                 report.find(
                     "rejected row", where, file.name, "lies in the partition of another hour"
                 )
             else:
-                self._rows[key] = (row["reason"], row["raw"], file.name)
+                self._rows[key].append(
+                    _Row(row["reason"], row["raw"], file.name, row["record_time"])
+                )
 
     def take(
         self,
@@ -108,14 +130,17 @@ class Rejected:
         *,
         ignored: bool,
         or_bad: str | None = None,
+        event_time: int | None = None,
     ) -> str | None:
         """The reason for which it was rejected, if it was; `bad`: what the decoder says. `or_bad`:
-        what it said under another configuration.
+        what it said under another configuration. `event_time`: for one of several events of a
+        record, which it is.
         """
-        row = self._rows.pop((stream, *_key(record.origin)), None)
-        if row is None:
+        rows = self._rows.get((stream, *_key(record.origin)), [])
+        at = next((i for i, r in enumerate(rows) if event_time in (None, r.record_time)), None)
+        if at is None:
             return None
-        reason, raw, file = row
+        reason, raw, file, _ = rows.pop(at)
         why = None
         if raw != record.raw:
             why = "its raw bytes are not those of the record"
@@ -133,10 +158,11 @@ class Rejected:
 
     def finish(self) -> None:
         """What is left was never in the source."""
-        for (_, name, partition, offset), (reason, _, file) in self._rows.items():
+        for (_, name, partition, offset), rows in self._rows.items():
             where = place(Origin(name, partition, offset))
-            why = f"rejected as {reason}, but there is no such record in the source"
-            self._report.find("rejected row", where, file, why)
+            for row in rows:
+                why = f"rejected as {row.reason}, but there is no such record in the source"
+                self._report.find("rejected row", where, row.file, why)
         self._rows.clear()
 
 
@@ -152,8 +178,7 @@ def read_source(
     Raises ConfigError for sources that cannot be read.
     """
     pipeline = eras.present
-    least_items, most_items = eras.items
-    decoder = Decoder(pipeline, most_items)
+    decoders = Decoders(pipeline, eras.items[1])
     source = Source(Impressions(pipeline.schema))
     for stream in STREAMS:
         settings = getattr(pipeline.sources, stream)
@@ -162,36 +187,59 @@ def read_source(
         )
         bad = source.bad[stream] = Counter()
         for record in _told(records(stream, settings, report.notes), stream, progress):
-            source.read[stream] += 1
             reached.read(record)
-            event = decoder.decode(stream, record.raw, record.time)
-            if isinstance(event, str):
-                if rejected.take(stream, record, event, ignored=False) is None:
-                    source.unseen.append((stream, record.origin, event))
+            said = decoders.read(stream, record.raw, record.time)
+            source.read[stream] += len(said) if isinstance(said, list) else 1
+            if isinstance(said, str):
+                if rejected.take(stream, record, said, ignored=False) is None:
+                    source.unseen.append((stream, record.origin, said))
                 else:
-                    bad[f"rejected: {event}"] += 1
+                    bad[f"rejected: {said}"] += 1
                 continue
-            ignored = isinstance(event, DecodedAction) and event.ignored
-            or_bad = None
-            if isinstance(event, DecodedRequest) and len(event.items) > least_items:
-                or_bad = "too_many_items"
-            reason = rejected.take(stream, record, None, ignored=ignored, or_bad=or_bad)
-            if reason is not None and reason == or_bad:
-                bad[f"rejected: {reason}"] += 1
+            if isinstance(said, Skipped):
+                rejected.take(stream, record, None, ignored=True)
+                bad["skipped"] += 1
+                if said.event_time is not None:
+                    reached.good(said.event_time, record)
                 continue
             # before the record itself moves time
             watermark = reached.watermark_at_most()
-            # an ignored action moves time as well (rule 12)
-            reached.good(event.event_time, record)
-            if ignored:
-                bad["ignored"] += 1
-            elif isinstance(event, DecodedRequest):
-                _add_request(source, event, record.origin, reason, watermark)
-            else:
-                source.actions.append(Action(_action(event, record.origin), reason))
+            good = [e for e in said if _add(source, eras, rejected, stream, record, e, watermark)]
+            if good:
+                # an ignored action moves time as well (rule 12)
+                reached.good(min(event.event_time for event in said), record)
     source.impressions.seal()
     rejected.finish()
     return source
+
+
+def _add(
+    source: Source,
+    eras: Eras,
+    rejected: Rejected,
+    stream: Stream,
+    record: Record,
+    event: DecodedRequest | DecodedAction,
+    watermark: float,
+) -> bool:
+    """Add an event of a record. Whether it is good, whatever the join has made of it."""
+    bad = source.bad[stream]
+    ignored = isinstance(event, DecodedAction) and event.ignored
+    or_bad = None
+    if isinstance(event, DecodedRequest) and len(event.items) > eras.items[0]:
+        or_bad = "too_many_items"
+    time = event.event_time if stream in rejected.several else None
+    reason = rejected.take(stream, record, None, ignored=ignored, or_bad=or_bad, event_time=time)
+    if reason is not None and reason == or_bad:
+        bad[f"rejected: {reason}"] += 1
+        return False
+    if isinstance(event, DecodedRequest):
+        _add_request(source, event, record.origin, reason, watermark)
+    elif ignored:
+        bad["ignored"] += 1
+    else:
+        source.actions.append(Action(_action(event, record.origin), reason))
+    return True
 
 
 def _told(
