@@ -197,6 +197,12 @@ def _begin(
 
     output = pipeline.output.path
     restored = environment.option(env, environment.RESTORE_PATH)
+    recovering = environment.recovering_job(env)
+    if recovering is not None and recovering in {run.job for run in runs.known(output)}:
+        # Another job manager runs this program again. Flink takes the job's own checkpoint,
+        # whatever is asked here, so no row is written twice.
+        program.say(f"job {recovering} goes on from its latest checkpoint")
+        return "restore", restored
     if restored is not None:
         # `flink run --fromSavepoint`, or the option in [flink]
         _refuse_newer_rows(program, output, places.from_uri(restored), "flink run --fromSavepoint")

@@ -20,6 +20,9 @@ _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
 
 CHECKPOINT_FOLDER = "execution.checkpointing.dir"
 RESTORE_PATH = "execution.state-recovery.path"
+#: Flink's internal option. The Kubernetes operator sets a new id for each deployment that does not
+#: go on by itself.
+_FIXED_JOB_ID = "$internal.pipeline.job-id"
 
 
 class SetupError(Exception):
@@ -99,6 +102,16 @@ def option(env: Any, key: str) -> str | None:
 def checkpoint_folder(env: Any) -> str:
     """The place where the job's checkpoints lie; without the scheme if it is local."""
     return places.from_uri(option(env, CHECKPOINT_FOLDER) or "")
+
+
+def recovering_job(env: Any) -> str | None:
+    """The id of the job, if the cluster can run this program again under the same id and then goes
+    on from its own checkpoint: an application (`flink run-application`, Kubernetes) with high
+    availability. None otherwise.
+    """
+    if (option(env, "high-availability.type") or "NONE").upper() == "NONE":
+        return None
+    return option(env, _FIXED_JOB_ID)
 
 
 def restore_from(env: Any, snapshot: str) -> None:

@@ -77,7 +77,7 @@ class ImageRoot(Started):
         self._hosts.write_text(f"127.0.0.1 localhost {' '.join(self.hosts)}\n")
         self.data = self.folder / "data"
         self.data.mkdir()
-        self._give_data()
+        self.give_data()
         self._running: list[ProcessId] = []
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class ImageRoot(Started):
     def add_data(self, source: Path) -> None:
         """Copy a folder's content to /data, for the image's user."""
         shutil.copytree(source, self.data, dirs_exist_ok=True)
-        self._give_data()
+        self.give_data()
 
     def run(self, name: str, *arguments: str, environment: Mapping[str, str] = {}) -> ProcessId:
         """Start a container on this host name; `log` has what it says."""
@@ -125,7 +125,8 @@ class ImageRoot(Started):
         assert test[:3] == ["CMD", "python", "/health.py"]
         return self.execute(*test[1:3], *targets).returncode == 0
 
-    def _give_data(self) -> None:
+    def give_data(self) -> None:
+        """Make all of /data the image's user's."""
         user, _, group = self.config["User"].partition(":")
         for path in (self.data, *self.data.rglob("*")):
             os.chown(path, int(user), int(group))

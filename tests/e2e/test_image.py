@@ -9,17 +9,23 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services import process
+from services.flink_home import flink_home
+from services.kafka_broker import KafkaBroker
 from services.process import ProcessId, free_port, tail
 from services.waiting import wait_until
+from services.zookeeper import ZooKeeper
 from tests import by_hand
 from tests.e2e import by_hand_rows
 from tests.e2e.image_root import ImageRoot, missing
+from tests.e2e.kafka_story import KafkaStory
 from tests.flink import running
 
 pytestmark = [
@@ -48,8 +54,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRoot]:
 class Cluster:
     """Ports of one cluster, and what `FLINK_PROPERTIES` says of them; the rest is the image's."""
 
-    def __init__(self, image: ImageRoot) -> None:
+    def __init__(self, image: ImageRoot, settings: Mapping[str, str] = {}) -> None:
         self.image = image
+        self._settings = settings
         self.rest = free_port()
         self.metrics = {name: free_port() for name in ("jobmanager", "taskmanager")}
         self._rpc = free_port()
@@ -60,6 +67,7 @@ class Cluster:
             "rest.port": self.rest,
             "rest.bind-port": self.rest,
             "metrics.reporter.prometheus.port": self.metrics.get(name, 0),
+            **self._settings,
         }
         return {"FLINK_PROPERTIES": "".join(f"{key}: {value}\n" for key, value in lines.items())}
 
@@ -145,3 +153,62 @@ def test_an_application_joins(image: ImageRoot) -> None:
     wait_until(lambda: not manager.is_running(), 180, "the job manager to end with its job")
     assert running.rows(output, "samples"), tail(image.log("jobmanager"), 60)
     by_hand_rows.check(output, by_hand.load("request_id"))
+
+
+def test_an_application_goes_on_when_its_job_manager_is_lost(
+    image: ImageRoot, tmp_path: Path
+) -> None:
+    """Another one runs the program again, whose output has rows by then; none is there twice.
+
+    With high availability and an id for the job, as the operator for Kubernetes sets one. Here
+    ZooKeeper remembers what Kubernetes would.
+    """
+    zookeeper = ZooKeeper(tmp_path / "zookeeper", sorted((flink_home() / "lib").glob("*.jar")))
+    with KafkaBroker(tmp_path / "kafka") as broker:
+        zookeeper.start()
+        try:
+            _lose_the_job_manager(image, broker, zookeeper)
+        finally:
+            zookeeper.stop()
+
+
+def _lose_the_job_manager(image: ImageRoot, broker: KafkaBroker, zookeeper: ZooKeeper) -> None:
+    folder = image.data / "lost"
+    folder.mkdir()
+    story = KafkaStory(broker, folder, "lost", '[actions.click]\nwindow = "5s"\n')
+    story.create_topics()
+    image.give_data()
+    cluster = Cluster(
+        image,
+        {
+            "high-availability.type": "zookeeper",
+            "high-availability.zookeeper.quorum": zookeeper.servers,
+            "high-availability.cluster-id": "/lost",
+            "high-availability.storageDir": "file:///data/lost/ha",
+            "$internal.pipeline.job-id": "5a17c4" + "0" * 25 + "1",
+        },
+    )
+    application = (
+        *("application", JOB, "--config", "/data/lost/pipeline.toml"),
+        *("--set", "output.path=/data/lost/out"),
+        *("--set", "runtime.checkpoint_path=/data/lost/checkpoints"),
+    )
+
+    def add(seconds: range) -> None:
+        story.requests(seconds)
+        story.clicks({second: 1 for second in seconds if second % 2})
+
+    add(range(100))
+    cluster.run("taskmanager", "taskmanager")
+    first = cluster.run("jobmanager", *application)
+    wait_until(lambda: len(story.rows()) > 50, 180, "rows")
+    process.kill(first)
+    add(range(100, 200))
+    second = cluster.run("jobmanager", *application)
+    wait_until(
+        lambda: len(story.rows()) > 180 or not second.is_running(), 180, "rows of the second"
+    )
+    assert second.is_running(), tail(image.log("jobmanager"), 60)
+    assert "goes on from its latest checkpoint" in image.log("jobmanager").read_text()
+    rows = story.rows()  # which has each request once
+    assert set(rows) == set(range(max(rows) + 1))
