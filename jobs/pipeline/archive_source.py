@@ -103,4 +103,5 @@ def _source(features: ArchiveSource, actions: ArchiveSource, plan: Plan, env: An
         lines = (head, *partition.runs)
         partitions[place] = "\n".join("\t".join(map(str, line)) for line in lines)
     read = sinks.row_type(_READ)
-    return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME)
+    bound = str(max(int(features.out_of_orderness), int(actions.out_of_orderness)))
+    return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME, bound)

@@ -5,12 +5,13 @@ the archive alone.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from schemas.events import STREAMS
+from schemas.events import STREAMS, Stream
 from tests import archives, configured, oracle
 from tests.archives import Kept
 from tests.e2e import outcomes
@@ -30,18 +31,33 @@ def rules(key: Key) -> Rules:
     )
 
 
-def story(seed: int, key: Key) -> list[tuple[str, int, Request | Action]]:
-    """Stream, partition and event, in the order of arrival. One in ten comes late, by up to two of
-    the longest windows, and some come twice.
+#: Of how many records some may be far behind a timestamp that counts.
+AHEAD, MOST = 15, 8
+
+
+class Arrived(NamedTuple):
+    """A record. `timestamp`: the time of its event, or half an hour more, of a wrong clock."""
+
+    stream: Stream
+    partition: int
+    event: Request | Action
+    timestamp: int
+
+
+def story(seed: int) -> list[Arrived]:
+    """In the order of arrival. One in ten comes late, by up to two of the longest windows, some
+    come twice, and some requests have timestamps that are ahead of time.
     """
     choose = random.Random(seed)
-    arrivals: list[tuple[int, str, int, Request | Action]] = []
+    arrivals: list[tuple[int, Arrived]] = []
 
-    def send(stream: str, event: Request | Action) -> None:
+    def send(stream: Stream, event: Request | Action) -> None:
         for _ in range(1 + (choose.random() < 0.05)):
             lag = choose.randrange(120_000) if choose.random() < 0.1 else choose.randrange(BOUND)
             partition = choose.randrange(PARTITIONS[stream])
-            arrivals.append((event.event_time + lag, stream, partition, event))
+            wrong = stream == "features" and choose.random() < 0.04
+            stamp = event.event_time + (1_800_000 if wrong else 0)
+            arrivals.append((event.event_time + lag, Arrived(stream, partition, event, stamp)))
 
     for i in range(REQUESTS):
         time, user = START + i * 9_000 + choose.randrange(9_000), f"u{choose.randrange(40)}"
@@ -55,41 +71,47 @@ def story(seed: int, key: Key) -> list[tuple[str, int, Request | Action]]:
             send("actions", Action(f"e{i}-{n}", user, shown, f"r{i}", kind, value, at))
     # both streams come equally far
     end = START + REQUESTS * 9_000 + 300_000
-    arrivals.append((end, "features", 0, Request("end", "u", end, ("i0",))))
-    arrivals.append((end, "actions", 0, Action("end", "u", "i0", "end", "click", 1.0, end)))
-    arrivals.sort(key=lambda arrival: arrival[0])
-    return [arrival[1:] for arrival in arrivals]
+    last = Action("end", "u", "i0", "end", "click", 1.0, end)
+    arrivals.append((end, Arrived("features", 0, Request("end", "u", end, ("i0",)), end)))
+    arrivals.append((end, Arrived("actions", 0, last, end)))
+    return [arrived for _, arrived in sorted(arrivals, key=lambda arrival: arrival[0])]
 
 
-def timeline(arrivals: list[tuple[str, int, Request | Action]]) -> Timeline:
+def timeline(arrivals: list[Arrived]) -> Timeline:
     """As docs/archive.md says that it is replayed: by the greatest time that a partition has shown,
     with the watermark of that.
     """
-    shown: dict[tuple[int, int], int] = {}
     records: list[tuple[int, tuple[int, int], int, Request | Action]] = []
-    for stream, partition, event in arrivals:
-        place = STREAMS.index(stream), partition
-        shown[place] = max(shown.get(place, 0), event.event_time)
-        records.append((shown[place], place, len(records), event))
+    places: dict[tuple[int, int], list[Arrived]] = defaultdict(list)
+    for arrived in arrivals:
+        places[STREAMS.index(arrived.stream), arrived.partition].append(arrived)
+    for place, all_of in places.items():
+        clock = 0
+        for offset, arrived in enumerate(all_of):
+            following = all_of[offset + 1 : offset + 1 + AHEAD]
+            if sum(a.timestamp < arrived.timestamp - BOUND for a in following) < MOST:
+                clock = max(clock, arrived.timestamp)
+            records.append((clock, place, offset, arrived.event))
     events: list[Event] = []
     for clock, _, _, event in sorted(records, key=lambda record: record[:3]):
         events += [Watermark(clock - clock % 1000 - BOUND - 1), event]
     newest = Counter[str]()
-    for stream, _, event in arrivals:
-        newest[stream] = max(newest[stream], event.event_time - event.event_time % 1000)
+    for arrived in arrivals:
+        time = arrived.timestamp - arrived.timestamp % 1000
+        newest[arrived.stream] = max(newest[arrived.stream], time)
     return Timeline(tuple(events), min(newest.values()))
 
 
-def keep(folder: Path, arrivals: list[tuple[str, int, Request | Action]], seed: int) -> None:
+def keep(folder: Path, arrivals: list[Arrived], seed: int) -> None:
     offsets = Counter[tuple[str, int]]()
     records: dict[str, list[Kept]] = {stream: [] for stream in STREAMS}
-    for stream, partition, event in arrivals:
+    for stream, partition, event, stamp in arrivals:
         value = outcomes.as_record(event)
         at = offsets[stream, partition]
-        records[stream].append(Kept(f"t-{stream}", partition, at, event.event_time, value))
+        records[stream].append(Kept(f"t-{stream}", partition, at, stamp, value))
         offsets[stream, partition] += 1
-    for stream, kept in records.items():
-        archives.write(folder / stream, kept, seed=seed)
+    for name, kept in records.items():
+        archives.write(folder / name, kept, seed=seed)
 
 
 def configuration(rules: Rules) -> str:
@@ -115,7 +137,7 @@ def configuration(rules: Rules) -> str:
 def test_late_records_too_are_decided_by_the_archive_alone(
     tmp_path: Path, key: Key, parallelism: int
 ) -> None:
-    arrivals = story(5, key)
+    arrivals = story(5)
     keep(tmp_path / "archive", arrivals, seed=5)
     config = tmp_path / "pipeline.toml"
     config.write_text(configuration(rules(key)))

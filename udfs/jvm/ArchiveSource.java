@@ -2,7 +2,7 @@
 // with the runs of rows that jobs/pipeline/archive_plan.py has found in the files. Of each partition the
 // records come in the order of their offsets, by a merge of its runs; of all partitions of a reader, in
 // the order of their clocks. The clock of a record is the greatest timestamp that its partition has shown
-// up to it. It is the record's time in Flink, so the watermark of a reader says which clocks it has
+// up to it, but for those that are ahead of time. It is the record's time in Flink, so the watermark of a reader says which clocks it has
 // passed. InOrder.java makes one order of what all readers give.
 //
 // A row: value, topic, partition, offset, timestamp, stream (0 features, 1 actions), place, clock.
@@ -15,6 +15,7 @@ import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
 import java.io.Serializable;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
@@ -55,16 +56,18 @@ public final class ArchiveSource implements Source, Serializable {
 
     private final String[] partitions;
     private final RowType columns;
-    private final long latest;
+    private final long latest, bound;
 
     /**
      * partitions: of each, what `ArchivePartition` reads. columns: of the files: topic, partition,
      * offset, timestamp, value. latest: the first timestamp that is none (ms).
+     * bound: how far behind it records may be that follow a timestamp (ms).
      */
-    public ArchiveSource(String[] partitions, RowType columns, long latest) {
+    public ArchiveSource(String[] partitions, RowType columns, long latest, String bound) {
         this.partitions = partitions;
         this.columns = columns;
         this.latest = latest;
+        this.bound = Long.parseLong(bound);
     }
 
     public Boundedness getBoundedness() {
@@ -93,7 +96,7 @@ public final class ArchiveSource implements Source, Serializable {
     }
 
     public SourceReader createReader(SourceReaderContext context) {
-        return new ArchiveReader(context, columns, latest);
+        return new ArchiveReader(context, columns, latest, bound);
     }
 }
 
@@ -312,16 +315,17 @@ final class ArchiveEnumerator implements SplitEnumerator {
 final class ArchiveReader implements SourceReader {
     private final SourceReaderContext context;
     private final BulkFormat format;
-    private final long latest;
+    private final long latest, bound;
     private final List splits = new ArrayList();
     private final CompletableFuture complete = new CompletableFuture();
     /** Those that have a record, the next one first. */
     private final PriorityQueue due = new PriorityQueue();
     private boolean begun = false;
 
-    ArchiveReader(SourceReaderContext context, RowType columns, long latest) {
+    ArchiveReader(SourceReaderContext context, RowType columns, long latest, long bound) {
         this.context = context;
         this.latest = latest;
+        this.bound = bound;
         format =
                 new ParquetColumnarRowInputFormat(
                         new org.apache.hadoop.conf.Configuration(),
@@ -372,7 +376,8 @@ final class ArchiveReader implements SourceReader {
                             (ArchivePartition) splits.get(i),
                             format,
                             context.getConfiguration(),
-                            latest);
+                            latest,
+                            bound);
             if (merge.advance()) {
                 due.add(merge);
             }
@@ -397,27 +402,40 @@ final class ArchiveReader implements SourceReader {
 
 /** The records of a partition in the order of their offsets. Open are only the runs that overlap. */
 final class PartitionMerge implements Comparable {
+    /** A timestamp counts if not so many of the records behind it, of so many, are far behind it. */
+    private static final int AHEAD = 15, MOST = 8;
+
     private final ArchivePartition split;
     private final StringData topic;
     private final BulkFormat format;
     private final Configuration settings;
-    private final long latest;
+    private final long latest, bound;
     private final PriorityQueue open = new PriorityQueue();
     private int opened = 0;
-    private RunCursor at;
+    /** What was read and is not due yet. */
+    private final ArrayDeque ahead = new ArrayDeque();
+    private long lastRead;
+    /** The record at hand, and the offset of the one before it. */
+    private ArchivedRecord at;
     private long last;
     /** Of the record at hand, and of the one before it. */
     long clock;
     private long before;
 
     PartitionMerge(
-            ArchivePartition split, BulkFormat format, Configuration settings, long latest) {
-        this.latest = latest;
+            ArchivePartition split,
+            BulkFormat format,
+            Configuration settings,
+            long latest,
+            long bound) {
         this.split = split;
         this.format = format;
         this.settings = settings;
+        this.latest = latest;
+        this.bound = bound;
         topic = BinaryStringData.fromString(split.topic);
         last = split.next - 1L;
+        lastRead = last;
         clock = split.clock;
     }
 
@@ -426,36 +444,59 @@ final class PartitionMerge implements Comparable {
         before = clock;
         if (at != null) {
             last = at.offset;
-            if (at.advance()) {
-                open.add(at);
+        }
+        boolean more = true;
+        while (more && ahead.size() <= AHEAD) {
+            more = read();
+        }
+        at = (ArchivedRecord) ahead.poll();
+        if (at == null) {
+            return false;
+        }
+        clock = counts(at.timestamp) ? Math.max(before, at.timestamp) : before;
+        return true;
+    }
+
+    /** Not one that is none, or is of a clock that runs ahead of those after it. */
+    private boolean counts(long timestamp) {
+        int behind = 0;
+        for (Iterator each = ahead.iterator(); each.hasNext(); ) {
+            if (((ArchivedRecord) each.next()).timestamp < timestamp - bound) {
+                behind++;
             }
         }
+        return timestamp < latest && behind < MOST;
+    }
+
+    private boolean read() throws Exception {
         while (opened < split.runs.length
                 && (open.isEmpty()
                         || split.runs[opened].first <= ((RunCursor) open.peek()).offset)) {
-            ArchiveRun run = split.runs[opened++];
-            RunCursor cursor = new RunCursor(run, split, topic, format, settings);
+            RunCursor cursor = new RunCursor(split.runs[opened++], split, topic, format, settings);
             if (cursor.advance()) {
                 open.add(cursor);
             }
         }
-        at = (RunCursor) open.poll();
-        if (at == null) {
+        RunCursor least = (RunCursor) open.poll();
+        if (least == null) {
             return false;
         }
-        if (at.offset <= last) {
+        if (least.offset <= lastRead) {
             throw new IOException(
-                    "offset " + at.offset + " of " + split.topic + "[" + split.partition
-                            + "] is in the archive twice, once in " + at.run.file);
+                    "offset " + least.offset + " of " + split.topic + "[" + split.partition
+                            + "] is in the archive twice, once in " + least.run.file);
         }
-        // a timestamp that is none moves no clock
-        clock = at.timestamp < latest ? Math.max(before, at.timestamp) : before;
+        lastRead = least.offset;
+        ahead.add(new ArchivedRecord(least.offset, least.timestamp, least.value()));
+        if (least.advance()) {
+            open.add(least);
+        }
         return true;
     }
 
     RowData row() {
         GenericRowData row = new GenericRowData(8);
-        row.setField(0, at.value());
+        row.setField(0, at.value);
         row.setField(1, topic);
         row.setField(2, Integer.valueOf(split.partition));
         row.setField(3, Long.valueOf(at.offset));
@@ -479,9 +520,6 @@ final class PartitionMerge implements Comparable {
     }
 
     void close() throws IOException {
-        if (at != null) {
-            at.close();
-        }
         for (Iterator each = open.iterator(); each.hasNext(); ) {
             ((RunCursor) each.next()).close();
         }
@@ -491,6 +529,18 @@ final class PartitionMerge implements Comparable {
         PartitionMerge other = (PartitionMerge) o;
         int order = Long.compare(clock, other.clock);
         return order != 0 ? order : Long.compare(split.place, other.split.place);
+    }
+}
+
+/** A record. The value may be null. */
+final class ArchivedRecord {
+    final long offset, timestamp;
+    final byte[] value;
+
+    ArchivedRecord(long offset, long timestamp, byte[] value) {
+        this.offset = offset;
+        this.timestamp = timestamp;
+        this.value = value;
     }
 }
 
