@@ -7,6 +7,7 @@ Runs while the image is built, from the root of the project.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def lay_out(folder: Path) -> None:
     # Flink gives each folder of plugins/ a class loader of its own. Of the wheel's, only this one
     # is used.
     plugins = folder / "plugins"
+    shutil.rmtree(plugins, ignore_errors=True)
     plugins.mkdir()
     (plugins / "metrics-prometheus").symlink_to(flink_home() / "plugins" / "metrics-prometheus")
     try:
