@@ -107,6 +107,11 @@ audit: setup-jobs ## check that every record of a run is accounted for: CONFIG=p
 	@[ -n "$$CONFIG" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
 	@$(PY) -m tools.audit --config "$$CONFIG" $(ARGS)
 
+.PHONY: try-mapping
+try-mapping: setup-jobs ## show what records become by a mapping: CONFIG=pipeline.toml (ARGS="--stream features --sample FILE")
+	@[ -n "$$CONFIG" ] || { echo "usage: make try-mapping CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
+	@$(PY) -m tools.try_mapping --config "$$CONFIG" $(ARGS)
+
 .PHONY: correct
 correct: setup-jobs ## write corrections from late actions: CONFIG=pipeline.toml
 	@[ -n "$$CONFIG" ] || { echo "usage: make correct CONFIG=/path/to/pipeline.toml" >&2; exit 2; }

@@ -24,6 +24,10 @@ COMMANDS = {
     "archive": ("jobs.archive_events:keep", "Keep the topics as Parquet, every record once."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
+    "try-mapping": (
+        "tools.try_mapping.command:try_mapping",
+        "Show what records become by a mapping.",
+    ),
     "advise": ("tools.advise_window.command:advise", "Say how long to wait for labels."),
     "correct": ("tools.correct_samples.command:write", "Apply late actions to samples."),
     "generate": ("tools.generate.command:make", "Generate events to try a pipeline on."),

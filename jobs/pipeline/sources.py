@@ -30,6 +30,7 @@ from jobs.pipeline.config import (
     Pipeline,
     Source,
 )
+from jobs.pipeline.decoding import decode_settings as decode_settings
 from jobs.pipeline.file_plan import Plan, plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
@@ -38,7 +39,7 @@ from schemas import sql
 from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
 from udfs.core import decode_batches
 from udfs.core.decode_batches import DecodeRecords, ReadFiles
-from udfs.core.decode_settings import DecodeSettings, StreamSettings
+from udfs.core.decode_settings import DecodeSettings
 from udfs.operators import batches, side_outputs
 from udfs.operators import jvm as jvm_operators
 from udfs.operators.batches import Limits
@@ -79,32 +80,6 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
         ("actions", sources.actions),
     )
     return _union([_kafka(name, source, settings, tables, limits) for name, source in streams])
-
-
-def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
-    """What the decoders need to know of a pipeline.
-
-    `beacon_keys`: a key for each subtask of the join, by which beacons reach it.
-    """
-
-    def of(source: Source) -> StreamSettings:
-        return StreamSettings(
-            int(source.out_of_orderness),
-            source.max_record_bytes,
-            not_after=source.not_after if isinstance(source, FilesSource) else None,
-            max_future_ms=None if isinstance(source, FilesSource) else int(source.max_future),
-        )
-
-    return DecodeSettings(
-        pipeline.schema,
-        pipeline.kinds,
-        pipeline.join.key,
-        pipeline.join.unknown_actions == "reject",
-        {"features": of(pipeline.sources.features), "actions": of(pipeline.sources.actions)},
-        beacon_keys,
-        pipeline.limits.items_per_request,
-        pipeline.mappings,
-    )
 
 
 def beacon_keys(env: Any) -> tuple[str, ...]:

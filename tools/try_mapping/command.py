@@ -1,0 +1,115 @@
+"""What do my records become? Decodes a few of them as the job would, and shows it.
+
+    python -m tools.try_mapping --config FILE [--stream features --sample FILE]
+
+Without `--sample` and `--topic` it reads the configured sources. Exit codes: 0 shown, 1 every
+record of a stream is rejected, 2 the configuration is wrong, or something cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+
+from configuration.command_line import Overrides, PipelineFile, run
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
+from schemas import event_files
+from schemas.events import STREAMS, Origin, Stream
+from tools.audit.source import Record, records
+from tools.try_mapping.show import show
+from tools.try_mapping.tried import tried
+
+SHOWN, ALL_REJECTED, WRONG = 0, 1, 2
+
+
+def try_mapping(
+    config: PipelineFile,
+    overrides: Overrides = None,
+    stream: Annotated[
+        Literal["features", "actions"] | None,
+        typer.Option(help="Which stream to look at; needed for --sample. Both by default."),
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read this file (.jsonl, .gz), not the sources."),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Read this topic of the configured brokers."),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--records", metavar="N", min=1, help="How many records to show.")
+    ] = 10,
+) -> int:
+    """Show what records become by a pipeline's mapping.
+
+    Decodes a few records as the job would (docs/mapping.md): what they become, which are skipped or
+    rejected, and why. Exit codes: 0 shown, 1 every record of a stream is rejected, 2 the
+    configuration is wrong or something cannot be read.
+    """
+    errors = Console(stderr=True, highlight=False)
+    out = Console(highlight=False)
+    bad = False
+    try:
+        pipeline = load(config, overrides or ())
+        for name in _streams(pipeline, stream, sample, topic):
+            notes: list[str] = []
+            found = tried(pipeline, name, islice(_read(pipeline, name, sample, topic, notes), most))
+            show(found, out)
+            for note in notes:
+                errors.print(f"try-mapping: {note}", markup=False, soft_wrap=True)
+            bad |= bool(found.outcomes) and found.rejected == len(found.outcomes)
+    except (ConfigError, event_files.EventFileError) as error:
+        errors.print(f"try-mapping: {error}", markup=False, soft_wrap=True)
+        return WRONG
+    return ALL_REJECTED if bad else SHOWN
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(try_mapping, argv, "python -m tools.try_mapping")
+
+
+def _streams(
+    pipeline: Pipeline, stream: Stream | None, sample: Path | None, topic: str | None
+) -> Sequence[Stream]:
+    if sample is not None and topic is not None:
+        raise ConfigError("choose one of --sample and --topic")
+    if stream is not None:
+        return (stream,)
+    if sample is not None:
+        raise ConfigError("--sample needs --stream features or --stream actions")
+    if topic is None:
+        return STREAMS
+    sources = {name: getattr(pipeline.sources, name) for name in STREAMS}
+    of_topic = [n for n, s in sources.items() if isinstance(s, KafkaSource) and topic in s.topics]
+    if len(of_topic) != 1:
+        raise ConfigError(
+            f"--topic {topic}: not the topic of one configured stream; add --stream features or"
+            " --stream actions"
+        )
+    return of_topic
+
+
+def _read(
+    pipeline: Pipeline, stream: Stream, sample: Path | None, topic: str | None, notes: list[str]
+) -> Iterator[Record]:
+    if sample is not None:
+        for offset, raw in event_files.lines(sample):
+            yield Record(raw, Origin(str(sample), None, offset), None)
+        return
+    source = getattr(pipeline.sources, stream)
+    if isinstance(source, KafkaSource):
+        # where the job begins is of no interest here, and may be the end
+        source = msgspec.structs.replace(source, start="earliest", end="latest")
+        if topic is not None:
+            source = msgspec.structs.replace(source, topic=topic, topic_pattern=None)
+    elif topic is not None:
+        raise ConfigError(f"--topic: sources.{stream} is no Kafka source")
+    yield from records(stream, source, notes)
