@@ -102,6 +102,12 @@ archive: setup-jobs ## keep the topics of a pipeline as Parquet: CONFIG=pipeline
 	@[ -n "$$CONFIG" ] || { echo "usage: make archive CONFIG=/path/to/pipeline.toml" >&2; exit 2; }
 	@$(RUN) $(PY) -m jobs.archive_events --config "$$CONFIG" $(ARGS)
 
+.PHONY: backfill
+backfill: setup-jobs ## join hours again and replace them at once: CONFIG=pipeline.toml ARGS="--from HOUR --to HOUR"
+	@[ -n "$$CONFIG" ] || { echo "usage: make backfill CONFIG=/path/to/pipeline.toml" \
+		'ARGS="--from 2026-11-01T00 --to 2026-11-08T00"' >&2; exit 2; }
+	@$(RUN) $(PY) -m jobs.backfill --config "$$CONFIG" $(ARGS)
+
 .PHONY: audit
 audit: setup-jobs ## check that every record of a run is accounted for: CONFIG=pipeline.toml (ARGS="--show 50")
 	@[ -n "$$CONFIG" ] || { echo "usage: make audit CONFIG=/path/to/pipeline.toml" >&2; exit 2; }

@@ -43,12 +43,12 @@ def join(
     130 stopped by Ctrl-C, 143 stopped by SIGTERM.
     """
     asked = Asked(config, tuple(overrides or ()), explain, restore, overwrite, append)
-    return command.start(_PROGRAM, asked)
+    return command.start(PROGRAM, asked)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    return run(join, argv, _PROGRAM.name)
+    return run(join, argv, PROGRAM.name)
 
 
 def _build(*arguments: Any, **options: Any) -> Any:
@@ -57,7 +57,8 @@ def _build(*arguments: Any, **options: Any) -> Any:
     return graph.build(*arguments, **options)
 
 
-_PROGRAM = Program(
+#: What the command runs.
+PROGRAM = Program(
     name="join_samples",
     doing="joining",
     makes="samples",

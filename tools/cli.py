@@ -22,6 +22,7 @@ NAME = "sample-stitch"
 COMMANDS = {
     "join": ("jobs.join_samples:join", "Join feature and action streams into samples."),
     "archive": ("jobs.archive_events:keep", "Keep the topics as Parquet, every record once."),
+    "backfill": ("jobs.backfill.command:backfill", "Join hours again, and replace them at once."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
     "try-mapping": (

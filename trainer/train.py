@@ -33,6 +33,7 @@ from rich.progress import (
 
 from configuration.command_line import Overrides, TrainerFile, run
 from configuration.reading import ConfigError
+from schemas import generations
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainerConfig, load
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_samples(config: TrainerConfig) -> None:
-    if not (config.folder / "samples").is_dir() and not config.samples.follow:
+    written = ("samples", generations.POINTER)
+    if not config.samples.follow and not any((config.folder / name).exists() for name in written):
         raise ReadError(
             f"{config.folder} has no samples/; run the joining job first, or set samples.path"
         )
@@ -186,12 +188,20 @@ def _there_are_samples(config: TrainerConfig, interrupted: Callable[[], bool]) -
 
     False: interrupted meanwhile.
     """
-    samples = config.folder / "samples"
-    while config.samples.follow and not any(samples.glob("dt=*/hr=*/[!._]*")):
+    while config.samples.follow and not _wanted_files(config):
         if interrupted():
             return False
         time.sleep(min(0.2, config.samples.poll / 1e3))
     return True
+
+
+def _wanted_files(config: TrainerConfig) -> bool:
+    try:
+        current = generations.current(config.folder)
+    except generations.PointerError as error:
+        raise ReadError(str(error)) from None
+    there = generations.partitions(config.folder, "samples", current)
+    return any(config.wanted.has(partition) for partition in there)
 
 
 def _clear(session: Session) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from schemas import generations
 from trainer.serving.model import ServedModel
 
 
@@ -19,7 +20,8 @@ def main() -> int:
     """Exit code 0."""
     model_folder, samples_folder = (Path(argument) for argument in sys.argv[1:3])
     model = ServedModel.open(model_folder / "serving")
-    rows = ds.dataset(samples_folder / "samples", format="parquet").to_table()
+    files = [str(file) for file in generations.files(samples_folder, "samples")]
+    rows = ds.dataset(files, format="parquet").to_table()
     clicked = rows.filter(pc.equal(rows["label_click"], 1))
     request = rows.filter(pc.equal(rows["request_id"], clicked["request_id"][0]))
     click = model.actions.index("click")

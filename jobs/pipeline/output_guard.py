@@ -16,13 +16,15 @@ from configuration import output_lock
 from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.runs import Start
+from schemas import generations
 
 LOCK = "_lock"
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a job writes. `--overwrite` deletes `tables` and what is `made_from_them`.
+    """What a job writes. `--overwrite` deletes `tables`, what is `made_from_them`, and what says
+    `beside` them that others hold their rows.
 
     `job`: "join"; `key`: that of the configuration which names the output; `again`: what may be
     added to it with --append.
@@ -32,10 +34,17 @@ class Written:
     key: str
     tables: tuple[str, ...]
     made_from_them: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     again: str = "input that was not joined before"
 
 
-JOINED = Written("join", "output.path", ("samples", "late_actions", "rejected"), ("corrections",))
+JOINED = Written(
+    "join",
+    "output.path",
+    ("samples", "late_actions", "rejected"),
+    made_from_them=("corrections",),
+    beside=(generations.POINTER, generations.GENERATIONS),
+)
 
 
 def check(output: str, start: Start, written: Written = JOINED) -> None:
@@ -70,7 +79,7 @@ def clear(output: str, written: Written = JOINED) -> None:
 
     Raises PlaceError.
     """
-    for name in (*written.tables, *written.made_from_them, *runs.FILES):
+    for name in (*written.beside, *written.tables, *written.made_from_them, *runs.FILES):
         places.delete(places.below(output, name))
 
 

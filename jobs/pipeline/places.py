@@ -6,6 +6,7 @@ go through the file systems that Flink has in this process, so they need a runni
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,10 +93,23 @@ def write(place: str, data: bytes) -> None:
     path, partial = Path(place), Path(f"{place}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or the name may outlive a loss of power, and the data not
         partial.replace(path)
+        _flush_names(path.parent)
     except OSError as error:
         raise PlaceError(f"{place}: {error.strerror or error}") from None
+
+
+def _flush_names(folder: Path) -> None:
+    """What is done in a folder afterwards is not on the disk before the names that it has now."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def delete(place: str) -> None:

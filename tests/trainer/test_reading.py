@@ -13,11 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from schemas import generations
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema, FeatureType
+from schemas.generations import Generation
 from schemas.samples import LATE_ACTIONS, samples
 from trainer.reading.files import ReadError
-from trainer.reading.ledger import ALL, SETTLED_NS, Cursor, Entry, Ledger, Planner, Ticket
+from trainer.reading.ledger import (
+    ALL,
+    SETTLED_NS,
+    Cursor,
+    Entry,
+    Ledger,
+    Planner,
+    Ticket,
+    Wanted,
+)
 from trainer.reading.tables import SampleReader, dictionary_encoded
 
 FEATURES = FeatureSchema.of(
@@ -41,7 +52,7 @@ def write(
     group: int = 1000,
 ) -> None:
     """A file of so many rows that say nothing, `modified` seconds after the others."""
-    of_samples = path.startswith("samples/")
+    of_samples = "samples/" in path
     schema = schema or (LAYOUT if of_samples else LATE_ACTIONS)
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +120,7 @@ def test_an_entry_says_what_is_in_the_file(tmp_path: Path) -> None:
     first, empty = ledger().discover(tmp_path)
     size = (tmp_path / path).stat().st_size
     assert first == Entry("samples", path, size, 25, (10, 10, 5))
-    assert first.partition == HOUR
+    assert first.partition == ("", HOUR)
     assert (empty.rows, sum(empty.row_groups)) == (0, 0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode([first]), type=list[Entry]) == [first]
 
@@ -415,3 +426,82 @@ def test_tables_in_memory_are_encoded_alike() -> None:
         assert pa.types.is_dictionary(made["tags"].type.value_type)
         assert made["time"].type == pa.int64()
         assert values(dictionary_encoded(made)) == values(plain)
+
+
+# -- partitions that were joined again -------------------------------------------------------------
+
+NEXT = "dt=2024-05-01/hr=08"
+MADE = "_generations/g"
+
+
+def replaced(root: Path, folder: str = MADE, first: str = "2024-05-01T07") -> None:
+    """Publish a generation of one hour after those that are there."""
+    made = Generation(folder=folder, first=first, end=first[:-1] + "9", published="")
+    others = generations.current(root).generations
+    (root / generations.POINTER).write_bytes(generations.encode([*others, made]))
+
+
+def test_a_partition_that_is_replaced_is_not_read_twice(tmp_path: Path) -> None:
+    """Also not by a run that goes on, and also not when late actions come to it afterwards."""
+    write(tmp_path, f"samples/{HOUR}/part-0")
+    write(tmp_path, f"{MADE}/samples/{HOUR}/part-0")
+    write(tmp_path, f"{MADE}/late_actions/{HOUR}/part-0")
+    of = ledger()
+    assert found(tmp_path, of) == [f"samples/{HOUR}/part-0"]
+    replaced(tmp_path)
+    assert found(tmp_path, of) == []
+    resumed = ledger(*of.entries)
+    assert found(tmp_path, resumed) == []
+    # what belongs to the samples that it has read
+    write(tmp_path, f"late_actions/{HOUR}/part-1", modified=1)
+    assert found(tmp_path, resumed) == [f"late_actions/{HOUR}/part-1"]
+    # an hour of which it has read nothing
+    write(tmp_path, f"samples/{NEXT}/part-0", modified=2)
+    write(tmp_path, f"{MADE}/samples/{NEXT}/part-0", modified=2)
+    assert found(tmp_path, resumed) == [f"{MADE}/samples/{NEXT}/part-0"]
+
+
+def test_a_new_run_reads_what_holds_the_partition(tmp_path: Path) -> None:
+    write(tmp_path, f"samples/{HOUR}/part-0")
+    write(tmp_path, f"{MADE}/samples/{HOUR}/part-0")
+    write(tmp_path, f"{MADE}/late_actions/{HOUR}/part-0")
+    replaced(tmp_path)
+    of = ledger()
+    found_now = found(tmp_path, of)
+    assert found_now == [f"{MADE}/samples/{HOUR}/part-0", f"{MADE}/late_actions/{HOUR}/part-0"]
+    assert {entry.partition for entry in of.entries} == {(MADE, HOUR)}
+
+
+def test_a_replaced_partition_is_read_once_more_when_that_is_asked_for(tmp_path: Path) -> None:
+    for hour in (HOUR, NEXT):
+        write(tmp_path, f"samples/{hour}/part-0")
+        write(tmp_path, f"{MADE}/samples/{hour}/part-0")
+    of = ledger()
+    assert len(found(tmp_path, of)) == 2
+    replaced(tmp_path)
+    anew = Wanted("2024-05-01T07", "2024-05-01T08", anew=True)
+    asked = Ledger(LAYOUT, of.entries, lambda: NOW, anew)
+    assert found(tmp_path, asked) == [f"{MADE}/samples/{HOUR}/part-0"]
+    assert found(tmp_path, asked) == []
+    # asked again after a restart, or not asked any more: it is the same generation
+    assert found(tmp_path, Ledger(LAYOUT, asked.entries, lambda: NOW, anew)) == []
+    later = ledger(*asked.entries)
+    assert found(tmp_path, later) == []
+    # and the other hour stays with the files that were read
+    write(tmp_path, f"samples/{NEXT}/part-1", modified=1)
+    write(tmp_path, f"samples/{HOUR}/part-1", modified=1)
+    assert found(tmp_path, later) == [f"samples/{NEXT}/part-1"]
+
+
+def test_only_the_hours_that_are_wanted(tmp_path: Path) -> None:
+    for hour in (HOUR, NEXT):
+        write(tmp_path, f"samples/{hour}/part-0")
+    some = Ledger(LAYOUT, (), lambda: NOW, Wanted(end="2024-05-01T08"))
+    assert found(tmp_path, some) == [f"samples/{HOUR}/part-0"]
+    assert found(tmp_path, ledger(*some.entries)) == [f"samples/{NEXT}/part-0"]
+
+
+def test_a_pointer_that_is_not_understood_stops_reading(tmp_path: Path) -> None:
+    (tmp_path / generations.POINTER).write_bytes(b"{")
+    with pytest.raises(ReadError, match=generations.POINTER):
+        found(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.join_samples import _PROGRAM
+from jobs.join_samples import PROGRAM
 from jobs.pipeline import command, environment, runs
 from jobs.pipeline.command import Asked
 from jobs.pipeline.config import ConfigError, load
@@ -27,7 +27,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def begin(output: Path) -> tuple[str, str | None]:
     pipeline = load(CONFIG, (f"output.path={output}",))
     asked = Asked(CONFIG, (), explain=False, restore=None, overwrite=False, append=False)
-    return command._begin(_PROGRAM, pipeline, asked, None)
+    return command._begin(PROGRAM, pipeline, asked, None)
 
 
 def rows_of(job: str, output: Path) -> None:

@@ -18,6 +18,8 @@ import pyarrow.dataset as ds
 
 from corrections.versions import VERSION, latest
 from jobs.pipeline.config import ConfigError, Pipeline
+from schemas import generations
+from schemas.generations import Current, PointerError
 from tools.advise_window import orphans
 from tools.advise_window.observations import (
     Floats,
@@ -48,21 +50,22 @@ def read(pipeline: Pipeline) -> Observed:
     if "://" in pipeline.output.path:
         raise ConfigError(f"output.path: {pipeline.output.path} is not a local folder; mount it")
     output = Path(pipeline.output.path)
+    of = _current(output)
     rules = pipeline.rules
     names = ["sample_id", "item_id", "observed_ms", "sampling_rate", "kind", *VERSION]
     wanted = [f"{part}_{k.name}{end}" for k in rules.kinds for part, end in _OF_KIND]
-    samples = _table(output / "samples", [*names, *wanted])
+    samples = _table(output, "samples", of, [*names, *wanted])
     if samples is None or not len(samples):
         raise ConfigError(
             f"{output / 'samples'}: there are no samples yet; run"
             " `python -m jobs.join_samples` first, or use --from events"
         )
     samples = latest(samples)
-    late = _table(output / "late_actions", ["sample_id", "request_time", "action", "delay_ms"])
-    until = _end(pipeline, output, samples, late)
+    late = _table(output, "late_actions", of, ["sample_id", "request_time", "action", "delay_ms"])
+    until = _end(pipeline, output, of, samples, late)
 
     beyond = orphans.beyond_horizon(
-        _table(output / "rejected", ["stream", "reason", "raw"]), samples, rules
+        _table(output, "rejected", of, ["stream", "reason", "raw"]), samples, rules
     )
     times = _floats(samples["event_time"])
     follow = np.minimum(rules.late_horizon, until - times)
@@ -163,7 +166,9 @@ def _late_of(late: pa.Table | None, kind: str) -> _Late:
     return _Late(ids[first], times[first], delays[first])
 
 
-def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | None) -> float:
+def _end(
+    pipeline: Pipeline, output: Path, of: Current, samples: pa.Table, late: pa.Table | None
+) -> float:
     """The time up to which the action stream is known to be complete, epoch ms."""
     stated = pipeline.end_of_input.complete_until
     if stated is not None:
@@ -175,7 +180,7 @@ def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | N
         ends.append(float(action_times.max()))
     if late is not None and len(late):
         ends.append(float((_floats(late["request_time"]) + _floats(late["delay_ms"])).max()))
-    rejected = _table(output / "rejected", ["stream", "reason", "record_time"])
+    rejected = _table(output, "rejected", of, ["stream", "reason", "record_time"])
     if rejected is not None:
         timed = pc.and_(
             pc.equal(rejected["stream"], "actions"),
@@ -190,14 +195,20 @@ def _end(pipeline: Pipeline, output: Path, samples: pa.Table, late: pa.Table | N
     return end - int(pipeline.sources.actions.out_of_orderness)
 
 
-def _table(folder: Path, columns: list[str]) -> pa.Table | None:
+def _current(output: Path) -> Current:
+    try:
+        return generations.current(output)
+    except (OSError, PointerError) as error:
+        raise ConfigError(f"output.path: {error}") from None
+
+
+def _table(output: Path, name: str, of: Current, columns: list[str]) -> pa.Table | None:
     """These columns of all files; null where a file does not have one. None without files."""
-    if not folder.is_dir():
+    folder, files = output / name, generations.files(output, name, of)
+    if not files:
         return None
-    dataset: Any = ds.dataset(folder, format="parquet")
+    dataset: Any = ds.dataset([str(file) for file in files], format="parquet")
     schemas = list(dict.fromkeys(f.physical_schema for f in dataset.get_fragments()))
-    if not schemas:
-        return None
     schema = pa.unify_schemas(schemas)
     missing = [name for name in columns if name not in schema.names]
     if missing:

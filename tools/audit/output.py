@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from jobs.pipeline.config import ConfigError
+from schemas import generations
+from schemas.generations import POINTER, Current, PointerError
 
 _HOUR_MS = 3_600_000
 
@@ -44,16 +46,29 @@ class Output:
             raise ConfigError(f"output.path: {path}: {error}") from None
         if info.type != fs.FileType.Directory:
             raise ConfigError(f"output.path: {path}: there is no such folder; run the job first")
+        self._current = self._read_pointer()
+
+    def _read_pointer(self) -> Current:
+        path = f"{self._root}/{POINTER}"
+        try:
+            if self._files.get_file_info(path).type == fs.FileType.NotFound:
+                return Current()
+            with self._files.open_input_file(path) as source:
+                return generations.decode(source.read(), path)
+        except (OSError, PointerError) as error:
+            raise ConfigError(f"output.path: {error}") from None
 
     def files(self, table: str) -> list[File]:
-        """Of one table, by name. Names that begin with `.` or `_` are not data."""
-        selector = fs.FileSelector(f"{self._root}/{table}", allow_not_found=True, recursive=True)
+        """Of one table, by name: those that count (`schemas.generations`), as of the beginning."""
         found = []
-        for info in self._files.get_file_info(selector):
-            name = PurePosixPath(info.path).relative_to(self._root)
-            hidden = any(part.startswith((".", "_")) for part in name.parts)
-            if info.type == fs.FileType.File and not hidden:
-                found.append(File(str(name), info.path, _hour(name)))
+        for place in self._current.places(table):
+            selector = fs.FileSelector(
+                f"{self._root}/{place}", allow_not_found=True, recursive=True
+            )
+            for info in self._files.get_file_info(selector):
+                name = PurePosixPath(info.path).relative_to(self._root)
+                if info.type == fs.FileType.File and self._current.takes(str(name)):
+                    found.append(File(str(name), info.path, _hour(name)))
         return sorted(found, key=lambda file: file.name)
 
     def read(self, file: File, schema: pa.Schema) -> pa.Table:

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from configuration import command_line
 from jobs.pipeline.config import ConfigError, Pipeline, Policy, load
+from schemas import generations
 from tools.generate.model import Traffic
 from tools.generate.traffic import generate
 from tools.summary.show import readable_ms
@@ -227,12 +228,12 @@ _MARGIN_MS = 10 * 60_000
 
 def measure_run(run: Run, truth: pa.Table) -> dict[str, Measured]:
     """By kind, of `KINDS`. Raises CompareError when nothing was written."""
-    folder = run.output / "samples"
-    if not folder.is_dir():
+    files = generations.files(run.output, "samples")
+    if not files:
         raise CompareError(f"the run of {run.policy}, {run.window} wrote no samples")
     columns = ["request_id", "position", "revision", "kind", "observed_ms"]
     columns += [f"delay_{kind}_ms" for kind in KINDS]
-    samples = ds.dataset(folder, format="parquet").to_table(columns=columns)
+    samples = ds.dataset([str(file) for file in files], format="parquet").to_table(columns=columns)
     windows, timing = run.pipeline.rules.windows, Timing.of(run.pipeline)
     return {kind: measure(samples, truth, kind, windows[kind], timing) for kind in KINDS}
 

@@ -4,7 +4,8 @@
 
 Reads `samples/` and `late_actions/` of the pipeline's output, and writes `corrections/dt=…/hr=…/`
 beside them, in the layout of the samples. Every run works from all late actions there are, and
-replaces what an earlier one wrote; `samples/` is never touched.
+replaces what an earlier one wrote; `samples/` is never touched. The corrections of a partition that
+a generation holds (`schemas.generations`) are in that generation.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from corrections.apply import corrections
 from corrections.late_actions import Fate
 from corrections.result import Corrections
 from jobs.pipeline.config import ConfigError, Pipeline, load
+from schemas import generations
 from schemas.samples import LATE_ACTIONS
 from schemas.samples import samples as sample_layout
 
 #: The one file of a partition, so that a new run replaces it at one stroke.
 FILE = "corrections.parquet"
+_WRITTEN = f"dt=*/hr=*/{FILE}"
 
 #: Of the table, whatever the width of the console.
 WIDTH = 100
@@ -76,18 +79,20 @@ def correct(pipeline: Pipeline, out: Path | None = None, console: Console | None
     OSError, pyarrow.ArrowInvalid and ValueError for what cannot be read or written.
     """
     root = _local(pipeline.output.path)
-    out = root / "corrections" if out is None else out
-    partitions = sorted((root / "late_actions").glob("dt=*/hr=*"))
+    of = generations.current(root)
+    late = generations.partitions(root, "late_actions", of)
+    samples = generations.partitions(root, "samples", of)
     report, written = Report(), set[Path]()
     with Progress(console=console, transient=True, disable=console is None) as bar:
-        for folder in bar.track(partitions, description="hours with late actions"):
-            name = folder.relative_to(root / "late_actions")
-            made = _of_partition(pipeline, folder, root / "samples" / name)
+        for name, files in bar.track(late.items(), description="hours with late actions"):
+            made = _of_partition(pipeline, files, samples.get(name, []))
             report.add(made)
             if made.rows.num_rows:
-                _write(made.rows, out / name / FILE, pipeline.output.compression)
-                written.add(out / name / FILE)
-    for stale in set(out.glob(f"dt=*/hr=*/{FILE}")) - written:
+                place = root / of.folder(name) / "corrections" if out is None else out
+                _write(made.rows, place / name / FILE, pipeline.output.compression)
+                written.add(place / name / FILE)
+    before = generations.files(root, "corrections", of) if out is None else out.glob(_WRITTEN)
+    for stale in {path for path in before if path.name == FILE} - written:
         stale.unlink()
     return report
 
@@ -96,21 +101,24 @@ def _local(path: str) -> Path:
     url = urlsplit(path)
     if "://" not in path or (url.scheme == "file" and not url.netloc):
         root = Path(url2pathname(url.path) if "://" in path else path)
-        if (root / "samples").is_dir() or (root / "late_actions").is_dir():
+        written = ("samples", "late_actions", generations.POINTER)
+        if any((root / name).exists() for name in written):
             return root
         raise ConfigError(f"output.path: nothing was written to {path} yet; run the job first")
     raise ConfigError(f"output.path: {path} is not a local folder; mount it, and set output.path")
 
 
-def _of_partition(pipeline: Pipeline, late_folder: Path, samples_folder: Path) -> Corrections:
+def _of_partition(
+    pipeline: Pipeline, late_files: Sequence[Path], sample_files: Sequence[Path]
+) -> Corrections:
     """Late actions lie in the hour of their request, so nothing else need be read."""
     layout = sample_layout(pipeline.schema, pipeline.kinds)
-    late = ds.dataset(late_folder, schema=LATE_ACTIONS, format="parquet").to_table()
+    late = ds.dataset(_paths(late_files), schema=LATE_ACTIONS, format="parquet").to_table()
     samples = layout.empty_table()
-    if samples_folder.is_dir():
+    if sample_files:
         # few rows of many; ids are 64 bits, so it may be some more than the ones that are meant
         named = ds.field("sample_id").isin(late["sample_id"].combine_chunks())
-        dataset = ds.dataset(samples_folder, schema=layout, format="parquet")
+        dataset = ds.dataset(_paths(sample_files), schema=layout, format="parquet")
         samples = dataset.to_table(filter=named)
     exposure = pipeline.exposure
     drops = exposure is not None and exposure.unexposed == "drop"
@@ -127,6 +135,10 @@ def _of_partition(pipeline: Pipeline, late_folder: Path, samples_folder: Path) -
         [(n, "ascending") for n in ("event_time", "request_id", "position")]
     )
     return made
+
+
+def _paths(files: Sequence[Path]) -> list[str]:
+    return [str(file) for file in files]
 
 
 def _negative_rate(pipeline: Pipeline) -> NegativeRate:

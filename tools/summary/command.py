@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
 from rich.console import Console
 
@@ -27,7 +26,7 @@ def summary(
         if not output.is_dir():
             raise FileNotFoundError(f"{output}: there is no such folder")
         made = summarise(output)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError) as error:
         print(f"summary: {error}", file=sys.stderr)
         return 2
     print_summary(made, Console(highlight=False))

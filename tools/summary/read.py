@@ -1,13 +1,13 @@
 """Reading what a run wrote (docs/sample-format.md).
 
-Nothing but the Parquet is read, so it works for any output, also of a job that still runs. Names
-that start with `.` or `_` are not data.
+Nothing but the Parquet is read, so it works for any output, also of a job that still runs. Which
+files count says `schemas.generations`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from corrections.versions import VERSION, latest
+from schemas import generations
+from schemas.generations import Current
 
 SHOWN_ROWS = 6
 
@@ -102,11 +104,12 @@ class Summary:
 def summarise(output: Path) -> Summary:
     """Read what a job has written under `output`; a folder that is not there is an empty one.
 
-    Raises OSError or pyarrow.ArrowInvalid for what cannot be read.
+    Raises OSError or ValueError (such as pyarrow.ArrowInvalid) for what cannot be read.
     """
-    samples, samples_part = _open(output, "samples")
-    late, late_part = _open(output, "late_actions")
-    rejected, rejected_part = _open(output, "rejected")
+    of = generations.current(output)
+    samples, samples_part = _open(output, "samples", of)
+    late, late_part = _open(output, "late_actions", of)
+    rejected, rejected_part = _open(output, "rejected", of)
     revised = samples is not None and _is_revised(samples)
     kinds = _kinds(samples, revised=revised) if samples is not None else ()
     repeated = 0
@@ -126,23 +129,9 @@ def summarise(output: Path) -> Summary:
     )
 
 
-def _data_files(folder: Path) -> Iterator[Path]:
-    """In the order of their paths."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "_")):
-            continue
-        if path.is_dir():
-            yield from _data_files(path)
-        else:
-            yield path
-
-
-def _open(output: Path, name: str) -> tuple[ds.Dataset | None, Part]:
+def _open(output: Path, name: str, of: Current) -> tuple[ds.Dataset | None, Part]:
     """The files as one dataset, None if there are none, and how many of everything there is."""
-    folder = output / name
-    files = list(_data_files(folder))
+    files = generations.files(output, name, of)
     partitions = {path.parent for path in files}
     complete = sum((partition / "_SUCCESS").exists() for partition in partitions)
     dataset = ds.dataset([str(path) for path in files], format="parquet") if files else None

@@ -20,6 +20,9 @@ def check_samples(config: TrainerConfig, wrong: Wrong) -> None:
         ) from None
     if config.samples.poll <= 0:
         raise wrong("samples.poll", "must be longer than 0")
+    first, end = config.samples.first, config.samples.end
+    if first is not None and end is not None and not first < end:
+        raise wrong("samples.to", f"must be after samples.from ({first})")
 
 
 def check_actions(config: TrainerConfig, wrong: Wrong) -> None:

@@ -11,6 +11,7 @@ from configuration.declaration import Declaration, Policy
 from schemas.actions import ActionKind
 from trainer.config.columns import OWN_COLUMNS, encoding_of, slot_columns
 from trainer.config.sections import Document, LossKind, SlotSection, StepsPer
+from trainer.reading.ledger import Wanted
 from trainer.spec import LOG_BUCKETS, Adam, ModelSpec, Segment, Slot, TableSpec
 
 #: The slot, and the table's only row, that is in every sample.
@@ -39,6 +40,11 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
     def folder(self) -> Path:
         """It holds `samples/` and `late_actions/`."""
         return local_folder(self.samples.path or self.declared.output.path)
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which partitions are read."""
+        return Wanted(self.samples.first, self.samples.end, self.samples.anew)
 
     @property
     def actions(self) -> tuple[ActionKind, ...]:

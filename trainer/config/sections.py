@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from configuration.reading import Duration, Section
+from schemas.generations import HOUR
 from trainer.limits import MAX_VALUE
 from trainer.spec import AdaGrad, Adam, Encoding, Ftrl, ModelKind, Optimizer
 
@@ -20,6 +21,7 @@ StepsPer = Literal["sample", "batch"]
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Natural = Annotated[int, msgspec.Meta(ge=0)]
+_Hour = Annotated[str, msgspec.Meta(pattern=HOUR)]
 
 
 class SamplesSection(Section, frozen=True, kw_only=True):
@@ -29,7 +31,9 @@ class SamplesSection(Section, frozen=True, kw_only=True):
     overrides included. `path`: the folder that holds `samples/` and `late_actions/`, where it is
     not the pipeline's output.path. `follow`: wait for new files, and look for them every `poll`.
     `late_actions`: "train" on the corrections that they make (docs/corrections.md), or "ignore"
-    them.
+    them. `from`, `to`: hours such as "2026-11-01T00", UTC: only the partitions from the one up to
+    the other, which is left out. `anew`: partitions that were joined again (docs/backfill.md) since
+    they were trained on are trained on once more.
     """
 
     pipeline: str = "pipeline.toml"
@@ -37,6 +41,9 @@ class SamplesSection(Section, frozen=True, kw_only=True):
     follow: bool = False
     poll: Duration = Duration(2000)
     late_actions: Literal["train", "ignore"] = "train"
+    first: _Hour | None = msgspec.field(default=None, name="from")
+    end: _Hour | None = msgspec.field(default=None, name="to")
+    anew: bool = False
 
 
 class ModelSection(Section, frozen=True, kw_only=True):

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from trainer.reading.ledger import Ledger
+from trainer.reading.ledger import EVERYTHING, Ledger, Wanted
 from trainer.reading.tables import SampleReader
 
 
 def first_rows(
-    root: Path, layout: pa.Schema, columns: Sequence[str], rows: int
+    root: Path,
+    layout: pa.Schema,
+    columns: Sequence[str],
+    rows: int,
+    wanted: Wanted = EVERYTHING,
 ) -> Iterator[pa.Table]:
-    """Tables with at most `rows` rows together: from the files that are there now.
+    """Tables with at most `rows` rows together: from the files that are there now, of
+    the partitions that are wanted.
 
     Raises ReadError.
     """
-    ledger, reader = Ledger(layout), SampleReader(root, columns, expected=layout)
+    ledger = Ledger(layout, wanted=wanted)
+    reader = SampleReader(root, columns, expected=layout)
     try:
         for entry in ledger.discover(root):
             if entry.stream == "samples" and entry.rows:

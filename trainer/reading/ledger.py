@@ -2,6 +2,10 @@
 
 The ledger only grows at its end. With it, three numbers name a batch, and what a run trains on is a
 function of the ledger. A checkpoint stores only `Ledger.entries` and a `Cursor`.
+
+A partition that was joined again has another generation of files (`schemas.generations`). The
+ledger stays with the generation of which it has files already, so nothing is trained on twice
+because it was replaced; `Wanted.anew` says otherwise.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
+from schemas import generations
+from schemas.generations import Current, PointerError
 from schemas.samples import LATE_ACTIONS
 from trainer.reading.columns import absent
-from trainer.reading.files import check_columns, open_parquet
+from trainer.reading.files import ReadError, check_columns, open_parquet
 
 Stream = Literal["samples", "late_actions"]
 
@@ -45,9 +51,11 @@ class Entry(msgspec.Struct, frozen=True):
     absent: tuple[str, ...] = ()
 
     @property
-    def partition(self) -> str:
-        """`dt=YYYY-MM-DD/hr=HH`: the hour of the request."""
-        return self.path.split("/", 1)[1].rsplit("/", 1)[0]
+    def partition(self) -> tuple[str, str]:
+        """The generation (its folder; empty: none) and `dt=YYYY-MM-DD/hr=HH`, the hour of the
+        request: the files that are about the same samples have the same.
+        """
+        return _split(self.path)[:2]
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -70,6 +78,24 @@ class Ticket(msgspec.Struct, frozen=True):
     rows: int
 
 
+class Wanted(msgspec.Struct, frozen=True):
+    """Which partitions are read. `first`, `end`: hours such as `2026-11-01T00` (UTC; the end is not
+    in it), None: no bound. `anew`: those that were replaced since they were read are read again.
+    """
+
+    first: str | None = None
+    end: str | None = None
+    anew: bool = False
+
+    def has(self, partition: str) -> bool:
+        """Whether a partition such as `dt=2026-11-01/hr=00` is within the bounds."""
+        hour = generations.hour_of(partition) or ""
+        return (self.first or "") <= hour and (self.end is None or hour < self.end)
+
+
+EVERYTHING = Wanted()
+
+
 class Ledger:
     """`samples`: the declared columns of a file of samples (`schemas.samples.samples`). Files of an
     earlier declaration may lack some, see `trainer.reading.columns`.
@@ -83,12 +109,16 @@ class Ledger:
         samples: pa.Schema,
         entries: Iterable[Entry] = (),
         clock: Callable[[], int] = time.time_ns,
+        wanted: Wanted = EVERYTHING,
     ) -> None:
         self.entries = list(entries)
         #: In all entries: samples and late actions.
         self.rows = sum(entry.rows for entry in self.entries)
         self._expected: dict[Stream, pa.Schema] = {"samples": samples, "late_actions": LATE_ACTIONS}
         self._known = {entry.path for entry in self.entries}
+        self._wanted = wanted
+        #: By partition, the generation of its last entry.
+        self._read_from = {hour: made for made, hour in (e.partition for e in self.entries)}
         self._settled: dict[str, int] = {}
         self._clock = clock
 
@@ -102,9 +132,14 @@ class Ledger:
         now = self._clock()
         found: list[_Found] = []
         settled: dict[str, int] = {}
+        # one look at the pointer, so that a period which is replaced meanwhile is of one state
+        try:
+            current = generations.current(root)
+        except PointerError as error:
+            raise ReadError(str(error)) from None
         # Late actions first: the samples that they correct are committed before them, or with them.
         for stream in ("late_actions", "samples"):
-            for folder, modified in _partitions(root, stream):
+            for folder, modified in _partitions(root, stream, current, self._reads):
                 if self._settled.get(folder) == modified:
                     continue
                 found += self._files(root, stream, folder)
@@ -114,9 +149,17 @@ class Ledger:
         new = [self._entry(root, file) for file in found]
         self._settled |= settled
         self._known.update(entry.path for entry in new)
+        self._read_from |= {hour: made for made, hour in (entry.partition for entry in new)}
         self.rows += sum(entry.rows for entry in new)
         self.entries += new
         return new
+
+    def _reads(self, made: str, partition: str, current: Current) -> bool:
+        """Whether files of a partition are read from a generation."""
+        if not self._wanted.has(partition):
+            return False
+        holder = current.folder(partition)
+        return made == (holder if self._wanted.anew else self._read_from.get(partition, holder))
 
     def _files(self, root: Path, stream: Stream, folder: str) -> Iterator[_Found]:
         for file in _scan(root / folder):
@@ -145,11 +188,17 @@ class _Found(msgspec.Struct, frozen=True):
     modified: int
 
     def order(self) -> tuple[str, bool, int, list[str | int]]:
-        partition, name = self.path.split("/", 1)[1].rsplit("/", 1)
+        _, partition, name = _split(self.path)
         pieces = re.split(r"(\d+)", name)
         natural: list[str | int] = [int(p) if n % 2 else p for n, p in enumerate(pieces)]
         # the name itself for names that differ in leading zeros only
         return partition, self.stream != "samples", self.modified, [*natural, name]
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    """The generation, the partition and the name of a file."""
+    *made, _, day, hour, name = path.split("/")
+    return "/".join(made), f"{day}/{hour}", name
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -161,14 +210,25 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _partitions(root: Path, stream: Stream) -> Iterator[tuple[str, int]]:
-    """Folders `<stream>/dt=…/hr=…`, with the time of the last change in them, epoch ns."""
-    for day in _scan(root / stream):
-        if not (day.name.startswith("dt=") and day.is_dir()):
-            continue
-        for hour in _scan(root / stream / day.name):
-            if hour.name.startswith("hr=") and hour.is_dir():
-                yield f"{stream}/{day.name}/{hour.name}", hour.stat().st_mtime_ns
+def _partitions(
+    root: Path, stream: Stream, current: Current, reads: Callable[[str, str, Current], bool]
+) -> Iterator[tuple[str, int]]:
+    """Folders `<stream>/dt=…/hr=…` of which `reads` is true (of generation, partition, pointer),
+    with the time of the last change in them, epoch ns.
+    """
+    for place in current.places(stream):
+        made = place.removesuffix(stream).rstrip("/")
+        for day in _scan(root / place):
+            if not (day.name.startswith("dt=") and day.is_dir()):
+                continue
+            for hour in _scan(root / place / day.name):
+                partition = f"{day.name}/{hour.name}"
+                if (
+                    hour.name.startswith("hr=")
+                    and hour.is_dir()
+                    and reads(made, partition, current)
+                ):
+                    yield f"{place}/{partition}", hour.stat().st_mtime_ns
 
 
 class Planner:

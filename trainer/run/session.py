@@ -105,7 +105,7 @@ class Session:
 
     def _begin_anew(self) -> None:
         job = self.runner.job
-        self.ledger = Ledger(job.samples)
+        self.ledger = Ledger(job.samples, wanted=self.config.wanted)
         self.planner = Planner(self.ledger, Cursor(), job.batch_rows)
         self.tally = Tally(job.layout)
         self.step, self.expired_at, self.newest, self.rows = 0, 0, 0, 0
@@ -397,7 +397,7 @@ class Session:
             self.since[name] = Since(state.step, state.newest)
         if evolution.text:
             _log.info(f"the model has changed: {evolution.text}")
-        self.ledger = Ledger(self.runner.job.samples, state.entries)
+        self.ledger = Ledger(self.runner.job.samples, state.entries, wanted=self.config.wanted)
         self.planner = Planner(self.ledger, state.cursor, self.runner.job.batch_rows)
         self.tally = Tally.decode(state.tally)
         if self.tally.layout != self.runner.job.layout:

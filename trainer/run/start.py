@@ -30,7 +30,7 @@ def base_of(config: TrainerConfig, rules: LossRules) -> tuple[float, ...]:
     if wanted and not known.keys() >= set(heads):
         layout = samples(config.declared.schema, config.declared.kinds)
         columns = list(dict.fromkeys(rules.columns))
-        rows = first_rows(config.folder, layout, columns, START_ROWS)
+        rows = first_rows(config.folder, layout, columns, START_ROWS, config.wanted)
         try:
             started = starting_logits(rules, (targets(table, rules) for table in rows))
         except ValueError as error:

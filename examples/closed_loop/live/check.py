@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 
 from examples.closed_loop.live.journal import Shown
 from jobs.pipeline.config import Pipeline
+from schemas import generations
 
 #: An impression: the request and the item.
 _Key = tuple[str, str]
@@ -135,7 +136,7 @@ def _rows(output: Path, kinds: list[str]) -> dict[_Key, Row]:
     """The last version of each sample."""
     names = ["request_id", "item_id", "position", "rank_model"]
     of_kinds = [f"{what}_{kind}{unit}" for kind in kinds for what, unit in _COLUMNS]
-    files = sorted((output / "samples").rglob("*.parquet"))
+    files = [str(file) for file in generations.files(output, "samples")]
     table = ds.dataset(files, format="parquet").to_table(columns=[*names, "revision", *of_kinds])
     table = table.sort_by("revision")
     found: dict[_Key, Row] = {}

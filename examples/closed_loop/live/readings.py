@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from examples.closed_loop.live.drive import Drive
 from examples.closed_loop.live.journal import Journal, Rate, rate
 from examples.closed_loop.live.system import System
+from schemas import generations
 
 _HOUR_MS = 3_600_000
 _TRAINER = "sample_stitch_trainer"
@@ -108,14 +109,14 @@ class Labels:
     """The clicks in the samples so far. Reads each file once."""
 
     def __init__(self, output: Path) -> None:
-        self._folder = output / "samples"
+        self._output = output
         self._read: set[Path] = set()
         self._requests: set[str] = set()
         self._clicks = 0
 
     def completeness(self, journal: Journal) -> float | None:
         """Of the clicks on these requests that users have made by now, the share in samples."""
-        for path in set(self._folder.rglob("*.parquet")) - self._read:
+        for path in set(generations.files(self._output, "samples")) - self._read:
             table = pq.read_table(path, columns=["request_id", "label_click"], partitioning=None)
             self._read.add(path)
             self._requests.update(table["request_id"].to_pylist())

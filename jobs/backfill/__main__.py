@@ -1,0 +1,7 @@
+"""`python -m jobs.backfill`."""
+
+import sys
+
+from jobs.backfill.command import main
+
+sys.exit(main())

@@ -1,0 +1,376 @@
+"""A backfill that is killed at every step, and what readers see meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.backfill import command, hours, removal, running, work
+from jobs.backfill.joining import JoinError
+from jobs.backfill.margins import HOUR_MS, Margins
+from jobs.backfill.work import Slice, Work
+from jobs.pipeline.config import ConfigError
+from schemas import generations
+from schemas.generations import hour_of, partition_of
+from services.waiting import wait_until
+
+FIRST, END = (hours.read(hour, "") for hour in ("2026-11-01T22", "2026-11-02T01"))
+PERIOD = hours.between(FIRST, END)
+#: Also an hour before and one after it, which stay as they are.
+HOURS = hours.between(FIRST - HOUR_MS, END + HOUR_MS)
+TABLES = (*running.TABLES, "corrections")
+
+
+class KilledError(BaseException):
+    """Where a kill -9 ends the process."""
+
+
+@pytest.fixture(autouse=True)
+def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill loses nothing that was written; only the power would. It takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def put(path: Path, row: str) -> None:
+    """Text, and not Parquet: nothing here looks into the files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "w") as file:
+        file.write(row)
+
+
+def live(output: Path) -> None:
+    """What the join has written: two files an hour."""
+    for table, hour in itertools.product(TABLES, HOURS):
+        for part in "ab":
+            put(
+                output / table / partition_of(hour) / f"{part}.parquet",
+                f"old {table} {hour} {part}",
+            )
+
+
+def join(piece: Slice, folder: Path) -> None:
+    """A join that is given margins on both sides, as the real one is, and may be killed within."""
+    first, end = hours.read(piece.first, ""), hours.read(piece.end, "")
+    for hour in hours.between(first - HOUR_MS, end + HOUR_MS):
+        for table in running.TABLES:
+            put(folder / table / partition_of(hour) / "x.parquet", f"new {table} {hour}")
+    put(folder / "rejected/dt=1970-01-01/hr=00/x.parquet", "of no time")
+
+
+def half_a_join(piece: Slice, folder: Path) -> None:
+    put(folder / "samples" / partition_of(piece.first) / "half.parquet", "of a killed join")
+
+
+def planned() -> Work:
+    return work.plan(FIRST, END, Margins(0, 0), {}, 2)
+
+
+def rows(output: Path, table: str, of: generations.Current | None = None) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for file in generations.files(output, table, of):
+        found[file.read_text()] += 1
+    return found
+
+
+def expected(table: str, *, new: bool) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for hour in HOURS:
+        if not new or hour not in PERIOD:
+            found.update(f"old {table} {hour} {part}" for part in "ab")
+        elif table != "corrections":
+            found[f"new {table} {hour}"] += 1
+    return found
+
+
+def state(output: Path) -> str:
+    """What readers see: `old` or `new` of all tables. A mix fails the test."""
+    of = generations.current(output)
+    found = {table: rows(output, table, of) for table in TABLES}
+    for name in ("old", "new"):
+        if found == {table: expected(table, new=name == "new") for table in TABLES}:
+            return name
+    raise AssertionError(found)
+
+
+@contextlib.contextmanager
+def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every change of the file system is a step. The process dies before the given one, or, at half
+    numbers of it, when it is half done: a file that is half written, a folder half deleted.
+    """
+    done = [0]
+    real_open, real_replace, real_unlink = Path.open, Path.replace, os.unlink
+
+    def counted(change: Callable[..., Any], half: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*arguments: Any, **options: Any) -> Any:
+            now, done[0] = done[0], done[0] + 2
+            if now == step:
+                raise KilledError
+            if now + 1 == step:
+                half(*arguments, **options)
+                raise KilledError
+            return change(*arguments, **options)
+
+        return changed
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    def opened(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        if "w" not in mode:
+            return real_open(self, mode, *rest, **options)
+
+        def half(path: Path, *_: Any, **__: Any) -> None:
+            with real_open(path, "wb") as file:
+                file.write(b'{"format": 1')
+
+        return counted(real_open, half)(self, mode, *rest, **options)
+
+    patch.setattr(Path, "open", opened)
+    patch.setattr(Path, "replace", counted(real_replace, real_replace))
+    patch.setattr(os, "unlink", counted(real_unlink, nothing))
+    patch.setattr(sys.modules[__name__], "join", counted(join, half_a_join))
+    try:
+        yield done
+    finally:
+        patch.undo()
+        patch.setattr(os, "fsync", lambda _: None)
+
+
+def one_run(output: Path) -> None:
+    """What the command does, with the join above."""
+    running.to_the_end(output, work.load(output) or planned(), join)
+
+
+def test_killed_anywhere_it_goes_on_and_readers_see_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(tmp_path / "live")
+    seen = []
+    for step in itertools.count():
+        output = tmp_path / "out"
+        shutil.copytree(tmp_path / "live", output)
+        try:
+            with killed_at(step, monkeypatch):
+                one_run(output)
+            ended = True
+        except KilledError:
+            ended = False
+        seen.append(state(output))
+        if not ended:
+            # it is killed once more in the next life, at another place
+            with contextlib.suppress(KilledError), killed_at(step // 3, monkeypatch):
+                one_run(output)
+            assert state(output) in ("old", "new")
+            one_run(output)
+        assert state(output) == "new"
+        assert work.load(output) is None
+        assert not list(output.glob("_generations/*/*/samples/*/hr=21"))
+        shutil.rmtree(output)
+        if ended:
+            break
+    # the one put of the pointer is between the two
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) > 40
+    assert {"old", "new"} == set(seen)
+
+
+def test_a_reader_in_a_loop_never_sees_a_mix(tmp_path: Path) -> None:
+    live(tmp_path)
+    seen: list[str] = []
+    wrong: list[BaseException] = []
+    over = threading.Event()
+
+    def look() -> None:
+        try:
+            while not over.is_set():
+                seen.append(state(tmp_path))
+        except BaseException as error:  # an assertion of a thread is lost otherwise
+            wrong.append(error)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        wait_until(lambda: bool(seen) or not reader.is_alive(), 60, "the old rows")
+        for _ in range(3):
+            running.to_the_end(tmp_path, planned(), join)
+        wait_until(lambda: "new" in seen or not reader.is_alive(), 60, "the new rows")
+    finally:
+        over.set()
+        reader.join()
+    assert wrong == []
+    assert seen == sorted(seen, reverse=True)
+    assert {"old", "new"} == set(seen)
+
+
+def test_what_the_live_job_adds_meanwhile(tmp_path: Path) -> None:
+    """Rows of samples are in the archive, and so in the generation. A reject that comes later than
+    what was read is not, and is added.
+    """
+    live(tmp_path)
+    at = partition_of(PERIOD[0])
+
+    def late(piece: Slice, folder: Path) -> None:
+        join(piece, folder)
+        put(tmp_path / "samples" / at / "during.parquet", "twice")
+        put(tmp_path / "rejected" / at / "during.parquet", "is replaced")
+
+    running.to_the_end(tmp_path, planned(), late)
+    assert state(tmp_path) == "new"
+    put(tmp_path / "samples" / at / "after.parquet", "twice")
+    put(tmp_path / "rejected" / at / "after.parquet", "is added")
+    assert rows(tmp_path, "samples") == expected("samples", new=True)
+    assert rows(tmp_path, "rejected") == expected("rejected", new=True) + Counter(["is added"])
+    # joined once more, with what came since among its records
+    running.to_the_end(tmp_path, planned(), join)
+    assert state(tmp_path) == "new"
+
+
+def test_what_was_replaced_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    live(tmp_path)
+    now = datetime.now(timezone.utc)
+    running.to_the_end(tmp_path, planned(), join)
+    put(tmp_path / "rejected" / partition_of(PERIOD[0]) / "after.parquet", "is added")
+    added = Counter(["is added"])
+
+    def check(left: int) -> None:
+        assert rows(tmp_path, "samples") == expected("samples", new=True)
+        assert rows(tmp_path, "rejected") == expected("rejected", new=True) + added
+        assert len(list(tmp_path.glob("samples/*/*/*.parquet"))) == left
+
+    assert removal.remove(tmp_path, now - timedelta(hours=1)).hours == 0
+    check(2 * len(HOURS))
+    removal.remove(tmp_path, now + timedelta(hours=1))
+    check(2 * 2)
+    # a whole backfill that another one has replaced, and what a killed one has left
+    (before,) = tmp_path.glob("_generations/*")
+    put(tmp_path / "_generations/left/000/samples/dt=2026-11-01/hr=22/x.parquet", "of nobody")
+    added = Counter()
+    running.to_the_end(tmp_path, planned(), join)
+    removal.remove(tmp_path, now + timedelta(hours=1))
+    check(2 * 2)
+    (after,) = tmp_path.glob("_generations/*")
+    assert after != before
+    assert removal.remove(tmp_path, now + timedelta(hours=1)) == removal.Removed()
+
+
+def test_a_failed_join_publishes_nothing_and_may_be_discarded(tmp_path: Path) -> None:
+    live(tmp_path)
+
+    def fails(piece: Slice, folder: Path) -> None:
+        join(piece, folder)
+        if piece.first != PERIOD[0]:
+            raise JoinError
+
+    with pytest.raises(JoinError):
+        running.to_the_end(tmp_path, planned(), fails)
+    assert state(tmp_path) == "old"
+    left = work.load(tmp_path)
+    assert left is not None
+    assert len(left.joined) == 1
+    with pytest.raises(ConfigError, match="--discard"):
+        work.check(left, FIRST, END + HOUR_MS, {})
+    with pytest.raises(ConfigError, match="--discard"):
+        work.check(left, FIRST, END, {"other": 1})
+    work.check(left, FIRST, END, {})
+    running.discard(tmp_path, left)
+    assert work.load(tmp_path) is None
+    assert list(tmp_path.glob("_generations/*")) == []
+
+
+def test_slices_cover_the_period_once() -> None:
+    for length, margin in itertools.product((None, 1, 5, 100), (0, 40 * HOUR_MS)):
+        pieces = work.plan(FIRST, END, Margins(margin, margin), {}, length).slices
+        found = [
+            hour
+            for piece in pieces
+            for hour in hours.between(hours.read(piece.first, ""), hours.read(piece.end, ""))
+        ]
+        assert found == PERIOD
+        assert len({piece.folder for piece in pieces}) == len(pieces)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+CONFIG = """
+[actions.click]
+window = "10min"
+[sources.features]
+type = "files"
+path = "in/features.jsonl"
+[sources.actions]
+type = "files"
+path = "in/actions.jsonl"
+[output]
+path = "out"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    for name in ("features", "actions"):
+        (tmp_path / "in" / f"{name}.jsonl").write_text("{}\n")
+    (tmp_path / "p.toml").write_text(CONFIG)
+    return tmp_path / "p.toml"
+
+
+def asked(config: Path, *more: str) -> int:
+    span = ["--from", hours.text(FIRST), "--to", hours.text(END)]
+    return command.main(["--config", str(config), *span, *more])
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(config.parent / "out")
+    before = sorted((config.parent / "out").rglob("*"))
+    assert asked(config, "--dry-run", "--slice", "2") == 0
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["replaces", "from"]
+    assert first.split()[:2] == ["2026-11-01T22", "2026-11-02T00"]
+    assert second.split()[:2] == ["2026-11-02T00", "2026-11-02T01"]
+    assert "4 files" in first
+    assert sorted((config.parent / "out").rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (("--from", "2026-11-01"), "2026-11-01T00"),
+        (("--from", "2026-13-01T00"), "expected an hour"),
+        (("--to", "2026-11-01T22"), "must be after"),
+        (("--margin", "much"), "--margin: expected a duration"),
+        (("--remove-replaced", "much"), "--remove-replaced: expected a duration"),
+        (("--set", "output.path=s3://b/x"), "not a local folder"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    config: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], error: str
+) -> None:
+    assert asked(config, *more) == 2
+    said = capsys.readouterr().err
+    assert error in said
+    assert "Traceback" not in said
+
+
+def test_two_at_once_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    with command.locked(output):
+        assert asked(config) == 2
+    assert "another backfill" in capsys.readouterr().err
+    assert not (output / work.FILE).exists()
+
+
+def test_the_hour_of_a_partition() -> None:
+    assert [hour_of(partition_of(hour)) for hour in PERIOD] == PERIOD
