@@ -227,6 +227,27 @@ def samples_with(found: list[list[tuple[int, int, float]]]) -> dict[int, int]:
     return {key: len(of) for key, of in rows.items()}
 
 
+def rows_are_those_of_slots(arranged: Batch, batch: Batch) -> None:
+    """The batch by row has the keys and occurrences of the one by slot, and lists summed up."""
+    for one, other in zip(arranged.tables, batch.tables, strict=True):
+        np.testing.assert_array_equal(one.keys, other.keys)
+        np.testing.assert_array_equal(one.counts, other.counts)
+    expected: list[dict[tuple[int, int], float]] = [defaultdict(float) for _ in range(batch.rows)]
+    for bag in batch.tables:
+        for slot, index, row, value in bag.by_slot():
+            keys = bag.keys[index].tolist()
+            for r, key, x in zip(row.tolist(), keys, value.tolist(), strict=True):
+                expected[r][slot, key] += x
+    rows = arranged.by_row
+    assert rows is not None
+    keys = np.concatenate([bag.keys for bag in arranged.tables])
+    for r, of_row in enumerate(expected):
+        at = slice(int(rows.starts[r]), int(rows.ends[r]))
+        names = zip(rows.slot[at].tolist(), keys[rows.key[at]].tolist(), strict=True)
+        found = list(zip(names, rows.value[at].tolist(), strict=True))
+        assert found == list(of_row.items())
+
+
 # -- tests -----------------------------------------------------------------------------------------
 
 
@@ -251,6 +272,7 @@ def test_batches_of_a_chunk_are_those_rows_alone(form: str) -> None:
             rows = min(rows, 5)
         batch, part = chunk.batch(start, rows), table.slice(start, rows)
         is_right(batch, spec, part)
+        rows_are_those_of_slots(chunk.batch(start, rows, by_row=True), batch)
         alone = chunk_of(spec, part).batch(0, rows)
         for one, other in zip(batch.tables, alone.tables, strict=True):
             assert by_slot(one) == by_slot(other)

@@ -201,7 +201,8 @@ def learned(
     for _ in range(repeat):
         for table in samples:
             chunk = encoder.chunk(table, targets(table, rules))
-            learner.learn(chunk.batch(0, ROWS), parameters, sequence, 0)
+            batch = chunk.batch(0, ROWS, by_row=steps == "sample")
+            learner.learn(batch, parameters, sequence, 0)
             sequence += 1
     return shard, learner.take_tally()
 

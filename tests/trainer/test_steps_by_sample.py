@@ -213,7 +213,7 @@ def learned(
     shard = Shard(spec, contributions=None, has_dense=True)
     parameters = LocalParameters(shard)
     for number, start in enumerate(range(0, ROWS, batch)):
-        part = samples.chunk.batch(start, min(batch, ROWS - start))
+        part = samples.chunk.batch(start, min(batch, ROWS - start), by_row=True)
         learner.learn(part, parameters, number, 0)
     return shard, logits, counted
 
@@ -255,7 +255,8 @@ def test_the_steps_of_a_batch_are_others() -> None:
     for steps in both:
         shard = Shard(spec, contributions=None, has_dense=True)
         learner = Learner(spec, rules, layout, ROWS, steps)
-        learner.learn(samples.chunk.batch(0, ROWS), LocalParameters(shard), 0, 0)
+        part = samples.chunk.batch(0, ROWS, by_row=steps == "sample")
+        learner.learn(part, LocalParameters(shard), 0, 0)
         shards.append(shard.tables[2].all_rows().states[0])
     assert np.abs(shards[0] - shards[1]).max() > 1
 
@@ -314,7 +315,7 @@ def test_a_row_without_a_finite_gradient_is_left_out() -> None:
     spec = spec_of()
     samples = samples_of(spec, "plain")
     samples.targets.weights[5] = np.inf
-    batch = samples.chunk.batch(0, 20)
+    batch = samples.chunk.batch(0, 20, by_row=True)
     states = [np.zeros((len(bag.keys), 4), np.float32) for bag in batch.tables]
     walked = Walker(spec, "plain", 0.0).walk(
         batch, states, [np.ones(len(s), np.uint8) for s in states]
@@ -347,7 +348,8 @@ def learned_from(
     learner = Learner(spec, LossRules("plain", spec.heads), layout, batch, steps)
     shard = Shard(spec, contributions=None, has_dense=True)
     for number, start in enumerate(range(0, rows, batch)):
-        part = samples.chunk.batch(start, min(batch, rows - start))
+        end, by_row = min(batch, rows - start), steps == "sample"
+        part = samples.chunk.batch(start, end, by_row=by_row)
         learner.learn(part, LocalParameters(shard), number, 0)
     measures = learner.take_tally().whole()[0].measures
     return shard, measures
@@ -396,7 +398,7 @@ def test_the_gradient_of_the_dense_weights_is_bounded() -> None:
     spec = machine_of(2, dense_rate=0.1)
     samples = samples_of(spec, "plain")
     samples.targets.weights[:] = 1e38
-    batch = samples.chunk.batch(0, 20)
+    batch = samples.chunk.batch(0, 20, by_row=True)
     states = [
         np.full((len(bag.keys), table.floats), 1e5, np.float32)
         for bag, table in zip(batch.tables, spec.tables, strict=True)

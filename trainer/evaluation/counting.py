@@ -42,8 +42,10 @@ def windows_of(times: Any, window_ms: int) -> tuple[Any, Any]:
     used = 0
     last = 0
     for row in range(rows):
-        start = times[row] - times[row] % window_ms
-        if used == 0 or starts[last] != start:
+        time = times[row]
+        # the next row is nearly always of the same window, and a division takes long
+        if used == 0 or not starts[last] <= time < starts[last] + window_ms:
+            start = time - time % window_ms
             # a batch has few windows: mostly one or two
             last = used
             for known in range(used):
@@ -104,20 +106,22 @@ def claim_slots(
     weights: Any, number: Any, present: Any, unseen: Any, places: Any, used: int
 ) -> int:
     """As `claim`, for the cells of the slots: present and unseen for each."""
+    if (places >= 0).all():
+        return used  # so it is after the first batches of a window
     rows, slots = present.shape
     for row in range(rows):
+        window = number[row]
         for action in range(weights.shape[1]):
             if weights[row, action] == 0.0:
                 continue
-            mine = places[number[row], action]
             for slot in range(slots):
                 if not present[row, slot]:
                     continue
-                if mine[2 * slot] < 0:
-                    mine[2 * slot] = used
+                if places[window, action, 2 * slot] < 0:
+                    places[window, action, 2 * slot] = used
                     used += 1
-                if unseen[row, slot] and mine[2 * slot + 1] < 0:
-                    mine[2 * slot + 1] = used
+                if unseen[row, slot] and places[window, action, 2 * slot + 1] < 0:
+                    places[window, action, 2 * slot + 1] = used
                     used += 1
     return used
 
@@ -128,15 +132,6 @@ def _prediction_and_loss(logit: float, label: float) -> tuple[float, float]:
     small = math.exp(-abs(logit))
     prediction = 1.0 / (1.0 + small) if logit >= 0.0 else small / (1.0 + small)
     return prediction, (max(logit, 0.0) - logit * label) + math.log1p(small)
-
-
-@_compiled
-def _add(sums: Any, weight: float, label: float, prediction: float, loss: float) -> None:
-    sums[0] += weight
-    sums[1] += 1.0
-    sums[2] += weight * label
-    sums[3] += weight * prediction
-    sums[4] += weight * loss
 
 
 @_compiled
@@ -153,7 +148,9 @@ def count(
 ) -> None:
     """Count the rows in `sums` (places, SUMS) and `histogram` (places, 2, BINS)."""
     rows, columns = slices.shape
+    more = np.empty(SUMS)
     for row in range(rows):
+        window = number[row]
         for action in range(weights.shape[1]):
             weight = float(weights[row, action])
             if weight == 0.0:
@@ -161,12 +158,16 @@ def count(
             logit = float(logits[row, action])
             label = float(labels[row, action])
             prediction, loss = _prediction_and_loss(logit, label)
+            more[WEIGHT], more[ROWS], more[LABEL] = weight, 1.0, weight * label
+            more[PREDICTION], more[LOSS] = weight * prediction, weight * loss
             scaled = (logit + LIMIT) * (BINS / (2.0 * LIMIT))
             binned = int(min(max(scaled, 0.0), BINS - 1.0))
-            mine = places[number[row], action]
             for column in range(-1, columns):
-                at = mine[0 if column < 0 else _cell(column, slices[row, column], cap)]
-                _add(sums[at], weight, label, prediction, loss)
+                cell = 0 if column < 0 else _cell(column, slices[row, column], cap)
+                at = places[window, action, cell]
+                # by indices: a row of `sums` as an array of its own would be counted as a reference
+                for n in range(SUMS):
+                    sums[at, n] += more[n]
                 histogram[at, 0, binned] += weight * (1.0 - label)
                 histogram[at, 1, binned] += weight * label
 
@@ -184,17 +185,24 @@ def count_slots(
 ) -> None:
     """As `count`, for the cells of the slots, which have no histogram."""
     rows, slots = present.shape
+    more = np.empty(SUMS)
     for row in range(rows):
+        window = number[row]
         for action in range(weights.shape[1]):
             weight = float(weights[row, action])
             if weight == 0.0:
                 continue
             label = float(labels[row, action])
             prediction, loss = _prediction_and_loss(float(logits[row, action]), label)
-            mine = places[number[row], action]
+            more[WEIGHT], more[ROWS], more[LABEL] = weight, 1.0, weight * label
+            more[PREDICTION], more[LOSS] = weight * prediction, weight * loss
             for slot in range(slots):
                 if not present[row, slot]:
                     continue
-                _add(sums[mine[2 * slot]], weight, label, prediction, loss)
+                at = places[window, action, 2 * slot]
+                for n in range(SUMS):
+                    sums[at, n] += more[n]
                 if unseen[row, slot]:
-                    _add(sums[mine[2 * slot + 1]], weight, label, prediction, loss)
+                    at = places[window, action, 2 * slot + 1]
+                    for n in range(SUMS):
+                        sums[at, n] += more[n]

@@ -41,6 +41,24 @@ class Occurrences:
 
 
 @dataclass
+class ByRow:
+    """The occurrences of all tables, row by row: those of row n are from `starts[n]` up to
+    `ends[n]`, slot by slot in the order of the tables.
+
+    `starts`, `ends`: int64 (rows,). For every occurrence: `key`, the number of its key, where keys
+    are numbered table after table; its `value`, float64; and its `slot`, an index into
+    `ModelSpec.slots`. A key that a row has twice is there once, with the sum of its values, because
+    its gradient is that of the sum. What is between the end of a row and the next start is not set.
+    """
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    key: Ints
+    value: npt.NDArray[np.float64]
+    slot: Ints
+
+
+@dataclass
 class Targets:
     """What the rows say about each action. All shapes are (rows, actions).
 
@@ -73,7 +91,8 @@ class Batch:
 
     `times`: event times, epoch ms, (rows,). There is one `Occurrences` per table. `slices`: for
     each column that the evaluation slices by, a small integer per row, (rows, columns). `clipped`:
-    of the slots that had values to clip.
+    of the slots that had values to clip. `by_row`: the occurrences in another order, if the batch
+    was made for that. Its `tables` have `keys` and `counts` only then.
     """
 
     rows: int
@@ -82,3 +101,4 @@ class Batch:
     times: npt.NDArray[np.int64]
     slices: npt.NDArray[np.int32]
     clipped: list[Clipped] = field(default_factory=list)
+    by_row: ByRow | None = None

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from trainer.features.batch import Batch, Clipped, Floats, Ints, Keys, Occurrences, Targets
+from trainer.features.batch import Batch, ByRow, Clipped, Floats, Ints, Keys, Occurrences, Targets
+from trainer.features.by_row import Rows, SlotPart
 from trainer.features.keys import keys_of
 from trainer.limits import transformed
 from trainer.reading.files import ReadError
@@ -30,7 +31,14 @@ _PER_DOUBLING = 4
 #: Enough for float64: 1024 doublings.
 _LARGEST_LOG = 1025 * _PER_DOUBLING
 
+#: Integers of at most so many values from the least to the greatest are codes as they are. Others
+#: are numbered by hashing, which takes longer.
+_WIDEST = 4096
+
 Codes = npt.NDArray[np.int32]
+
+_NO_OCCURRENCES = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
+_NO_STARTS = np.zeros(1, np.int64)
 
 
 @dataclass
@@ -125,8 +133,8 @@ class Chunk:
         self._slices, self._of_table = slices, of_table
         self._batches = 0
 
-    def batch(self, start: int, rows: int) -> Batch:
-        """Rows `start` up to `start + rows` of the chunk."""
+    def batch(self, start: int, rows: int, *, by_row: bool = False) -> Batch:
+        """Rows `start` up to `start + rows` of the chunk. `by_row`: see `Batch.by_row`."""
         end = start + rows
         self._batches += 1
         t = self._targets
@@ -136,7 +144,11 @@ class Chunk:
             t.delayed[start:end],
             t.delayed_weights[start:end],
         )
-        tables = [self._occurrences(slots, start, end) for slots in self._of_table]
+        arranged = None
+        if by_row:
+            tables, arranged = self._rows(start, end)
+        else:
+            tables = [self._occurrences(slots, start, end) for slots in self._of_table]
         clipped = [
             found
             for column in self._columns
@@ -144,7 +156,7 @@ class Chunk:
             and (found := column.beyond.between(*self._bounds(column, start, end))) is not None
         ]
         times, slices = self._times[start:end], self._slices[start:end]
-        return Batch(rows, tables, targets, times, slices, clipped)
+        return Batch(rows, tables, targets, times, slices, clipped, arranged)
 
     @staticmethod
     def _bounds(column: Column, start: int, end: int) -> tuple[int, int]:
@@ -153,6 +165,23 @@ class Chunk:
             return start, end
         first, last = np.searchsorted(column.rows, np.array([start, end], np.int32))
         return int(first), int(last)
+
+    def _rows(self, start: int, end: int) -> tuple[list[Occurrences], ByRow]:
+        parts = [self._part(column, start, end) for column in self._columns]
+        rows, tables = Rows(end - start, parts), []
+        for slots in self._of_table:
+            keys, counts = rows.add(slots, [parts[s] for s in slots], self._batches)
+            tables.append(Occurrences(keys, counts, *_NO_OCCURRENCES, tuple(slots), _NO_STARTS))
+        return tables, rows.made
+
+    def _part(self, column: Column, start: int, end: int) -> SlotPart:
+        at = slice(*self._bounds(column, start, end))
+        return SlotPart(
+            column.codes[at],
+            None if column.rows is None else column.rows[at] - np.int32(start),
+            None if column.values is None else column.values[at],
+            *(column.keys, column.seen, column.place, column.repeats),
+        )
 
     def _occurrences(self, slots: list[int], start: int, end: int) -> Occurrences:
         bounds = [self._bounds(self._columns[s], start, end) for s in slots]
@@ -257,6 +286,13 @@ class _Column:
 
 class _Category(_Column):
     def encode(self, array: pa.Array, rows: Ints | None) -> Column:
+        if pa.types.is_integer(array.type) or pa.types.is_boolean(array.type):
+            numbers = _numbers(array)
+            lowest, span = _span(numbers)
+            if span <= _WIDEST:
+                texts = pa.array(np.arange(lowest, lowest + span)).cast(array.type)
+                keys = keys_of(self.slot.name, texts.cast(pa.string()))
+                return _column((numbers - lowest).astype(np.int32), keys, rows)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
         codes = array.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
@@ -264,6 +300,14 @@ class _Category(_Column):
         if not pa.types.is_string(texts.type):
             texts = texts.cast(pa.string())  # decimal text of integers, "true" and "false"
         return _column(codes, keys_of(self.slot.name, texts), rows)
+
+
+def _span(numbers: npt.NDArray[Any]) -> tuple[int, int]:
+    """The least of integers, and how many there are from it up to the greatest."""
+    if not len(numbers):
+        return 0, 0
+    lowest = int(numbers.min())
+    return lowest, int(numbers.max()) - lowest + 1
 
 
 class _Value(_Column):
@@ -388,7 +432,7 @@ class _Slices:
                 array = array.dictionary_encode()
             codes = array.indices.to_numpy(zero_copy_only=False)
             # a dictionary may have values that do not occur
-            used = np.unique(codes)
+            used = np.flatnonzero(np.bincount(codes, minlength=len(array.dictionary)))
             texts = array.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist()
             numbers = np.full(len(array.dictionary), -1, np.int32)
             numbers[used] = [self._number(name, text) for text in texts]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from trainer.features.batch import Batch, Floats, Occurrences
+from trainer.features.batch import Batch, ByRow, Floats, Occurrences
 from trainer.models.network import embedded_slots
 from trainer.spec import ModelSpec
 
@@ -75,8 +76,11 @@ def sums(
 ) -> tuple[Floats, Floats]:
     """What the network takes: linear and pooled sums, from the values of each table's keys.
 
-    `rows`: at least the batch's; further rows are zeros.
+    `rows`: at least the batch's; further rows are zeros. Raises ValueError for a batch that is
+    arranged by row: it has its occurrences elsewhere.
     """
+    if batch.by_row is not None:
+        raise ValueError("the batch is arranged by row")
     heads, place = len(spec.heads), embedded_slots(spec)
     linear = np.zeros((rows, heads), np.float32)
     pooled = np.zeros((rows, len(place), spec.embedding), np.float32)
@@ -114,3 +118,24 @@ def mark(index, row, known, present, unseen, slot):
         present[row[i], slot] = 1
         if known[index[i]] == 0:
             unseen[row[i], slot] = 1
+
+
+def mark_rows(
+    rows: ByRow,
+    known: npt.NDArray[np.uint8],
+    present: npt.NDArray[np.uint8],
+    unseen: npt.NDArray[np.uint8],
+) -> None:
+    """As `mark`, for all slots of `present`, (rows, slots). `known`: of all tables, (keys,)."""
+    _mark_rows(rows.starts, rows.ends, rows.key, rows.slot, known, present, unseen)
+
+
+@njit(cache=True, nogil=True)
+def _mark_rows(starts, ends, key, slot, known, present, unseen):
+    slots = present.shape[1]
+    for r in range(len(ends)):
+        for o in range(starts[r], ends[r]):
+            n = np.uint32(slot[o])
+            if n < slots:
+                present[r, n] = 1
+                unseen[r, n] |= known[np.uint32(key[o])] == 0

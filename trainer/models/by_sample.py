@@ -154,41 +154,17 @@ def _embedding_rate(segments: Sequence[Segment]) -> float:
 
 
 def _by_row(batch: Batch, place: Mapping[int, int]) -> tuple[npt.NDArray[Any], ...]:
-    """The occurrences of all tables, row by row: where each row starts and ends, keys, values, and
-    the number of the slot among those with embeddings (`embedded_slots`; -1: it has none).
-
-    Keys are numbered table after table. One that a row has twice is there once, with the sum of its
-    values: its gradient is that of the sum.
+    """`Batch.by_row` as the kernels take it: starts, ends, keys, values, and the number of the slot
+    among those with embeddings (`embedded_slots`; -1: it has none).
     """
-    starts = np.zeros(batch.rows + 1, np.int64)
-    for bag in batch.tables:
-        starts[1:] += np.bincount(bag.row, minlength=batch.rows)
-    starts = np.cumsum(starts)
-    key, value = np.empty(starts[-1], np.int32), np.empty(starts[-1])
-    slot_of = np.empty(starts[-1], np.int32)
-    ends, first = starts[:-1].copy(), 0
-    for bag in batch.tables:
-        last, there = np.full(len(bag.keys), -1, np.int32), np.empty(len(bag.keys), np.int64)
-        for slot, *occurrences in bag.by_slot():
-            marks = last, there, ends
-            _fill(*occurrences, first, place.get(slot, -1), marks, key, value, slot_of)
-        first += len(bag.keys)
-    return starts, ends, key, value, slot_of
-
-
-@njit(cache=True, nogil=True)
-def _fill(index, row, x, first, slot, marks, key, value, slot_of):
-    last, there, ends = marks
-    for i in range(len(index)):
-        k, r = index[i], row[i]
-        # a key belongs to one slot, where the occurrences of a row lie side by side
-        if last[k] == r:
-            value[there[k]] += x[i]
-        else:
-            at = ends[r]
-            last[k], there[k] = r, at
-            key[at], value[at], slot_of[at] = first + k, x[i], slot
-            ends[r] += 1
+    rows = batch.by_row
+    assert rows is not None
+    slot_of = rows.slot
+    if place:
+        numbers = np.array([place.get(slot, -1) for slot in range(max(place) + 2)], np.int32)
+        # slots after the last that has some are cut to a -1; between rows there may be any number
+        slot_of = np.take(numbers, slot_of, mode="clip")
+    return rows.starts, rows.ends, rows.key, rows.value, slot_of
 
 
 # -- steps -----------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class Batches:
             chunk, rows = self._of_file(task.entry, index), task.ticket.rows
         first = rows * part // parts
         last = rows * (part + 1) // parts
-        return chunk.batch(start + first, last - first)
+        by_row = self._job.steps == "sample"
+        return chunk.batch(start + first, last - first, by_row=by_row)
 
     def _of_file(self, entry: Entry, index: int) -> Chunk:
         if self._chunk is None or self._chunk[:2] != (entry.path, index):

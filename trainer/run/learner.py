@@ -90,6 +90,10 @@ class Learner:
         followed = len(self._layout.slots)
         shape = (batch.rows, followed)
         present, unseen = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        if batch.by_row is not None:
+            of_all = np.concatenate(known)
+            bags.mark_rows(batch.by_row, of_all, present, unseen)
+            return present, unseen
         for bag, of_table in zip(batch.tables, known, strict=True):
             for slot, index, row, _ in bag.by_slot():
                 if slot < followed:
