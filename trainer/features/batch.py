@@ -14,10 +14,20 @@ Keys = npt.NDArray[np.uint64]
 
 
 @dataclass
-class Occurrences:
+class Distinct:
     """The keys of one table in a batch.
 
     `keys`: distinct, uint64 (keys,). `counts`: in how many samples each key occurs, uint32 (keys,).
+    """
+
+    keys: Keys
+    counts: npt.NDArray[np.uint32]
+
+
+@dataclass
+class Occurrences(Distinct):
+    """The keys of one table in a batch, and where they occur.
+
     For every occurrence, slot by slot in the order of the spec: `index` into `keys`, `row` of the
     batch, and `value`; each has the shape (occurrences,).
 
@@ -25,8 +35,6 @@ class Occurrences:
     `starts[n]` up to `starts[n + 1]`.
     """
 
-    keys: Keys
-    counts: npt.NDArray[np.uint32]
     index: Ints
     row: Ints
     value: Floats
@@ -92,7 +100,7 @@ class Batch:
     `times`: event times, epoch ms, (rows,). There is one `Occurrences` per table. `slices`: for
     each column that the evaluation slices by, a small integer per row, (rows, columns). `clipped`:
     of the slots that had values to clip. `by_row`: the occurrences in another order, if the batch
-    was made for that. Its `tables` have `keys` and `counts` only then.
+    was made for that; its `tables` are only `Distinct` then.
     """
 
     rows: int

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from trainer.features.batch import ByRow, Floats, Ints, Keys
+from trainer.features.batch import ByRow, Distinct, Floats, Ints, Keys
 
 _NO_ROWS, _NO_VALUES = np.empty(0, np.int32), np.empty(0, np.float32)
 
@@ -52,13 +52,11 @@ class Rows:
         )
         self._first = 0
 
-    def add(
-        self, slots: list[int], parts: list[SlotPart], generation: int
-    ) -> tuple[Keys, npt.NDArray[np.uint32]]:
+    def add(self, slots: list[int], parts: list[SlotPart], generation: int) -> Distinct:
         """Add the slots of one table; tables come in the order of the spec.
 
         `slots`: their numbers in the spec. `generation`: differs from that of any earlier batch of
-        the chunk. Returns the distinct keys and in how many rows each occurs.
+        the chunk.
         """
         total = sum(len(part.codes) for part in parts)
         keys, counts = np.empty(total, np.uint64), np.zeros(total, np.uint32)
@@ -80,7 +78,7 @@ class Rows:
                 part.repeats,
             )
         self._first += used
-        return keys[:used], counts[:used]
+        return Distinct(keys[:used], counts[:used])
 
 
 def _rows(part: SlotPart) -> Ints:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -36,9 +37,6 @@ _LARGEST_LOG = 1025 * _PER_DOUBLING
 _WIDEST = 4096
 
 Codes = npt.NDArray[np.int32]
-
-_NO_OCCURRENCES = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
-_NO_STARTS = np.zeros(1, np.int64)
 
 
 @dataclass
@@ -98,13 +96,14 @@ class Encoder:
         return list(dict.fromkeys([*named, *self.slices.columns]))
 
     def chunk(self, table: pa.Table, targets: Targets) -> Chunk:
-        """Encode a whole table, which needs `columns` and `event_time`.
+        """Encode a whole table, which needs `columns` and `event_time`. May run in any thread.
 
         Raises ReadError.
         """
         columns = [encode(table) for encode in self._slots]
         times = table["event_time"].to_numpy()
-        return Chunk(columns, targets, times, self.slices.of(table), self._of_table)
+        slices = partial(self.slices.of, table.select(self.slices.columns))
+        return Chunk(columns, targets, times, slices, self._of_table)
 
     def candidates(self, table: pa.Table) -> Batch:
         """A batch of rows that are to be ranked: they have neither a time nor labels.
@@ -118,20 +117,28 @@ class Encoder:
 
 
 class Chunk:
-    """Encoded rows, from which batches are cut."""
+    """Encoded rows, from which batches are cut.
+
+    `slices`: finds the numbers of the slices' values. It is called with the first batch, and not
+    before, because a worker asks the coordinator for numbers, by the one thread that may do so.
+    """
 
     def __init__(
         self,
         columns: list[Column],
         targets: Targets,
         times: npt.NDArray[np.int64],
-        slices: Ints,
+        slices: Callable[[], Ints],
         of_table: list[list[int]],
     ) -> None:
         self.rows = len(times)
         self._columns, self._targets, self._times = columns, targets, times
-        self._slices, self._of_table = slices, of_table
+        self._find_slices, self._of_table = slices, of_table
         self._batches = 0
+
+    @cached_property
+    def _slices(self) -> Ints:
+        return self._find_slices()
 
     def batch(self, start: int, rows: int, *, by_row: bool = False) -> Batch:
         """Rows `start` up to `start + rows` of the chunk. `by_row`: see `Batch.by_row`."""
@@ -166,12 +173,12 @@ class Chunk:
         first, last = np.searchsorted(column.rows, np.array([start, end], np.int32))
         return int(first), int(last)
 
-    def _rows(self, start: int, end: int) -> tuple[list[Occurrences], ByRow]:
+    def _rows(self, start: int, end: int) -> tuple[list[Any], ByRow]:
         parts = [self._part(column, start, end) for column in self._columns]
-        rows, tables = Rows(end - start, parts), []
-        for slots in self._of_table:
-            keys, counts = rows.add(slots, [parts[s] for s in slots], self._batches)
-            tables.append(Occurrences(keys, counts, *_NO_OCCURRENCES, tuple(slots), _NO_STARTS))
+        rows = Rows(end - start, parts)
+        tables = [
+            rows.add(slots, [parts[s] for s in slots], self._batches) for slots in self._of_table
+        ]
         return tables, rows.made
 
     def _part(self, column: Column, start: int, end: int) -> SlotPart:

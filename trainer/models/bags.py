@@ -76,11 +76,8 @@ def sums(
 ) -> tuple[Floats, Floats]:
     """What the network takes: linear and pooled sums, from the values of each table's keys.
 
-    `rows`: at least the batch's; further rows are zeros. Raises ValueError for a batch that is
-    arranged by row: it has its occurrences elsewhere.
+    `rows`: at least the batch's; further rows are zeros.
     """
-    if batch.by_row is not None:
-        raise ValueError("the batch is arranged by row")
     heads, place = len(spec.heads), embedded_slots(spec)
     linear = np.zeros((rows, heads), np.float32)
     pooled = np.zeros((rows, len(place), spec.embedding), np.float32)

@@ -14,11 +14,14 @@ from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
 from trainer.reading.ledger import ALL, Entry
 from trainer.reading.tables import CHUNK_ROWS, SampleReader
+from trainer.run.chunks import Chunks
 from trainer.run.job import Job, Task
 
 
 class Batches:
-    """Makes batches. `number`: see `SliceNames.number`."""
+    """Makes batches. `number`: see `SliceNames.number`; it is called by the thread that asks for a
+    batch.
+    """
 
     def __init__(self, job: Job, number: Callable[[str, str], int]) -> None:
         self._job = job
@@ -28,7 +31,7 @@ class Batches:
         read = ["event_time", *job.rules.columns, *self._encoder.columns]
         self._columns = list(dict.fromkeys(read))
         self._reader = SampleReader(Path(job.root), self._columns, self._chunk_rows, job.samples)
-        self._chunk: tuple[str, int, Chunk] | None = None
+        self._chunks = Chunks(self._of_file, self._chunk_rows)
 
     def of(self, task: Task, part: int, parts: int) -> Batch:
         """Part number `part` of `parts` equal parts of a task; it may have no rows.
@@ -40,17 +43,14 @@ class Batches:
             start, rows = 0, chunk.rows
         else:
             index, start = divmod(task.ticket.start, self._chunk_rows)
-            chunk, rows = self._of_file(task.entry, index), task.ticket.rows
+            chunk, rows = self._chunks.of(task.entry, index, task.after), task.ticket.rows
         first = rows * part // parts
         last = rows * (part + 1) // parts
         by_row = self._job.steps == "sample"
         return chunk.batch(start + first, last - first, by_row=by_row)
 
     def _of_file(self, entry: Entry, index: int) -> Chunk:
-        if self._chunk is None or self._chunk[:2] != (entry.path, index):
-            made = self._encoded(entry, self._reader.chunk(entry, index), None)
-            self._chunk = entry.path, index, made
-        return self._chunk[2]
+        return self._encoded(entry, self._reader.chunk(entry, index), None)
 
     def _corrections(self, task: Task) -> Chunk:
         job = self._job

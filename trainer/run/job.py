@@ -51,11 +51,13 @@ class Task(msgspec.Struct, frozen=True):
     """One batch: its ticket, and the ledger's entry that has its rows.
 
     `before`: the earlier entries, if the entry is a file of late actions, which corrects them.
+    `after`: the file of samples that comes next, as far as it is known; it may be read ahead.
     """
 
     ticket: Ticket
     entry: Entry
     before: tuple[Entry, ...] = ()
+    after: Entry | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

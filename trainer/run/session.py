@@ -240,7 +240,9 @@ class Session:
         while (ticket := self.planner.next()) is not None:
             entry = self.ledger.entries[ticket.entry]
             if entry.stream == "samples":
-                return Task(ticket, entry)
+                after = next(iter(self.ledger.entries[ticket.entry + 1 : ticket.entry + 2]), None)
+                known = after is not None and after.stream == "samples"
+                return Task(ticket, entry, after=after if known else None)
             if self.config.samples.late_actions == "train":
                 before = self.ledger.entries[: ticket.entry]
                 here = [e for e in before if e.partition == entry.partition]
