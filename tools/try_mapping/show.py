@@ -56,7 +56,8 @@ class _Wide:
 def _table(tried: Tried) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("  record", "becomes", *_COLUMNS[tried.stream]):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+        # what is long goes on in the next line; nothing is cut off
+        table.add_column(name, no_wrap=not name.startswith(("item", "features")), overflow="fold")
     before = None
     for outcome in tried.outcomes:
         # the events of one record stand below each other
