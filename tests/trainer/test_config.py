@@ -289,6 +289,8 @@ def said(folder: Path, *overrides: str, joined: str = WAIT) -> str:
         ("evaluation.by=['tags']", "evaluation.by: 'tags' is not a column of strings, boo"),
         ("evaluation.by=['hour','hour']", "evaluation.by: each column once"),
         ("evaluation.window=0s", "evaluation.window: must be longer than 0"),
+        ("evaluation.slice_share=0", "evaluation.slice_share: must be more than 0, and at most 1"),
+        ("evaluation.slice_share=1.5", "evaluation.slice_share: must be more than 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, override: str, expected: str) -> None:

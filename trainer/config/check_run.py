@@ -39,6 +39,8 @@ def check_evaluation(config: TrainerConfig, wrong: Wrong) -> None:
     """
     if config.evaluation.window <= 0:
         raise wrong("evaluation.window", "must be longer than 0")
+    if not 0 < config.evaluation.slice_share <= 1:
+        raise wrong("evaluation.slice_share", "must be more than 0, and at most 1")
     columns = {
         name: type_
         for name, type_ in slot_columns(config.declared).items()

@@ -159,12 +159,14 @@ class OutputSection(Section, frozen=True, kw_only=True):
 class EvaluationSection(Section, frozen=True, kw_only=True):
     """`[evaluation]`: progressive validation, in windows of event time, also by columns' values.
 
-    `every`: how often `evaluation/` is written while the run goes on (wall time).
+    `every`: how often `evaluation/` is written while the run goes on (wall time). `slice_share`: of
+    the rows, those that are counted by column and slot.
     """
 
     window: Duration = Duration(3_600_000)
     every: Duration = Duration(300_000)
     by: list[str] = msgspec.field(default_factory=lambda: ["position"])
+    slice_share: float = 1.0
 
 
 class LogSection(Section, frozen=True, kw_only=True):

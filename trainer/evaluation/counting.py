@@ -4,6 +4,9 @@ Places: each row has the number of its window among the batch's `windows`. `plac
 actions, cells) has the row of the sums for each cell, or -1 where the cell has none yet. Cell 0 has
 all rows. After it, each slice column has a cell for missing values, `cap` cells for named values,
 and one for all others.
+
+Factors: for how many rows each row counts outside of cell 0 (`trainer.evaluation.sampling`),
+float64 (rows,), or (0,) where each counts as itself.
 """
 
 from __future__ import annotations
@@ -82,9 +85,12 @@ def _cell(column: int, value: int, cap: int) -> int:
 
 
 @_compiled
-def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: int) -> int:
+def claim(
+    weights: Any, number: Any, slices: Any, factors: Any, cap: int, places: Any, used: int
+) -> int:
     """Give a row to each touched cell that has none. Returns how many rows are in use then."""
     rows, columns = slices.shape
+    given = len(factors) > 0
     for row in range(rows):
         window = number[row]
         for action in range(weights.shape[1]):
@@ -93,6 +99,8 @@ def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: i
             if places[window, action, 0] < 0:
                 places[window, action, 0] = used
                 used += 1
+            if given and factors[row] == 0.0:
+                continue
             for column in range(columns):
                 cell = _cell(column, slices[row, column], cap)
                 if places[window, action, cell] < 0:
@@ -103,13 +111,22 @@ def claim(weights: Any, number: Any, slices: Any, cap: int, places: Any, used: i
 
 @_compiled
 def claim_slots(
-    weights: Any, number: Any, present: Any, unseen: Any, places: Any, used: int
+    weights: Any,
+    number: Any,
+    present: Any,
+    unseen: Any,
+    factors: Any,
+    places: Any,
+    used: int,
 ) -> int:
     """As `claim`, for the cells of the slots: present and unseen for each."""
     if (places >= 0).all():
         return used  # so it is after the first batches of a window
     rows, slots = present.shape
+    given = len(factors) > 0
     for row in range(rows):
+        if given and factors[row] == 0.0:
+            continue
         window = number[row]
         for action in range(weights.shape[1]):
             if weights[row, action] == 0.0:
@@ -141,6 +158,7 @@ def count(
     weights: Any,
     number: Any,
     slices: Any,
+    factors: Any,
     cap: int,
     places: Any,
     sums: Any,
@@ -148,6 +166,7 @@ def count(
 ) -> None:
     """Count the rows in `sums` (places, SUMS) and `histogram` (places, 2, BINS)."""
     rows, columns = slices.shape
+    given = len(factors) > 0
     more = np.empty(SUMS)
     for row in range(rows):
         window = number[row]
@@ -162,14 +181,19 @@ def count(
             more[PREDICTION], more[LOSS] = weight * prediction, weight * loss
             scaled = (logit + LIMIT) * (BINS / (2.0 * LIMIT))
             binned = int(min(max(scaled, 0.0), BINS - 1.0))
+            factor = 1.0
             for column in range(-1, columns):
                 cell = 0 if column < 0 else _cell(column, slices[row, column], cap)
                 at = places[window, action, cell]
                 # by indices: a row of `sums` as an array of its own would be counted as a reference
                 for n in range(SUMS):
-                    sums[at, n] += more[n]
-                histogram[at, 0, binned] += weight * (1.0 - label)
-                histogram[at, 1, binned] += weight * label
+                    sums[at, n] += more[n] * factor
+                histogram[at, 0, binned] += weight * (1.0 - label) * factor
+                histogram[at, 1, binned] += weight * label * factor
+                # cell 0 was the first
+                factor = factors[row] if given else 1.0
+                if factor == 0.0:
+                    break
 
 
 @_compiled
@@ -180,13 +204,18 @@ def count_slots(
     number: Any,
     present: Any,
     unseen: Any,
+    factors: Any,
     places: Any,
     sums: Any,
 ) -> None:
     """As `count`, for the cells of the slots, which have no histogram."""
     rows, slots = present.shape
+    given = len(factors) > 0
     more = np.empty(SUMS)
     for row in range(rows):
+        factor = factors[row] if given else 1.0
+        if factor == 0.0:
+            continue
         window = number[row]
         for action in range(weights.shape[1]):
             weight = float(weights[row, action])
@@ -201,8 +230,8 @@ def count_slots(
                     continue
                 at = places[window, action, 2 * slot]
                 for n in range(SUMS):
-                    sums[at, n] += more[n]
+                    sums[at, n] += more[n] * factor
                 if unseen[row, slot]:
                     at = places[window, action, 2 * slot + 1]
                     for n in range(SUMS):
-                        sums[at, n] += more[n]
+                        sums[at, n] += more[n] * factor

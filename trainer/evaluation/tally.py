@@ -18,6 +18,7 @@ from trainer.evaluation import counting
 from trainer.evaluation.cells import Cells, PackedCells
 from trainer.evaluation.counting import BINS
 from trainer.evaluation.measures import Doubles, Measures, measures
+from trainer.evaluation.sampling import Factors
 from trainer.features.batch import Clipped
 
 Floats = npt.NDArray[np.float32]
@@ -35,6 +36,7 @@ MISSING, OTHER = "(missing)", "(other)"
 PRESENT, UNSEEN = "present", "unseen"
 
 _FORMAT = 1
+_NO_FACTORS: Factors = np.empty(0)
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -151,6 +153,7 @@ class Tally:
         slices: Ints,
         present: Flags | None = None,
         unseen: Flags | None = None,
+        factors: Factors | None = None,
     ) -> None:
         """Count the rows of a batch.
 
@@ -158,7 +161,8 @@ class Tally:
         event times, epoch ms, (rows,). `slices`: (rows, columns), -1 where the value is missing.
         `present`: whether the slot has a key in the row; `unseen`: whether it has one without
         parameters when the row was predicted; (rows, slots) each. None: nothing is counted per
-        slot.
+        slot. `factors`: for how many rows each counts in slices and slots, (rows,); None: as
+        itself. (A factor of 0 is allowed; its row needs neither `present` nor `unseen`.)
 
         Raises ValueError, and counts nothing, if a shape does not fit, or if an evaluated row has a
         logit that is not finite, a label outside of 0 to 1, or a weight that is negative or not
@@ -176,6 +180,7 @@ class Tally:
         if present is not None:
             present = _array("present", present, np.uint8, rows, len(layout.slots))
             unseen = _array("unseen", unseen, np.uint8, rows, len(layout.slots))
+        given = _NO_FACTORS if factors is None else _array("factors", factors, np.float64, rows)
         fault = counting.first_fault(logits, labels, weights)
         if fault >= 0:
             at = divmod(fault, actions)
@@ -188,20 +193,19 @@ class Tally:
         starts = starts.tolist()
         cells, cap = self._sliced, layout.cap
         places = cells.stacked(starts)
-        used = counting.claim(weights, number, slices, cap, places, cells.used)
+        used = counting.claim(weights, number, slices, given, cap, places, cells.used)
         cells.keep(starts, places, used)
         counting.count(
-            *(logits, labels, weights, number, slices, cap),
+            *(logits, labels, weights, number, slices, given, cap),
             *(places, cells.sums, cells.histogram),
         )
         if present is not None:
             cells = self._slots
             places = cells.stacked(starts)
-            used = counting.claim_slots(weights, number, present, unseen, places, cells.used)
+            of_slots = present, unseen, given, places
+            used = counting.claim_slots(weights, number, *of_slots, cells.used)
             cells.keep(starts, places, used)
-            counting.count_slots(
-                logits, labels, weights, number, present, unseen, places, cells.sums
-            )
+            counting.count_slots(logits, labels, weights, number, *of_slots, cells.sums)
 
     def note(self, clipped: Sequence[Clipped], refused: int) -> None:
         """Count values that were clipped, and rows that were refused."""

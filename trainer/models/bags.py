@@ -120,17 +120,23 @@ def mark(index, row, known, present, unseen, slot):
 def mark_rows(
     rows: ByRow,
     known: npt.NDArray[np.uint8],
+    which: npt.NDArray[np.bool_],
     present: npt.NDArray[np.uint8],
     unseen: npt.NDArray[np.uint8],
 ) -> None:
-    """As `mark`, for all slots of `present`, (rows, slots). `known`: of all tables, (keys,)."""
-    _mark_rows(rows.starts, rows.ends, rows.key, rows.slot, known, present, unseen)
+    """As `mark`, for all slots of `present`, (rows, slots), in the rows of the mask `which`.
+
+    `known`: of all tables, (keys,).
+    """
+    _mark_rows(rows.starts, rows.ends, rows.key, rows.slot, known, which, present, unseen)
 
 
 @njit(cache=True, nogil=True)
-def _mark_rows(starts, ends, key, slot, known, present, unseen):
+def _mark_rows(starts, ends, key, slot, known, which, present, unseen):
     slots = present.shape[1]
     for r in range(len(ends)):
+        if not which[r]:
+            continue
         for o in range(starts[r], ends[r]):
             n = np.uint32(slot[o])
             if n < slots:

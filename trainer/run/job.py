@@ -25,7 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action.
     `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
     samples per batch. `steps`: whether a batch makes a step of each key for each sample that has
-    it, or one.
+    it, or one. `slice_share`: the share of the rows that are counted in slices of the evaluation.
     """
 
     spec: ModelSpec
@@ -40,6 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     consistency: Consistency
     layout: Layout
     steps: StepsPer = "batch"
+    slice_share: float = 1.0
 
     @property
     def samples(self) -> pa.Schema:
@@ -121,4 +122,5 @@ def job_of(config: TrainerConfig) -> Job:
         consistency=config.train.consistency,
         layout=layout_of(config, spec),
         steps=config.steps,
+        slice_share=config.evaluation.slice_share,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config.sections import StepsPer
+from trainer.evaluation.sampling import Factors, RowSample
 from trainer.evaluation.tally import Layout, Tally
 from trainer.features.batch import Batch
 from trainer.losses.targets import LossRules
@@ -26,7 +27,8 @@ _LAST_SECOND = 2**32 - 1
 class Learner:
     """Learns batches of a model. Not for several threads.
 
-    `rows`: the size of a full batch. `steps`: see `trainer.run.steps`.
+    `rows`: the size of a full batch. `steps`: see `trainer.run.steps`. `slice_share`: the share of
+    the rows that are counted in slices (`trainer.evaluation.sampling`).
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Learner:
         layout: Layout,
         rows: int,
         steps: StepsPer = "batch",
+        slice_share: float = 1.0,
     ) -> None:
         #: The metrics of the batches since the last `take_tally`.
         self.tally = Tally(layout)
         self._layout = layout
+        self._sample = RowSample(slice_share, layout.window_ms)
         self._counted = [table.admit_after > 1 for table in spec.tables]
         self._steps: Steps = (
             SampleSteps(spec, rules) if steps == "sample" else BatchSteps(spec, rules, rows)
@@ -54,11 +58,12 @@ class Learner:
         pulled = parameters.pull(step, [bag.keys for bag in batch.tables], states=states)
         pulled_at = time.perf_counter()
         made = self._steps.learn(batch, pulled)
-        present, unseen = self._slots_of(batch, [known for _, known in pulled.tables])
+        factors = self._sample.factors(batch.times)
+        present, unseen = self._slots_of(batch, [known for _, known in pulled.tables], factors)
         targets = batch.targets
         self.tally.add(
             *(made.logits, targets.labels, made.counted, batch.times, batch.slices),
-            *(present, unseen),
+            *(present, unseen, factors),
         )
         self.tally.note(batch.clipped, made.refused)
         computed_at = time.perf_counter()
@@ -84,15 +89,19 @@ class Learner:
         taken, self.tally = self.tally, Tally(self._layout)
         return taken
 
-    def _slots_of(self, batch: Batch, known: list[Any]) -> tuple[Any, Any]:
-        """By row and slot: whether the slot has a key, and one that has no parameters yet."""
+    def _slots_of(self, batch: Batch, known: list[Any], factors: Factors | None) -> tuple[Any, Any]:
+        """By row and slot: whether the slot has a key, and one that has no parameters yet.
+
+        Rows whose factor is 0 may be left out.
+        """
         # the bias, which is the last slot and in every row, is not followed
         followed = len(self._layout.slots)
         shape = (batch.rows, followed)
         present, unseen = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
         if batch.by_row is not None:
             of_all = np.concatenate(known)
-            bags.mark_rows(batch.by_row, of_all, present, unseen)
+            which = np.ones(batch.rows, bool) if factors is None else factors > 0
+            bags.mark_rows(batch.by_row, of_all, which, present, unseen)
             return present, unseen
         for bag, of_table in zip(batch.tables, known, strict=True):
             for slot, index, row, _ in bag.by_slot():

@@ -46,7 +46,9 @@ class LocalRunner:
         self.job = job
         self.instruments = Instruments()
         self._batches = Batches(job, names.number)
-        self._learner = Learner(job.spec, job.rules, job.layout, job.batch_rows, job.steps)
+        self._learner = Learner(
+            job.spec, job.rules, job.layout, job.batch_rows, job.steps, job.slice_share
+        )
         self.shard = Shard(job.spec, contributions=None, has_dense=True)
         self._sequence = 0
         self._writer: Writer = ThreadPoolExecutor(1, "writer") if writer is None else writer

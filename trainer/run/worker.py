@@ -64,7 +64,7 @@ class Worker:
             sharing=job.workers > 1 and job.consistency != "bsp",
         )
         share = job.batch_rows // (job.workers if job.consistency == "bsp" else 1)
-        self._learner = Learner(job.spec, job.rules, job.layout, share, job.steps)
+        self._learner = Learner(job.spec, job.rules, job.layout, share, job.steps, job.slice_share)
         self._batches = Batches(job, self._number_of)
         self._queue: deque[Work] = deque()
         self._names: dict[str, list[str]] = {}
