@@ -163,6 +163,10 @@ setup-trainer: ## install what the trainer needs
 setup-online: ## install what the services of online/ need, ranking and collecting
 	$(BOOTSTRAP) online
 
+.PHONY: setup-iceberg
+setup-iceberg: setup-jobs ## install what the jobs need for output.table = "iceberg" (a jar of 39 MB)
+	@$(PY) -m services.jars fetch iceberg
+
 .PHONY: setup-bench-trainer
 setup-bench-trainer: setup-jobs ## install what `make bench-trainer` needs
 	$(BOOTSTRAP) trainer-bench

@@ -78,7 +78,7 @@ JOBS = Environment(
     ROOT / ".venv",
     ROOT,
     ("jobs", "advise", "dev"),
-    {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "kafka")},
+    {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "iceberg", "kafka")},
 )
 # Flink holds numpy and pyarrow at versions that are too old for what the trainer uses.
 TRAINER = Environment(

@@ -367,7 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)
     fetching = commands.add_parser("fetch", help="download and verify what the lock says")
-    fetching.add_argument("sets", nargs="+", metavar="SET", help="flink, kafka or spark")
+    fetching.add_argument(
+        "sets", nargs="+", metavar="SET", help="those of pom-free/jars.toml, such as flink"
+    )
     commands.add_parser("lock", help="write jars.lock.toml anew from jars.toml")
     options = parser.parse_args(arguments)
     try:

@@ -168,6 +168,12 @@ def _size(folder: Path) -> float:
 
 
 def _remove(output: Path, age_ms: int) -> None:
+    table = output / "samples" / "_iceberg"
+    if table.exists():
+        raise ConfigError(
+            f"--remove-replaced: {table} is an Iceberg table of files that would be deleted, "
+            "and its readers would fail; switch output.table off and delete the table first"
+        )
     with locked(output):
         before = datetime.now(timezone.utc) - timedelta(milliseconds=age_ms)
         removed = removal.remove(output, before)

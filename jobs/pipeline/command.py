@@ -120,6 +120,7 @@ def _run(program: Program, pipeline: Pipeline, asked: Asked, signals: Signals) -
                 log_folder,
                 metrics=pipeline.runtime.metrics_port is not None,
                 log_format=pipeline.runtime.log_format,
+                iceberg=pipeline.output.table == "iceberg",
             )
         log = _log(program, log_folder)
         hide = Redaction(secrets_of(pipeline))

@@ -172,6 +172,10 @@ class SourcesSection(Section, frozen=True, kw_only=True):
 
 
 Compression = Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"]
+#: Whether the files of `samples/` are a table that others can read, too (docs/iceberg.md).
+TableFormat = Literal["files", "iceberg"]
+#: The file systems that Iceberg's library reaches with the jars that a job has.
+_OF_ICEBERG = ("file", "hdfs")
 
 
 class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,9 +183,11 @@ class OutputSection(declaration.WrittenTo, frozen=True, kw_only=True, forbid_unk
 
     `compact`: merge the files of a checkpoint into one; unset, only where there are checkpoints
     (unbounded runs), for it means writing everything twice. `late_features`: late actions carry
-    the features of their sample, so that one that was sampled out can be made again.
+    the features of their sample, so that one that was sampled out can be made again. `table`:
+    "iceberg" keeps an Iceberg table over the files of samples.
     """
 
+    table: TableFormat = "files"
     compression: Compression = "ZSTD"
     compact: bool | None = None
     target_file_size: str = "128MB"
@@ -504,6 +510,13 @@ def _resolved(
     output = msgspec.structs.replace(
         pipeline.output, path=of_flink("output.path", pipeline.output.path)
     )
+    scheme, separator, _ = output.path.partition("://")
+    if output.table == "iceberg" and separator and scheme not in _OF_ICEBERG:
+        raise wrong(
+            "output.table",
+            f'"iceberg" needs an output.path that is a folder, or a URI of {_OF_ICEBERG[-1]};'
+            f" this is one of {scheme}",
+        )
     archive = pipeline.archive
     if archive is not None:
         archive = msgspec.structs.replace(archive, path=of_flink("archive.path", archive.path))

@@ -15,7 +15,7 @@ from typing import Any
 from jobs.pipeline import places
 from jobs.pipeline.config import ConfigError, LogFormat, Pipeline
 
-_JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars" / "flink"
+_JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars"
 
 
 CHECKPOINT_FOLDER = "execution.checkpointing.dir"
@@ -35,11 +35,16 @@ def submitted() -> bool:
 
 
 def prepare_process(
-    log_folder: Path, *, metrics: bool = False, log_format: LogFormat = "text"
+    log_folder: Path,
+    *,
+    metrics: bool = False,
+    log_format: LogFormat = "text",
+    iceberg: bool = False,
 ) -> None:
     """What must be in the environment before the JVM of a local run starts.
 
-    `metrics`: the options will have `flink_metrics.settings`.
+    `metrics`: the options will have `flink_metrics.settings`. `iceberg`: the job has an Iceberg
+    table.
 
     Thread mode embeds the `python` that is first on PATH, whatever `python.executable` says, so
     this one goes first. Raises SetupError without a suitable Java, or without the jars.
@@ -63,6 +68,8 @@ def prepare_process(
     # the job instead, each of its sources would load Kafka's client anew, and of several only one
     # can do OAUTHBEARER, because Java keeps the mechanisms of SASL that it has seen first.
     own = [*jars(), flink_metrics.reporter_jar()] if metrics else jars()
+    if iceberg:
+        own += jars("iceberg")
     classes = os.environ.get("HADOOP_CLASSPATH", "").split(os.pathsep) + [str(jar) for jar in own]
     os.environ["HADOOP_CLASSPATH"] = os.pathsep.join(dict.fromkeys(filter(None, classes)))
 
@@ -119,11 +126,12 @@ def restore_from(env: Any, snapshot: str) -> None:
     _set(env, RESTORE_PATH, places.as_uri(snapshot))
 
 
-def jars() -> list[Path]:
-    """Raises SetupError when they have not been fetched."""
-    found = sorted(_JARS.glob("*.jar"))
+def jars(name: str = "flink") -> list[Path]:
+    """Those of a set (pom-free/jars.toml). Raises SetupError when they have not been fetched."""
+    found = sorted((_JARS / name).glob("*.jar"))
     if not found:
-        raise SetupError("the connector jars are missing: run `make setup` first")
+        level = "setup" if name == "flink" else f"setup-{name}"
+        raise SetupError(f"the jars of the set {name!r} are missing: run `make {level}` first")
     return found
 
 

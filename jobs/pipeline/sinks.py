@@ -40,7 +40,10 @@ def write(pipeline: Pipeline, joined: Any, rejected: Any, run: str | None = None
     late = joined.get_side_output(side_outputs.LATE_ACTIONS.tag())
     rejects = rejected.union(joined.get_side_output(side_outputs.REJECTED.tag()))
     of_samples = Table(
-        "samples", samples.samples(pipeline.schema, pipeline.kinds), HOUR_MS + settled
+        "samples",
+        samples.samples(pipeline.schema, pipeline.kinds),
+        HOUR_MS + settled,
+        "IcebergTable" if pipeline.output.table == "iceberg" else None,
     )
     of_late = Table("late_actions", samples.LATE_ACTIONS, HOUR_MS + forgotten)
     of_rejected = Table("rejected", samples.REJECTED, HOUR_MS + forgotten)
@@ -72,12 +75,14 @@ def exploded(pipeline: Pipeline, joined: Any, *, uid: str = "explode-samples") -
 @dataclass(frozen=True)
 class Table:
     """A table of the output. `commit_delay_ms`: how far the watermark is behind the beginning of an
-    hour when no more rows of it come.
+    hour when no more rows of it come. `listener`: the class of `udfs/jvm/` that is told of files
+    when they are visible (`FileListener`), if there is one.
     """
 
     name: str
     schema: pa.Schema
     commit_delay_ms: int
+    listener: str | None = None
 
     @property
     def row_type(self) -> Any:
@@ -115,15 +120,17 @@ class Table:
             uid=f"{name}-compact-files",
             needs=needs,
         )
+        listeners = [self.listener] if self.listener else []
         jvm_operators.transform(
             made,
             "CommitFiles",
             messages,  # none comes out
             *files,
+            self.listener or "",
             str(self.commit_delay_ms),
             uid=f"{name}-commit-files",
             parallelism=1,
-            needs=needs,
+            needs=[*needs, "FileListener", *listeners],
         )
 
 

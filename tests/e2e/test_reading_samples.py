@@ -22,9 +22,9 @@ import pytest
 
 from services import java
 from tests.documented_keys import DOCS
+from tests.e2e.iceberg_rows import PYTHON
 from tests.flink import running
 
-PYTHON = running.ROOT / ".venv-readers" / "bin" / "python"
 PAGE = (DOCS / "reading-samples.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"^## (\w+)\n\n```python\n(.*?)```", PAGE, re.M | re.S))
 

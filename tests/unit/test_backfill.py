@@ -236,6 +236,12 @@ def test_what_the_live_job_adds_meanwhile(tmp_path: Path) -> None:
     assert state(tmp_path) == "new"
 
 
+def test_what_an_iceberg_table_has_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "samples" / "_iceberg").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--remove-replaced: .* is an Iceberg table of files"):
+        command._remove(tmp_path, 0)
+
+
 def test_what_was_replaced_is_removed_when_it_is_old(tmp_path: Path) -> None:
     live(tmp_path)
     now = datetime.now(timezone.utc)

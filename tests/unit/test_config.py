@@ -205,6 +205,7 @@ def test_what_kafka_would_not_do_is_said_in_one_line(
         ("sources.features.path=a\0b", r"sources.features.path: a path cannot hold a NUL"),
         ("output.path=a\\b", r"^--set .*: output.path: .*Flink takes a backslash for a slash"),
         ("runtime.checkpoint_path=a\\b", r"runtime.checkpoint_path: .*a backslash for a slash"),
+        ("output.table=delta", r"output.table: .*one of files, iceberg"),
         ("output.path=~nobody-here/x", r"^--set .*: output.path: ~nobody-here/x: .*home"),
         ("actions.1st.window=1s", r"^--set actions.1st.window=1s: actions.1st: a kind becomes"),
         ("actions.CLICK.window=1s", r"actions.click: differs from 'CLICK' in upper and lower case"),
@@ -411,6 +412,20 @@ def test_checkpoints_by_default(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="checkpoint_interval: must be longer than 0"):
         load(path, ["runtime.checkpoint_interval=0s"], {"SECRET": ""})
+
+
+@pytest.mark.parametrize(
+    ("place", "fits"), [("out", True), ("hdfs://name/out", True), ("s3://bucket/out", False)]
+)
+def test_where_an_iceberg_table_can_be(tmp_path: Path, place: str, fits: bool) -> None:
+    path = tmp_path / "pipeline.toml"
+    path.write_text(GOOD)
+    sets = ["output.table=iceberg", f"output.path={place}"]
+    if fits:
+        assert load(path, sets).output.table == "iceberg"
+    else:
+        with pytest.raises(ConfigError, match=r"output\.table: .*a URI of hdfs; this is one of s3"):
+            load(path, sets)
 
 
 @pytest.mark.parametrize(("key", "actions"), [("request_id", 3), ("user_id", 4)])

@@ -45,6 +45,8 @@ public final class CommitFiles extends AbstractStreamOperator
         implements OneInputStreamOperator, BoundedOneInput {
     private final ParquetFiles format;
     private final Path folder;
+    /** The class that is told of visible files; empty: none. */
+    private final String listenerName;
     private final long delayMs;
     /** Whether Flink makes a checkpoint after the end of the input. */
     private final boolean checkpointAtTheEnd;
@@ -62,9 +64,11 @@ public final class CommitFiles extends AbstractStreamOperator
     private final Moment lastVisible = new Moment(), completeUntil = new Moment();
 
     private transient BucketWriter writers;
+    private transient FileListener listener;
     private transient ListState keptFiles, keptWatermarks, keptPartitions;
 
-    /** references: those of ParquetFiles, then the commit delay (ms). */
+    /** references: those of ParquetFiles, then the subclass of FileListener or nothing, then the commit
+     * delay (ms). */
     public CommitFiles(
             Object[] references,
             StreamTask task,
@@ -76,6 +80,7 @@ public final class CommitFiles extends AbstractStreamOperator
         setup(task, config, output);
         format = new ParquetFiles(references);
         folder = new Path((String) references[0]);
+        listenerName = (String) references[references.length - 2];
         delayMs = Long.parseLong((String) references[references.length - 1]);
         Configuration job = task.getEnvironment().getJobConfiguration();
         checkpointAtTheEnd =
@@ -95,15 +100,22 @@ public final class CommitFiles extends AbstractStreamOperator
         keptPartitions = state(context, "incomplete-v1", StringSerializer.INSTANCE);
         keptWatermarks = state(context, "watermark-v1", LongSerializer.INSTANCE);
         if (!context.isRestored()) {
+            openListener();
             return;
         }
         // The snapshot is complete, for the job goes on from it.
         for (Iterator all = ((Iterable) keptPartitions.get()).iterator(); all.hasNext(); ) {
             incomplete.add(all.next());
         }
+        List visible = new ArrayList();
         for (Iterator all = ((Iterable) keptFiles.get()).iterator(); all.hasNext(); ) {
-            commit((Row) all.next(), true);
+            Row file = (Row) all.next();
+            if (commit(file, true)) {
+                visible.add(file);
+            }
         }
+        openListener();
+        tell(visible, context.getRestoredCheckpointId().getAsLong(), true);
         long reached = Long.MIN_VALUE;
         for (Iterator all = ((Iterable) keptWatermarks.get()).iterator(); all.hasNext(); ) {
             reached = Math.max(reached, ((Long) all.next()).longValue());
@@ -115,6 +127,19 @@ public final class CommitFiles extends AbstractStreamOperator
         super.open();
         getMetricGroup().gauge("last_visible_ms", lastVisible);
         getMetricGroup().gauge("complete_until_ms", completeUntil);
+    }
+
+    private void openListener() throws Exception {
+        if (!listenerName.isEmpty()) {
+            listener = FileListener.named(listenerName);
+            listener.open(folder, format.rows(), format.partitionColumns());
+        }
+    }
+
+    private void tell(List files, long checkpoint, boolean again) throws Exception {
+        if (listener != null && !files.isEmpty()) {
+            listener.add(files, checkpoint, again);
+        }
     }
 
     private static ListState state(
@@ -153,10 +178,14 @@ public final class CommitFiles extends AbstractStreamOperator
     public void notifyCheckpointComplete(long checkpoint) throws Exception {
         super.notifyCheckpointComplete(checkpoint);
         Map due = waiting.headMap(Long.valueOf(checkpoint), true);
+        List visible = new ArrayList();
         for (Iterator all = due.values().iterator(); all.hasNext(); ) {
-            commitAll((List) all.next());
+            List files = (List) all.next();
+            commitAll(files);
+            visible.addAll(files);
         }
         due.clear();
+        tell(visible, checkpoint, false);
         Map reached = watermarks.headMap(Long.valueOf(checkpoint), true);
         long passed = Long.MIN_VALUE;
         for (Iterator all = reached.values().iterator(); all.hasNext(); ) {
@@ -169,13 +198,16 @@ public final class CommitFiles extends AbstractStreamOperator
     public void endInput() throws Exception {
         watermark = Long.MAX_VALUE;
         if (!checkpointAtTheEnd) {
+            List visible = new ArrayList();
             for (Iterator all = waiting.values().iterator(); all.hasNext(); ) {
-                commitAll((List) all.next());
+                visible.addAll((List) all.next());
             }
             waiting.clear();
             watermarks.clear();
-            commitAll(current);
+            visible.addAll(current);
             current = new ArrayList();
+            commitAll(visible);
+            tell(visible, 0L, false);
             markComplete(watermark);
         }
     }
@@ -186,8 +218,8 @@ public final class CommitFiles extends AbstractStreamOperator
         }
     }
 
-    /** again: an earlier attempt may have made it visible already. */
-    private void commit(Row file, boolean again) throws Exception {
+    /** Whether it is visible. again: an earlier attempt may have made it so already. */
+    private boolean commit(Row file, boolean again) throws Exception {
         byte[] token = ParquetFiles.token(file);
         String[] inputs = ParquetFiles.inputs(file);
         Path target = ParquetFiles.file(file);
@@ -214,10 +246,11 @@ public final class CommitFiles extends AbstractStreamOperator
         if (again && !files.exists(target)) {
             // Whoever deleted it since then may have wanted that.
             LOG.warn("{} is in the snapshot that the job goes on from, but is gone", target);
-            return;
+            return false;
         }
         incomplete.add(ParquetFiles.partition(file));
         lastVisible.set(getProcessingTimeService().getCurrentProcessingTime());
+        return true;
     }
 
     /** All rows that came before this watermark are visible. */

@@ -50,6 +50,15 @@ final class ParquetFiles {
         return rows.getFieldIndex(name);
     }
 
+    /** With the partition columns at their end. */
+    org.apache.flink.table.types.logical.RowType rows() {
+        return rows;
+    }
+
+    int partitionColumns() {
+        return partitionColumns;
+    }
+
     boolean compact() {
         return compact;
     }
@@ -104,6 +113,12 @@ final class ParquetFiles {
     static org.apache.flink.core.fs.Path compacted(org.apache.flink.core.fs.Path first) {
         String name = first.getName().substring(UNCOMPACTED.length());
         return new org.apache.flink.core.fs.Path(first.getParent(), COMPACTED + name + SUFFIX);
+    }
+
+    /** The number of the checkpoint that a visible file was begun after. */
+    static long after(org.apache.flink.core.fs.Path file) {
+        String name = file.getName();
+        return Long.parseLong(name.substring(name.indexOf("part-")).split("-")[2]);
     }
 
     // -- messages ----------------------------------------------------------------------------------
