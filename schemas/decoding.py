@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from schemas.actions import NEEDS_VALUE, ActionKind
+from schemas.bad_record import BadRecord as BadRecord
 from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent
 from schemas.features import Feature, FeatureSchema
 from schemas.json_text import (
@@ -40,19 +41,6 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 EventTime = Annotated[int, msgspec.Meta(ge=EARLIEST_TIME, lt=LATEST_TIME)]
 
 Event_co = TypeVar("Event_co", covariant=True)
-
-
-class BadRecord(Exception):  # noqa: N818 - it is an outcome, not a fault of the program
-    """Why a record cannot be used: a reason of docs/events.md, and a sentence for people.
-
-    `event_time` (epoch ms) is the record's, if it could be read and is within its bounds.
-    """
-
-    def __init__(self, reason: str, message: str, event_time: int | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.event_time = event_time
 
 
 class IgnoredAction(msgspec.Struct, frozen=True):

@@ -259,7 +259,7 @@ def resolve(name: str, pom_free: Path = POM_FREE) -> list[LockedJar]:
             if dependency.type != "jar" or dependency.classifier:
                 raise JarError(f"{dependency}: only plain jars can be locked")
             coordinate = Coordinate(dependency.groupId, dependency.artifactId, dependency.version)
-            digest = _sha256(Path(dependency.artifact.resolve()))
+            digest = sha256_of(Path(dependency.artifact.resolve()))
             jars.append(LockedJar(coordinate, digest))
     return sorted(set(jars), key=lambda jar: jar.coordinate)
 
@@ -275,7 +275,7 @@ def write_lock(sets: dict[str, list[LockedJar]], pom_free: Path = POM_FREE) -> N
 
 def _is_in_place(jar: LockedJar, folder: Path) -> bool:
     path = folder / jar.coordinate.file_name
-    return path.is_file() and _sha256(path) == jar.sha256
+    return path.is_file() and sha256_of(path) == jar.sha256
 
 
 def _fetch_one(jar: LockedJar, folder: Path, scratch: Path, download: Download) -> None:
@@ -283,7 +283,7 @@ def _fetch_one(jar: LockedJar, folder: Path, scratch: Path, download: Download) 
     # Verify the very bytes that are put in place: copy first, then look.
     copy = scratch / jar.coordinate.file_name
     shutil.copyfile(fetched, copy)
-    actual = _sha256(copy)
+    actual = sha256_of(copy)
     if actual != jar.sha256:
         raise JarError(
             f"{jar.coordinate} is not the locked file: SHA-256 is {actual}, the lock says"
@@ -292,7 +292,8 @@ def _fetch_one(jar: LockedJar, folder: Path, scratch: Path, download: Download) 
     copy.replace(folder / jar.coordinate.file_name)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):

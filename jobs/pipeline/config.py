@@ -21,7 +21,8 @@ from configuration.declaration import Policy as Policy
 from configuration.event_mapping import EventsSection
 from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
-from jobs.pipeline import kafka_properties, secrets
+from jobs.pipeline import kafka_properties, record_format, secrets
+from jobs.pipeline.record_format import FormatSection
 from schemas.events import LATEST_TIME
 from schemas.mapping.plan import Mappings
 from udfs.core.matching import JoinRules
@@ -98,16 +99,18 @@ class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="ty
     """`[sources.*] type = "kafka"`.
 
     `topic`: a name or several; or `topic_pattern`, a regular expression that whole names match, for
-    topics that come later, too. `start`: "earliest", "latest", "committed" (offsets of the group)
-    or epoch ms. `end`: "never" (service), "latest" (as of the submission) or epoch ms (backfills).
-    `properties` go to the Kafka client; `${NAME}` in them stands for a variable of the environment,
-    `${file:PATH}` for the content of a file. `partition_discovery`: how often to look for new
+    topics that come later, too. `format`: what the records are; JSON when absent. `start`:
+    "earliest", "latest", "committed" (offsets of the group) or epoch ms. `end`: "never" (service),
+    "latest" (as of the submission) or epoch ms (backfills). `properties` go to the Kafka client;
+    `${NAME}` in them stands for a variable of the environment, `${file:PATH}` for the content of a
+    file. `partition_discovery`: how often to look for new
     partitions; 0 is never.
     """
 
     bootstrap_servers: str
     topic: str | list[str] | None = None
     topic_pattern: str | None = None
+    format: FormatSection | None = None
     group_id: str | None = None
     start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
     end: Literal["never", "latest"] | _Time = "never"
@@ -129,11 +132,13 @@ class ArchiveSource(Section, frozen=True, kw_only=True, tag="archive", tag_field
     """`[sources.*] type = "archive"`: what `jobs.archive_events` kept, see docs/archive.md.
 
     `path`: the folder that `archive.path` named. `from` and `to`: hours of the record timestamps
-    (UTC), `to` not included; all that there is when absent. `max_drift`: how far ahead of the
-    slowest a partition is read; derived from the archive when absent.
+    (UTC), `to` not included; all that there is when absent. `format`: see `KafkaSource`.
+    `max_drift`: how far ahead of the slowest a partition is read; derived from the archive when
+    absent.
     """
 
     path: str
+    format: FormatSection | None = None
     from_: str | None = msgspec.field(name="from", default=None)
     to: str | None = None
     incomplete: Literal["refuse", "read"] = "refuse"
@@ -365,6 +370,11 @@ def document(
             source["path"] = paths.pattern_beside(path, source["path"])
         if "properties" in source:
             source["properties"] = _without_secrets(source["properties"], path)
+        if "format" in source:
+            source["format"] = record_format.document(source["format"], path)
+            registry = source["format"].get("registry", {})
+            if "properties" in registry:
+                registry["properties"] = _without_secrets(registry["properties"], path)
     plain["flink"] = _without_secrets(plain["flink"], path)
     return {name: section for name, section in plain.items() if section}
 
@@ -481,6 +491,14 @@ def _resolved(
             raise wrong(key, f"{place!r}: Flink takes a backslash for a slash; use another path")
         return place
 
+    def form(key: str, section: FormatSection | None) -> FormatSection | None:
+        def references(name: str, table: Mapping[str, str]) -> dict[str, str]:
+            return _references(name, table, path, environment, wrong)
+
+        if section is None:
+            return None
+        return record_format.resolved(f"{key}.format", section, path, references, wrong)
+
     def source(key: str, source: Source) -> Source:
         if isinstance(source, FilesSource):
             if "://" in source.path:
@@ -489,8 +507,10 @@ def _resolved(
             return msgspec.structs.replace(source, path=pattern)
         if isinstance(source, ArchiveSource):
             check_range(key, source, wrong)
-            return msgspec.structs.replace(source, path=of_flink(f"{key}.path", source.path))
-        return _resolved_kafka(key, source, path, environment, wrong)
+            place = of_flink(f"{key}.path", source.path)
+            return msgspec.structs.replace(source, path=place, format=form(key, source.format))
+        source = _resolved_kafka(key, source, path, environment, wrong)
+        return msgspec.structs.replace(source, format=form(key, source.format))
 
     sources = SourcesSection(
         features=source("sources.features", pipeline.sources.features),
@@ -625,4 +645,7 @@ def secrets_of(pipeline: Pipeline) -> set[str]:
     for source in (pipeline.sources.features, pipeline.sources.actions):
         if isinstance(source, KafkaSource):
             found |= secrets.of_properties(source.properties)
+        form = None if isinstance(source, FilesSource) else source.format
+        if form is not None and form.registry is not None:
+            found |= secrets.of_properties(form.registry.properties)
     return found

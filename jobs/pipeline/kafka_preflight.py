@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import connect, partitions, refused
-from jobs.pipeline.record_times import TimeOf, times_of
+from jobs.pipeline.record_times import TimeOf, times_of, transcoded
 from schemas.events import Stream
 
 #: How many partitions are looked at, and how many records at each end of one.
@@ -51,7 +51,10 @@ def check(
             consumer.committed(found[0])  # the right to do so
         if source.start == "committed":
             _check_committed(stream, source, consumer, found)
-        sample = list(_sample(source, consumer, found, times_of(pipeline.mappings)[stream]))
+        time_of = times_of(pipeline.mappings)[stream]
+        if source.format is not None:
+            time_of = transcoded(source.format, time_of)
+        sample = list(_sample(source, consumer, found, time_of))
         one_of_each = list({partition.topic: partition for partition in found}.values())
         if not sample or len(one_of_each) > 1:
             _fetch(consumer, one_of_each)

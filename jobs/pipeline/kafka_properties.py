@@ -101,7 +101,8 @@ OF_CONNECTOR = frozenset(
     {"client.id.prefix", "commit.offsets.on.checkpoint", "register.consumer.metrics"}
 )
 _SECRET = re.compile(
-    r"password|passphrase|secret|jaas|token|ssl\.keystore\.key|credential", re.IGNORECASE
+    r"password|passphrase|secret|jaas|token|ssl\.keystore\.key|credential|user\.info",
+    re.IGNORECASE,
 )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jobs.pipeline import kafka_preflight
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
+from jobs.pipeline import kafka_preflight, record_format
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import UnreadableError
 from schemas.events import Stream
 
@@ -17,7 +17,8 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     `judge_times`: whether record timestamps have to fit the events.
 
     Raises ConfigError for a broker that does not answer or refuses the login, a topic that is not
-    there, record timestamps that do not fit the events, or an output that cannot be written.
+    there, record timestamps that do not fit the events, a schema registry without the schemas, or
+    an output that cannot be written.
     """
     streams: tuple[tuple[Stream, Any], ...] = (
         ("features", pipeline.sources.features),
@@ -25,6 +26,8 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     )
     notes = []
     for stream, source in streams:
+        if not isinstance(source, FilesSource) and source.format is not None:
+            record_format.check(f"sources.{stream}.format", source.format)
         if isinstance(source, KafkaSource):
             try:
                 kafka_preflight.check(stream, source, pipeline, judge_times=judge_times)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from jobs.pipeline import record_format
+from jobs.pipeline.record_format import FormatSection
+from schemas.bad_record import BadRecord
 from schemas.decoding import readable_time
 from schemas.events import STREAMS, Stream
 from schemas.mapping.decoding import texts_of
@@ -24,3 +27,20 @@ def times_of(mappings: Mappings) -> Mapping[Stream, TimeOf]:
         if texts is not None:
             times[stream] = partial(texts.time, record_time=None)
     return times
+
+
+def transcoded(section: FormatSection, time_of: TimeOf) -> TimeOf:
+    """The same of records of another format."""
+    from schemas.formats.registry import RegistryError
+    from schemas.formats.transcode import transcoder
+
+    transcode = transcoder(record_format.of(section))
+
+    def time(raw: bytes) -> int | None:
+        try:
+            text, _ = transcode(raw)
+        except (BadRecord, RegistryError):
+            return None
+        return time_of(text)
+
+    return time

@@ -455,13 +455,10 @@ class Decoder:
         self._sources: dict[Stream, Source] = {"features": features, "actions": actions}
         if max_items is None:
             max_items = pipeline.limits.items_per_request
-        self._texts: dict[Stream, _Text] = {
-            "features": _Text(features.max_record_bytes),
-            "actions": _Text(actions.max_record_bytes),
-        }
         most = (sys.maxsize, sys.maxsize)
         if not any_length:
             most = (features.max_record_bytes, actions.max_record_bytes)
+        self._texts: dict[Stream, _Text] = {"features": _Text(most[0]), "actions": _Text(most[1])}
         self._requests = _Requests(pipeline.schema, most[0], max_items)
         self._actions = _Actions(
             {kind.name: kind.label in _NEED_VALUE for kind in pipeline.kinds},

@@ -11,12 +11,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
 from schemas import event_files
-from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDecoder, in_bounds
+from schemas.decoding import (
+    ActionDecoder,
+    BadRecord,
+    Decoder,
+    IgnoredAction,
+    RequestDecoder,
+    in_bounds,
+)
 from schemas.events import (
     STREAMS,
     ActionEvent,
@@ -28,15 +35,23 @@ from schemas.events import (
 )
 from schemas.mapping.decoding import MappedActionDecoder, MappedRequestDecoder, Skipped
 from udfs.core.batch_reply import PackedReports, Reports
-from udfs.core.decode_settings import Chunk, DecodeSettings
+from udfs.core.decode_settings import Chunk, DecodeSettings, StreamSettings
 from udfs.core.file_clock import FileClock
 from udfs.core.side_rows import REJECTED
+
+if TYPE_CHECKING:
+    from schemas.formats.transcode import Transcoding
+
+_Event = TypeVar("_Event")
+#: What a decoder of actions makes of a record.
+Actions = list[ActionEvent | IgnoredAction] | ActionEvent | IgnoredAction | Skipped
 
 #: The side outputs, by the index that a reply names them with.
 SIDE_OUTPUTS = (REJECTED,)
 #: The reasons for rejecting a record, in the order of docs/events.md.
 _REASONS = (
-    *("empty_record", "too_large", "invalid_utf8", "too_deep", "broken_json", "not_finite"),
+    *("empty_record", "too_large", "no_schema_id", "unknown_schema", "wrong_schema"),
+    *("broken_record", "invalid_utf8", "too_deep", "broken_json", "not_finite"),
     *("duplicate_key", "wrong_type", "missing_field", "out_of_range", "wrong_time_unit", "bad_id"),
     "future_clock",
 )
@@ -83,31 +98,53 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def request_decoder(settings: DecodeSettings) -> RequestDecoder | MappedRequestDecoder:
+#: The JSON that says what a record of another format says may be longer than the record.
+_ANY_LENGTH = 1 << 62
+
+
+def request_decoder(
+    settings: DecodeSettings,
+) -> RequestDecoder | MappedRequestDecoder | Transcoding[RequestEvent | Skipped]:
     """A decoder of feature records by these settings."""
     features, mapping = settings.streams["features"], settings.mappings.features
     make = RequestDecoder if mapping is None else partial(MappedRequestDecoder, mapping)
-    return make(
+    of_json = make(
         settings.schema,
-        max_record_bytes=features.max_record_bytes,
+        max_record_bytes=_length_of_json(features),
         max_items=settings.max_items,
         not_after=features.not_after,
         max_future_ms=features.max_future_ms,
     )
+    return of_json if features.format is None else _transcoding(features, of_json)
 
 
-def action_decoder(settings: DecodeSettings) -> ActionDecoder | MappedActionDecoder:
+def action_decoder(
+    settings: DecodeSettings,
+) -> ActionDecoder | MappedActionDecoder | Transcoding[Actions]:
     """A decoder of action records by these settings."""
     actions, mapping = settings.streams["actions"], settings.mappings.actions
     make = ActionDecoder if mapping is None else partial(MappedActionDecoder, mapping)
-    return make(
+    of_json = make(
         settings.kinds,
         key_is_request_id=settings.key != "user_id",
         reject_unknown=settings.reject_unknown,
-        max_record_bytes=actions.max_record_bytes,
+        max_record_bytes=_length_of_json(actions),
         not_after=actions.not_after,
         max_future_ms=actions.max_future_ms,
     )
+    return of_json if actions.format is None else _transcoding(actions, of_json)
+
+
+def _length_of_json(stream: StreamSettings) -> int:
+    return stream.max_record_bytes if stream.format is None else _ANY_LENGTH
+
+
+def _transcoding(stream: StreamSettings, of_json: Decoder[_Event]) -> Transcoding[_Event]:
+    # few pipelines need what reads the other formats, and it takes a while to import
+    from schemas.formats.transcode import Transcoding, transcoder
+
+    assert stream.format is not None
+    return Transcoding(transcoder(stream.format), of_json, stream.max_record_bytes)
 
 
 class Told(msgspec.Struct, gc=False):

@@ -11,6 +11,7 @@ import msgspec
 from schemas.actions import ActionKind
 from schemas.events import Stream
 from schemas.features import FeatureSchema
+from schemas.formats.declared import Format
 from schemas.mapping.plan import Mappings
 
 
@@ -22,6 +23,8 @@ class StreamSettings:
     max_record_bytes: int
     not_after: int | None = None
     max_future_ms: int | None = None
+    #: None: JSON.
+    format: Format | None = None
 
     @cached_property
     def granularity(self) -> int:

@@ -1,0 +1,200 @@
+"""What a schema registry says of the id that a record carries.
+
+A schema that is registered never changes, so each is asked for once. A registry that cannot be
+asked is no fault of the record: `RegistryError` is then raised, which fails the job; Flink starts
+it again from its last checkpoint, and no record is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from schemas.bad_record import BadRecord
+from schemas.formats.declared import FormatError, Registry
+
+#: Properties of Confluent's client that are numbers, with what holds where the file is silent. The
+#: client's own default for `timeout` (s) is to wait without end.
+NUMBERS = {
+    "timeout": 10,
+    "max.retries": 5,
+    "retries.wait.ms": 500,
+    "retries.max.wait.ms": 5_000,
+    "cache.capacity": 1_000,
+    "cache.latest.ttl.sec": 60,
+}
+#: For so long (s) an id that the registry did not know is not asked for again.
+_UNKNOWN_FOR_S = 30.0
+#: So many unknown ids are remembered: damaged records may carry any number.
+_MAX_UNKNOWN = 10_000
+_NO_SCHEMA, _NO_SUBJECT, _NO_VERSION = 40403, 40401, 40402
+
+_T = TypeVar("_T")
+
+
+class RegistryError(Exception):
+    """The registry gives no answer. One line: what it said, and what to do."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered schema. `kind`: `AVRO`, `PROTOBUF` or `JSON`.
+
+    `references`: the texts of the schemas that it uses, by the name that it uses; each stands after
+    those that it uses itself.
+    """
+
+    kind: str
+    text: str
+    references: dict[str, str]
+
+
+class RegistryClient:
+    """Asks one registry. Not for several threads at once."""
+
+    def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises FormatError for properties that Confluent's client does not take."""
+        self._registry = registry
+        self._clock = clock
+        self._known: dict[int, Registered] = {}
+        self._unknown: dict[int, tuple[float, str, str]] = {}
+        properties: dict[str, Any] = dict(NUMBERS)
+        for name, value in registry.properties.items():
+            properties[name] = _number(name, value) if name in NUMBERS else value
+        try:
+            self._client = SchemaRegistryClient({**properties, "url": registry.url})
+        except (ValueError, TypeError, OSError) as error:
+            raise FormatError(f"registry: {error}") from None
+
+    def registered(self, schema_id: int) -> Registered:
+        """The schema of an id.
+
+        Raises BadRecord: `unknown_schema` for an id that the registry does not know, `wrong_schema`
+        for one that is registered under none of the subjects. Raises RegistryError.
+        """
+        known = self._known.get(schema_id)
+        if known is not None:
+            return known
+        if schema_id in self._unknown:
+            since, reason, message = self._unknown[schema_id]
+            if self._clock() - since < _UNKNOWN_FOR_S:
+                raise BadRecord(reason, message)
+        try:
+            known = self._ask(schema_id)
+        except BadRecord as bad:
+            if len(self._unknown) >= _MAX_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[schema_id] = (self._clock(), bad.reason, bad.message)
+            raise
+        self._unknown.pop(schema_id, None)
+        self._known[schema_id] = known
+        return known
+
+    def check(self, kind: str) -> None:
+        """That the registry answers, and that the newest schema of each subject is of this kind.
+
+        Raises FormatError or RegistryError.
+        """
+        if not self._registry.subjects:
+            self._asked(self._client.get_subjects)
+        for subject in self._registry.subjects:
+            try:
+                found = self._asked(partial(self._client.get_latest_version, subject))
+            except _AbsentError:
+                raise FormatError(
+                    f"registry.subjects: {self._registry.url} has no subject {subject!r}; the"
+                    " usual name is that of the topic with -value"
+                ) from None
+            registered = found.schema.schema_type
+            if registered != kind:
+                raise FormatError(
+                    f"the schema of {subject!r} is {registered}, and the format says {kind}"
+                )
+
+    def _ask(self, schema_id: int) -> Registered:
+        try:
+            # a registry that compiles Protocol Buffers itself is not asked to: not all can
+            schema = self._asked(lambda: self._client.get_schema(schema_id))
+        except _AbsentError:
+            raise BadRecord(
+                "unknown_schema", f"{self._registry.url} knows no schema {schema_id}"
+            ) from None
+        if self._registry.subjects:
+            versions = self._asked(lambda: self._client.get_schema_versions(schema_id))
+            under = sorted({version.subject for version in versions})
+            if not set(under) & set(self._registry.subjects):
+                raise BadRecord(
+                    "wrong_schema",
+                    f"schema {schema_id} is registered under {', '.join(under) or 'no subject'},"
+                    f" not under {' or '.join(self._registry.subjects)}",
+                )
+        references: dict[str, str] = {}
+        self._follow(schema.references or (), references)
+        return Registered(schema.schema_type, schema.schema_str, references)
+
+    def _follow(self, references: Any, found: dict[str, str]) -> None:
+        """Adds what is referred to, and before it what that refers to itself."""
+        for reference in references:
+            if reference.name in found:
+                continue
+            try:
+                version = self._asked(
+                    partial(self._client.get_version, reference.subject, reference.version)
+                )
+            except _AbsentError:
+                raise BadRecord(
+                    "wrong_schema",
+                    f"the schema refers to version {reference.version} of {reference.subject!r},"
+                    " which the registry does not have",
+                ) from None
+            self._follow(version.schema.references or (), found)
+            found[reference.name] = version.schema.schema_str
+
+    def _asked(self, ask: Callable[[], _T]) -> _T:
+        """The answer. Raises RegistryError, and _AbsentError for what is not registered."""
+        url = self._registry.url
+        try:
+            return ask()
+        except SchemaRegistryError as error:
+            if error.error_code in (_NO_SCHEMA, _NO_SUBJECT, _NO_VERSION):
+                raise _AbsentError from None
+            hint = ""
+            if error.http_status_code in (401, 403):
+                hint = "; set basic.auth.user.info, or a token, in registry.properties"
+            elif error.http_status_code == 404:
+                hint = "; is this the address of a schema registry, path included?"
+            raise RegistryError(
+                f"the schema registry {url} answered with HTTP status {error.http_status_code}:"
+                f" {_one_line(error.error_message)}{hint}"
+            ) from None
+        except Exception as error:
+            # of whichever HTTP library the client has found, or of what the answer was read with
+            raise RegistryError(
+                f"the schema registry {url} gives no answer: {_one_line(error)}; start it, or"
+                " correct registry.url"
+            ) from None
+
+
+class _AbsentError(Exception):
+    """The registry is there, and does not have it."""
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise FormatError(f"registry.properties: {name} = {value!r} is no number") from None
+    if number < 0:
+        raise FormatError(f"registry.properties: {name} = {value!r} is below 0")
+    return number
+
+
+def _one_line(said: object) -> str:
+    lines = str(said).splitlines()
+    return lines[0][:200] if lines else type(said).__name__
