@@ -11,11 +11,11 @@ import msgspec
 from jobs.pipeline.file_plan import plan
 from jobs.pipeline.record_times import times_of
 from jobs.pipeline.sources import decode_settings
-from schemas.events import ActionEvent, Progress, RequestEvent
+from schemas.events import STREAMS, ActionEvent, Progress, RequestEvent
 from tests.unit.mapped import BASE
 from tests.unit.test_decode_batches import Replies, from_files, read_files
 from tests.unit.test_mapping import pipeline
-from udfs.core.decode_batches import DecodeRecords
+from udfs.core.decode_batches import DecodeArchive, DecodeRecords
 from udfs.core.decode_settings import DecodeSettings
 
 T = 1_700_000_000_000
@@ -92,6 +92,19 @@ def test_records_of_a_topic(tmp_path: Path) -> None:
         ("empty_record", 3),
     ]
     assert replies.counts["actions_read"] == 5
+
+
+def test_records_of_an_archive(tmp_path: Path) -> None:
+    decoding = DecodeArchive(how(tmp_path))
+    decoding.open()
+    of_actions = STREAMS.index("actions")
+    raws = [action(0, click=1, bought=T + 50), b"{}"]
+    batch = [("t", raw, n) for n, raw in enumerate(raws)]
+    packed = [(raw, topic, 0, n, T + n, of_actions, 3, T + n) for topic, raw, n in batch]
+    _, events, (_, _, side) = msgspec.msgpack.decode(decoding.run(msgspec.msgpack.encode(packed)))
+    found = [(e[5], clock - T, place) for _, e, clock, place in events if e[0] == "a"]
+    assert found == [("click", 0, 3), ("dwell", 0, 3)]
+    assert len(side) == 1
 
 
 def test_the_plan_of_files_reads_their_times(tmp_path: Path) -> None:

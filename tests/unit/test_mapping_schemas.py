@@ -61,7 +61,7 @@ def test_records_that_are_no_events_are_counted() -> None:
     assert counts["openrtb"]["actions_ignored"] == 1
     # no item was clicked
     assert counts["ebnerd"]["actions_skipped"] == 2
-    assert counts["criteo"]["actions_read"] == 7
+    assert counts["criteo"]["actions_read"] == 8
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

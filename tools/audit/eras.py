@@ -120,9 +120,9 @@ def eras_of(pipeline: Pipeline, notes: list[str]) -> Eras:
             found.append(era)
     if other:
         notes.append(
-            f"{other} of {len(starts)} starts of the job had other features, other kinds of action"
-            " or another key, or were of another release: their rows are held against the present"
-            " configuration."
+            f"{other} of {len(starts)} starts of the job had other features, other kinds of action,"
+            " another key or another mapping, or were of another release: their rows are held"
+            " against the present configuration."
         )
     return Eras(found)
 
@@ -130,7 +130,12 @@ def eras_of(pipeline: Pipeline, notes: list[str]) -> Eras:
 def _comparable(one: Pipeline, other: Pipeline) -> bool:
     """Whether the columns mean the same."""
     kinds, others = ([(k.name, k.label) for k in p.kinds] for p in (one, other))
-    return kinds == others and one.schema == other.schema and one.join.key == other.join.key
+    return (
+        kinds == others
+        and one.schema == other.schema
+        and one.join.key == other.join.key
+        and one.events == other.events
+    )
 
 
 def _wait(pipeline: Pipeline) -> int:
