@@ -29,6 +29,10 @@ COMMANDS = {
         "tools.try_mapping.command:try_mapping",
         "Show what records become by a mapping.",
     ),
+    "infer-schema": (
+        "tools.infer_schema.command:infer_schema",
+        "Propose features from a sample of records.",
+    ),
     "advise": ("tools.advise_window.command:advise", "Say how long to wait for labels."),
     "correct": ("tools.correct_samples.command:write", "Apply late actions to samples."),
     "generate": ("tools.generate.command:make", "Generate events to try a pipeline on."),

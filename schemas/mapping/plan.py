@@ -6,7 +6,8 @@ them. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from schemas.mapping.paths import Path
@@ -136,3 +137,15 @@ class Mappings:
 
     features: RequestMapping | None = None
     actions: ActionMapping | None = None
+
+
+def paths_in(part: object) -> Iterator[Path]:
+    """All paths in a part of a mapping, but for those of groups of features."""
+    if isinstance(part, Path):
+        yield part
+    elif isinstance(part, tuple):
+        for inner in part:
+            yield from paths_in(inner)
+    elif is_dataclass(part) and not isinstance(part, Group):
+        for inner in fields(part):
+            yield from paths_in(getattr(part, inner.name))

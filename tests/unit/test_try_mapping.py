@@ -148,7 +148,7 @@ def test_the_topic_of_one_stream_says_which(
         asked.append((stream, source.topics, source.start, source.end))
         yield Record(json.dumps(ACTION).encode(), Origin("x", 2, 17), TS * 1000)
 
-    monkeypatch.setattr("tools.try_mapping.command.records", records)
+    monkeypatch.setattr("tools.try_mapping.reading.records", records)
     path = config(tmp_path, base=base.replace('topic = "a"', 'topic = "a"\nstart = "latest"'))
     assert main(["--config", str(path), "--topic", "a"]) == 0
     assert main(["--config", str(path), "--topic", "other", "--stream", "actions"]) == 0

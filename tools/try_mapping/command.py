@@ -8,20 +8,19 @@ record of a stream is rejected, 2 the configuration is wrong, or something canno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
 from schemas import event_files
-from schemas.events import STREAMS, Origin, Stream
-from tools.audit.source import Record, records
+from schemas.events import STREAMS, Stream
+from tools.try_mapping.reading import read
 from tools.try_mapping.show import show
 from tools.try_mapping.tried import tried
 
@@ -60,7 +59,7 @@ def try_mapping(
         pipeline = load(config, overrides or ())
         for name in _streams(pipeline, stream, sample, topic):
             notes: list[str] = []
-            found = tried(pipeline, name, islice(_read(pipeline, name, sample, topic, notes), most))
+            found = tried(pipeline, name, islice(read(pipeline, name, sample, topic, notes), most))
             show(found, out)
             for note in notes:
                 errors.print(f"try-mapping: {note}", markup=False, soft_wrap=True)
@@ -95,21 +94,3 @@ def _streams(
             " --stream actions"
         )
     return of_topic
-
-
-def _read(
-    pipeline: Pipeline, stream: Stream, sample: Path | None, topic: str | None, notes: list[str]
-) -> Iterator[Record]:
-    if sample is not None:
-        for offset, raw in event_files.lines(sample):
-            yield Record(raw, Origin(str(sample), None, offset), None)
-        return
-    source = getattr(pipeline.sources, stream)
-    if isinstance(source, KafkaSource):
-        # where the job begins is of no interest here, and may be the end
-        source = msgspec.structs.replace(source, start="earliest", end="latest")
-        if topic is not None:
-            source = msgspec.structs.replace(source, topic=topic, topic_pattern=None)
-    elif topic is not None:
-        raise ConfigError(f"--topic: sources.{stream} is no Kafka source")
-    yield from records(stream, source, notes)

@@ -17,7 +17,7 @@ from schemas.decoding import BadRecord, IgnoredAction
 from schemas.events import ActionEvent, RequestBody, RequestEvent, Stream
 from schemas.mapping.decoding import Skipped
 from schemas.mapping.paths import Path, Step, quoted
-from schemas.mapping.plan import ActionMapping, Group, RequestMapping
+from schemas.mapping.plan import ActionMapping, RequestMapping, paths_in
 from tools.audit.source import Record
 from udfs.core.decode_batches import action_decoder, request_decoder
 
@@ -128,7 +128,7 @@ def _known(mapping: RequestMapping | ActionMapping, pipeline: Pipeline) -> set[_
     def whole(path: Path) -> _Plain:
         return (*(items if path.of_item else ()), *_plain(path.steps))
 
-    paths = [whole(path) for path in _paths(mapping)]
+    paths = [whole(path) for path in paths_in(mapping)]
     if isinstance(mapping, RequestMapping):
         fields = dict(mapping.fields)
         for scope, group in (
@@ -146,18 +146,6 @@ def _known(mapping: RequestMapping | ActionMapping, pipeline: Pipeline) -> set[_
 
 def _plain(steps: Iterable[Step]) -> _Plain:
     return tuple(step if isinstance(step, str) else None for step in steps)
-
-
-def _paths(value: object) -> Iterator[Path]:
-    """All paths in a part of a mapping, but for groups of features."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _paths(inner)
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, Group):
-        for name in value.__dataclass_fields__:
-            yield from _paths(getattr(value, name))
 
 
 def _unread(raw: bytes, known: set[_Plain]) -> set[str]:

@@ -1,0 +1,1 @@
+"""Proposes the features of a pipeline from a sample of its records."""

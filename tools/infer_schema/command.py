@@ -1,0 +1,102 @@
+"""Which features do my records have? Proposes `[features]` from a sample of JSON records.
+
+    python -m tools.infer_schema --config FILE [--sample FILE]
+
+The configuration needs no `[features]` yet; with `[events.features]` the records are looked at
+through it. Exit codes: 0 proposed, 1 no record could be used, 2 the configuration is wrong, or
+something cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from configuration.command_line import Overrides, PipelineFile, run
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, Source, load
+from schemas import event_files, json_record
+from schemas.decoding import BadRecord, Bounds
+from schemas.features import Scope
+from schemas.mapping.decoding import Skipped, texts_of
+from schemas.samples import reserved_columns
+from tools.infer_schema import proposal
+from tools.infer_schema.seen import PLAIN, Place, Seen, places, where
+from tools.try_mapping.reading import read
+
+PROPOSED, NOTHING, WRONG = 0, 1, 2
+
+
+def infer_schema(
+    config: PipelineFile,
+    overrides: Overrides = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read this file (.jsonl, .gz), not the source."),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--records", metavar="N", min=1, help="How many records to look at.")
+    ] = 1_000,
+) -> int:
+    """Propose the features of a pipeline from a sample of its records.
+
+    Prints [features] as TOML, with the types that were seen and the share of missing values, to be
+    edited (docs/mapping.md). Exit codes: 0 proposed, 1 no record could be used, 2 the configuration
+    is wrong or something cannot be read.
+    """
+    errors = Console(stderr=True, highlight=False)
+    try:
+        pipeline = load(config, overrides or ())
+        seen, unused = _look(pipeline, sample, most)
+    except (ConfigError, event_files.EventFileError) as error:
+        errors.print(f"infer-schema: {error}", markup=False, soft_wrap=True)
+        return WRONG
+    for what, count in unused.most_common():
+        errors.print(f"infer-schema: {count:,} records {what}", markup=False, soft_wrap=True)
+    if not seen.records:
+        errors.print("infer-schema: no record could be used", markup=False)
+        return NOTHING
+    mappings, sources = pipeline.mappings, pipeline.sources
+    labels: frozenset[tuple[Scope, Place]] = frozenset()
+    if mappings.actions is not None and _place(sources.features) == _place(sources.actions):
+        labels = places(mappings.actions)
+        if seen.where.items is None:
+            labels |= {("item", place) for _, place in labels}
+    reserved = frozenset(reserved_columns(pipeline.kinds))
+    print(proposal.toml(seen, reserved, labels, mapped=mappings.features is not None), end="")
+    return PROPOSED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command with these arguments; returns the exit code."""
+    return run(infer_schema, argv, "python -m tools.infer_schema")
+
+
+def _place(source: Source) -> object:
+    """Equal for sources of the same records."""
+    if isinstance(source, KafkaSource):
+        return source.topics, source.topic_pattern
+    return source.path
+
+
+def _look(pipeline: Pipeline, sample: Path | None, most: int) -> tuple[Seen, Counter[str]]:
+    """What the records have; and how many could not be used, by why."""
+    mapping = pipeline.mappings.features
+    texts = texts_of(pipeline.mappings, "features")
+    seen, unused = Seen(PLAIN if mapping is None else where(mapping)), Counter[str]()
+    bounds = Bounds(pipeline.sources.features.max_record_bytes)
+    for record in islice(read(pipeline, "features", sample, None, []), most):
+        try:
+            bounds.check_bytes(record.raw)
+            if texts is not None and isinstance(texts.of(record.raw, record.time), Skipped):
+                unused["are skipped"] += 1
+                continue
+            seen.add(json_record.read(record.raw))
+        except BadRecord as bad:
+            unused[f"are bad ({bad.reason})"] += 1
+    return seen, unused
