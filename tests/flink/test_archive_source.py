@@ -130,7 +130,6 @@ def configuration(rules: Rules) -> str:
     ("key", "parallelism"),
     [
         ("request_id", 3),
-        pytest.param("user_id", 1, marks=pytest.mark.thorough),
         pytest.param("user_id", 4, marks=pytest.mark.thorough),
     ],
 )

@@ -385,6 +385,8 @@ class DecodeArchive:
         self._decoding = _Decoding(self._settings)
         self._batch = msgspec.msgpack.Decoder(list[_Archived]).decode
         self._announced = dict.fromkeys(STREAMS, -1)
+        self._clock = -1
+        self._granularity = min(s.granularity for s in self._settings.streams.values())
 
     def run(self, batch: bytes) -> bytes:
         """All that is in the records."""
@@ -396,17 +398,21 @@ class DecodeArchive:
             read[stream] += 1
             origin = Origin(record.topic, record.partition, record.offset)
             out = decode[stream](stream, record.raw or b"", origin, record.time)
-            if out is None:
-                continue
             if isinstance(out, tuple):
                 events.append(Placed(out[0], out[1], record.clock, record.place))
             elif isinstance(out, Told):
                 for key, event in out.events:
                     events.append(Placed(key, event, record.clock, record.place))
             step = record.time - record.time % self._settings.streams[stream].granularity
-            if step > self._announced[stream]:
+            further = out is not None and step > self._announced[stream]
+            if further:
                 self._announced[stream] = step
-                for beacon in decoding.beacons(stream, step, record.clock):
+            # All subtasks hear of the clock, whatever the record is: else how far time has come at
+            # the end of the input would depend on who had the last event.
+            clock = record.clock - record.clock % self._granularity
+            if further or (clock > self._clock and self._announced[stream] >= 0):
+                self._clock = max(self._clock, clock)
+                for beacon in decoding.beacons(stream, self._announced[stream], record.clock):
                     events.append(Placed(beacon.key, beacon.event, record.clock, record.place))
         for stream, records in read.items():
             decoding.read(stream, records)

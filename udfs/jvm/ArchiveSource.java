@@ -318,6 +318,7 @@ final class ArchiveReader implements SourceReader {
     private final long latest, bound;
     private final List splits = new ArrayList();
     private final CompletableFuture complete = new CompletableFuture();
+    private final List merges = new ArrayList();
     /** Those that have a record, the next one first. */
     private final PriorityQueue due = new PriorityQueue();
     private boolean begun = false;
@@ -378,6 +379,7 @@ final class ArchiveReader implements SourceReader {
                             context.getConfiguration(),
                             latest,
                             bound);
+            merges.add(merge);
             if (merge.advance()) {
                 due.add(merge);
             }
@@ -394,7 +396,7 @@ final class ArchiveReader implements SourceReader {
     }
 
     public void close() throws Exception {
-        for (Iterator each = due.iterator(); each.hasNext(); ) {
+        for (Iterator each = merges.iterator(); each.hasNext(); ) {
             ((PartitionMerge) each.next()).close();
         }
     }

@@ -79,16 +79,26 @@ public final class InOrder extends AbstractStreamOperator implements OneInputStr
         int subtasks = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
         int keyGroups = getRuntimeContext().getTaskInfo().getMaxNumberOfParallelSubtasks();
         int own = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+        String ownKey = beacon;
+        for (int i = 0; of(ownKey, keyGroups, subtasks) != own; i++) {
+            ownKey = beacon + i;
+        }
         for (Iterator all = ((Iterable) kept.get()).iterator(); all.hasNext(); ) {
             Row row = (Row) all.next();
-            Row key = new Row(1);
-            key.setField(0, row.getField(KEY));
-            if (((String) row.getField(KEY)).startsWith(beacon)
-                    || KeyGroupRangeAssignment.assignKeyToParallelOperator(key, keyGroups, subtasks)
-                            == own) {
+            if (((String) row.getField(KEY)).startsWith(beacon)) {
+                row.setField(KEY, ownKey);
+                held.add(row);
+            } else if (of((String) row.getField(KEY), keyGroups, subtasks) == own) {
                 held.add(row);
             }
         }
+    }
+
+    /** The subtask that a key belongs to. */
+    private static int of(String key, int keyGroups, int subtasks) {
+        Row row = new Row(1);
+        row.setField(0, key);
+        return KeyGroupRangeAssignment.assignKeyToParallelOperator(row, keyGroups, subtasks);
     }
 
     public void snapshotState(StateSnapshotContext context) throws Exception {
