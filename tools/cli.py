@@ -24,6 +24,7 @@ COMMANDS = {
     "archive": ("jobs.archive_events:keep", "Keep the topics as Parquet, every record once."),
     "backfill": ("jobs.backfill.command:backfill", "Join hours again, and replace them at once."),
     "summary": ("tools.summary.command:summary", "Show what a run has written."),
+    "files": ("tools.list_files.command:list_files", "List the files that hold the rows now."),
     "audit": ("tools.audit.command:check", "Check that every record is accounted for."),
     "try-mapping": (
         "tools.try_mapping.command:try_mapping",

@@ -99,6 +99,13 @@ def spoil(output: Path) -> None:
         shutil.copy(inside[1], inside[1].with_name("twice.parquet"))
 
 
+def audited(config: Path, output: Path) -> tuple[int, str]:
+    done = running.run_module(
+        "tools.audit", "--config", str(config), "--set", f"output.path={output}"
+    )
+    return done.returncode, done.stdout
+
+
 def started(config: Path, log: Path) -> subprocess.Popen[bytes]:
     words = ["-m", "jobs.backfill", "--config", str(config), "--slice", "24"]
     with log.open("wb") as out:
@@ -146,6 +153,9 @@ def test_killed_in_the_middle_it_gives_the_rows_of_the_live_run(tmp_path: Path) 
     found: dict[str, Any] = everything(output)
     for table in TABLES:
         assert (list(truth[table] - found[table]), list(found[table] - truth[table])) == ([], [])
+    # every record is accounted for, also in what the audit says of the live run
+    audits = [audited(config, folder) for folder in (tmp_path / "truth", output)]
+    assert audits[0] == audits[1]
     # what was joined before the kill was not joined again, and a glob sees what it saw
     assert {file: file.stat().st_mtime_ns for file in first.rglob("*.parquet")} == files
     shutil.move(output / generations.POINTER, tmp_path / "pointer")

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,9 +22,11 @@ from rich.console import Console
 from corrections.apply import corrected, corrections
 from corrections.result import Corrections
 from corrections.versions import latest
+from schemas import generations
 from schemas.actions import ActionKind
 from schemas.actions import Label as Aggregate
 from schemas.features import Feature, FeatureSchema, FeatureType
+from schemas.generations import Generation
 from schemas.sample_id import sample_id
 from schemas.samples import LATE_ACTIONS, samples
 from tests import core_runner
@@ -464,3 +467,22 @@ def test_the_table_lines_up_and_says_why(tmp_path: Path) -> None:
     assert click.split() == ["click", "1,239", "0", "0", "1,234", "0", "5", "1,200"]
     assert "output.late_features = true" in reason
     assert rows.startswith("12 corrections")
+
+
+def test_corrections_of_a_replaced_hour_go_to_its_generation(tmp_path: Path) -> None:
+    """And those of the rows that were replaced are not read any more."""
+    config = _output(tmp_path, late({}))
+    output, hour = tmp_path / "out", "dt=2023-11-15/hr=09"
+    assert main(["--config", str(config)]) == 0
+    assert [file.parts[-4] for file in generations.files(output, "corrections")] == ["corrections"]
+    for name in ("samples", "late_actions"):
+        shutil.copytree(output / name / hour, output / "_generations/g" / name / hour)
+    made = Generation(
+        folder="_generations/g", first="2023-11-15T09", end="2023-11-15T10", published=""
+    )
+    (output / generations.POINTER).write_bytes(generations.encode([made]))
+    assert generations.files(output, "corrections") == []
+    assert main(["--config", str(config)]) == 0
+    new = output / "_generations/g/corrections" / hour / FILE
+    assert generations.files(output, "corrections") == [new]
+    assert (output / "corrections" / hour / FILE).exists()

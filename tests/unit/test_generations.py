@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from schemas import generations
 from schemas.generations import Current, Generation, PointerError
 from tools.audit.output import Output
+from tools.list_files.command import main
 
 HOURS = [f"2026-11-01T{hour:02}" for hour in range(6)]
 
@@ -100,3 +101,22 @@ def test_a_pointer_that_is_not_understood_is_an_error(tmp_path: Path, text: byte
     (tmp_path / generations.POINTER).write_bytes(text)
     with pytest.raises(PointerError, match=generations.POINTER):
         generations.files(tmp_path, "samples")
+
+
+def test_the_files_are_listed_for_other_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path, f"samples/{at(0)}/a.parquet", f"samples/{at(1)}/a.parquet")
+    put(tmp_path, f"_generations/g/samples/{at(1)}/b.parquet")
+    (tmp_path / generations.POINTER).write_bytes(
+        generations.encode([generation("_generations/g", 1, 2)])
+    )
+    assert main([str(tmp_path)]) == 0
+    names = [f"samples/{at(0)}/a.parquet", f"_generations/g/samples/{at(1)}/b.parquet"]
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/{name}" for name in names]
+    assert main([str(tmp_path), "late_actions"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main([str(tmp_path / "none")]) == 2
+    (tmp_path / generations.POINTER).write_bytes(b"{")
+    assert main([str(tmp_path)]) == 2
+    assert generations.POINTER in capsys.readouterr().err

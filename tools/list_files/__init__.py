@@ -1,0 +1,1 @@
+"""Which files of an output hold its rows, for other programs."""
