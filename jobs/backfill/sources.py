@@ -85,13 +85,16 @@ def described(pipeline: Pipeline) -> str:
 
 
 def into(pipeline: Pipeline, folder: str) -> Pipeline:
-    """The pipeline that writes into another folder, and shares nothing with the live one."""
+    """The pipeline that writes into another folder, and shares nothing with the live one.
+
+    Files only: hours that are deleted after the join would stay in an Iceberg table.
+    """
     return msgspec.structs.replace(
         pipeline,
         pipeline=msgspec.structs.replace(
             pipeline.pipeline, name=f"{pipeline.pipeline.name}-backfill"
         ),
-        output=msgspec.structs.replace(pipeline.output, path=folder),
+        output=msgspec.structs.replace(pipeline.output, path=folder, table="files"),
         runtime=msgspec.structs.replace(pipeline.runtime, checkpoint_path=None, metrics_port=None),
     )
 

@@ -25,7 +25,7 @@ from schemas import generations
 from schemas.generations import hour_of, partition_of
 from services.waiting import wait_until
 
-FIRST, END = (hours.read(hour, "") for hour in ("2026-11-01T22", "2026-11-02T01"))
+FIRST, END = (hours.read(hour, "") for hour in ("2026-11-01T22", "2026-11-02T00"))
 PERIOD = hours.between(FIRST, END)
 #: Also an hour before and one after it, which stay as they are.
 HOURS = hours.between(FIRST - HOUR_MS, END + HOUR_MS)
@@ -73,7 +73,7 @@ def half_a_join(piece: Slice, folder: Path) -> None:
 
 
 def planned() -> Work:
-    return work.plan(FIRST, END, Margins(0, 0), {}, 2)
+    return work.plan(FIRST, END, Margins(0, 0), {}, 1)
 
 
 def rows(output: Path, table: str, of: generations.Current | None = None) -> Counter[str]:
@@ -341,12 +341,12 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
 ) -> None:
     live(config.parent / "out")
     before = sorted((config.parent / "out").rglob("*"))
-    assert asked(config, "--dry-run", "--slice", "2") == 0
+    assert asked(config, "--dry-run", "--slice", "1") == 0
     head, first, second, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["replaces", "from"]
-    assert first.split()[:2] == ["2026-11-01T22", "2026-11-02T00"]
-    assert second.split()[:2] == ["2026-11-02T00", "2026-11-02T01"]
-    assert "4 files" in first
+    assert first.split()[:2] == ["2026-11-01T22", "2026-11-01T23"]
+    assert second.split()[:2] == ["2026-11-01T23", "2026-11-02T00"]
+    assert "2 files" in first
     assert sorted((config.parent / "out").rglob("*")) == before
 
 

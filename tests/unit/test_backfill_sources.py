@@ -85,10 +85,16 @@ def test_topics_without_an_archive_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_join_of_a_slice_shares_nothing_with_the_live_one(tmp_path: Path) -> None:
-    live = pipeline(tmp_path, "runtime.checkpoint_path=checkpoints", "runtime.metrics_port=9249")
+    own = (
+        "runtime.checkpoint_path=checkpoints",
+        "runtime.metrics_port=9249",
+        "output.table=iceberg",
+    )
+    live = pipeline(tmp_path, *own)
     found = sources.into(live, str(tmp_path / "slice"))
     assert found.checkpoints == f"{tmp_path}/slice/_checkpoints"
     assert found.runtime.metrics_port is None
+    assert found.output.table == "files"
     assert found.pipeline.name != live.pipeline.name
 
 
