@@ -16,6 +16,7 @@ import msgspec
 
 from configuration.paths import beside
 from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
+from configuration.store_requests import ObjectStorageSection
 from schemas import sql
 from schemas.actions import ActionKind, Label
 from schemas.features import Feature, FeatureSchema, FeatureType, Role, Scope
@@ -221,6 +222,7 @@ class Declaration(Section, frozen=True, kw_only=True, forbid_unknown_fields=Fals
     actions: dict[str, ActionSection]
     features: dict[str, FeatureSection] = msgspec.field(default_factory=dict)
     output: WrittenTo
+    object_storage: ObjectStorageSection = ObjectStorageSection()
 
     @property
     def kinds(self) -> tuple[ActionKind, ...]:

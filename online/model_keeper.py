@@ -10,13 +10,13 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from configuration.stores import Folder
 from schemas.features import FeatureSchema
 from trainer.config.columns import OWN_COLUMNS
 from trainer.serving.format import Manifest, NothingPublishedError, SpecError
@@ -95,7 +95,7 @@ class ModelKeeper:
 
     def __init__(
         self,
-        root: Path,
+        root: Folder,
         value: Mapping[str, float],
         schema: FeatureSchema,
         every_s: float,

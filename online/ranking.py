@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +27,7 @@ from xxhash import xxh64_intdigest
 from configuration.command_line import ServiceFile
 from configuration.command_line import run as run_command
 from configuration.reading import ConfigError
+from configuration.stores import folder
 from online.event_log import FeatureLog
 from online.events import InvalidEventError
 from online.exploration import Floats, Ranked
@@ -330,7 +330,7 @@ def _serve(
         print(f"ranking: {error}", file=sys.stderr)
         return 2
     keeper = ModelKeeper(
-        Path(found.model),
+        folder(found.model, pipeline.object_storage),
         found.value,
         pipeline.schema,
         found.refresh / 1e3,

@@ -78,7 +78,11 @@ JOBS = Environment(
     ROOT / ".venv",
     ROOT,
     ("jobs", "advise", "dev"),
-    {"jobs": ("flink",), "advise": ("flink",), "dev": ("flink", "iceberg", "kafka")},
+    {
+        "jobs": ("flink", "s3"),
+        "advise": ("flink", "s3"),
+        "dev": ("flink", "iceberg", "s3", "kafka", "s3proxy"),
+    },
 )
 # Flink holds numpy and pyarrow at versions that are too old for what the trainer uses.
 TRAINER = Environment(

@@ -234,7 +234,7 @@ class FlinkCluster(Started):
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(_flink_home() / "conf", self.folder / "conf")
-        for name in ("lib", "log", "pid", "tmp", "ha"):
+        for name in ("lib", "log", "pid", "tmp", "ha", "plugins"):
             (self.folder / name).mkdir()
         # flink-python and pemja have to be loaded once in a process and not once a job:
         # the second job would die with NoSuchFieldException: loadedLibraryNames.
@@ -245,6 +245,11 @@ class FlinkCluster(Started):
         ]
         for jar in jars:
             (self.folder / "lib" / jar.name).symlink_to(jar.resolve())
+        for plugin in (_flink_home() / "plugins").iterdir():
+            (self.folder / "plugins" / plugin.name).symlink_to(plugin.resolve())
+        (self.folder / "plugins" / "s3").mkdir()
+        for jar in jar_paths("s3"):
+            (self.folder / "plugins" / "s3" / jar.name).symlink_to(jar.resolve())
         self.rest_port = process.free_port(self.rest_port)
         self.metrics_ports = {}
         self._write_configuration()
@@ -562,7 +567,7 @@ class FlinkCluster(Started):
             "FLINK_CONF_DIR": str(self.folder / "conf"),
             "FLINK_LIB_DIR": str(self.folder / "lib"),
             "FLINK_OPT_DIR": str(_flink_home() / "opt"),
-            "FLINK_PLUGINS_DIR": str(_flink_home() / "plugins"),
+            "FLINK_PLUGINS_DIR": str(self.folder / "plugins"),
             "FLINK_LOG_DIR": str(self.log_folder),
             "FLINK_PID_DIR": str(self.folder / "pid"),
             "FLINK_IDENT_STRING": "local",

@@ -236,6 +236,8 @@ def resolve(name: str, pom_free: Path = POM_FREE) -> list[LockedJar]:
     from jgo.maven import MavenContext, PythonResolver
 
     requested = read_requested(pom_free)[name]
+    if not requested.get("transitive", True):
+        return _as_requested([entry["coordinate"] for entry in requested["jars"]])
     excluded = set(requested.get("exclude", ()))
     with tempfile.TemporaryDirectory() as scratch:
         context = MavenContext(
@@ -262,6 +264,19 @@ def resolve(name: str, pom_free: Path = POM_FREE) -> list[LockedJar]:
             digest = sha256_of(Path(dependency.artifact.resolve()))
             jars.append(LockedJar(coordinate, digest))
     return sorted(set(jars), key=lambda jar: jar.coordinate)
+
+
+def _as_requested(coordinates: Sequence[str]) -> list[LockedJar]:
+    """These jars and no others, with SHA-256."""
+    download = download_with_jgo()
+    with tempfile.TemporaryDirectory() as scratch:
+        return sorted(
+            (
+                LockedJar(coordinate, sha256_of(download(coordinate, Path(scratch))))
+                for coordinate in map(Coordinate.parse, coordinates)
+            ),
+            key=lambda jar: jar.coordinate,
+        )
 
 
 def write_lock(sets: dict[str, list[LockedJar]], pom_free: Path = POM_FREE) -> None:

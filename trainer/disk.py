@@ -1,15 +1,20 @@
-"""Files that are whole or not there: a reader sees the old one or the new, after a crash too."""
+"""Files that are whole or not there: a reader sees the old one or the new, after a crash too.
+
+They are on a disk or in an object store, where an object is whole or not there by itself.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
-from configuration import output_lock
+from configuration import output_lock, store_lock
+from configuration.store_requests import StoreError
+from configuration.stores import Folder, StorePath
 
 _ADVICE = {
     errno.ENOSPC: "free some space there, or set output.path to another disk",
@@ -28,7 +33,7 @@ class LockedError(Exception):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Folder) -> Iterator[None]:
     """Errors of the system in here become `WriteError`s with the path.
 
     Of a full disk the system says neither: an error in `write` has no file name.
@@ -37,6 +42,8 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except WriteError:
         raise
+    except StoreError as error:
+        raise WriteError(str(error)) from error
     except OSError as error:
         why = error.strerror or str(error)
         advice = _ADVICE.get(error.errno or 0)
@@ -44,16 +51,22 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Folder) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when it is complete and on the disk.
 
     Its name lasts once the folder is flushed (`sync`). Raises WriteError; `path` is what it was
     then.
     """
+    if isinstance(path, StorePath):
+        with naming(path), tempfile.TemporaryFile() as local:
+            yield local
+            local.seek(0)
+            path.write_from(local)
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with naming(path):
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -62,7 +75,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Folder, data: bytes) -> None:
     """`data` as all of a file, which lasts when this returns. Raises WriteError."""
     with replacing(path) as file:
         file.write(data)
@@ -70,8 +83,10 @@ def replace(path: Path, data: bytes) -> None:
         sync(path.parent)
 
 
-def sync(folder: Path) -> None:
+def sync(folder: Folder) -> None:
     """Flushes a folder: the names in it. Raises OSError."""
+    if isinstance(folder, StorePath):
+        return  # an object lasts when the store has answered
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -80,20 +95,40 @@ def sync(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Folder) -> Iterator[None]:
     """Holds a folder for this process alone, and makes it if it is not there.
 
-    The lock is the file `.lock` in it (see `configuration.output_lock`). Raises LockedError if
-    another process has it, WriteError if the folder cannot be written to.
+    The lock is the file `.lock` in it (see `configuration.output_lock`, and `store_lock` for an
+    object store). Raises LockedError if another process has it, WriteError if the folder cannot be
+    written to.
     """
+    if isinstance(folder, StorePath):
+        with _leased(folder):
+            yield
+        return
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = output_lock.take(folder / ".lock")
         except output_lock.HeldError as holder:
-            raise LockedError(
-                f"{folder} is in use by another trainer ({holder}): stop that one, or set"
-                " another output.path"
-            ) from None
+            raise _in_use(folder, holder) from None
     with lock:
         yield
+
+
+@contextmanager
+def _leased(folder: StorePath) -> Iterator[None]:
+    with naming(folder):
+        try:
+            lease = store_lock.take(folder / ".lock")
+        except output_lock.HeldError as holder:
+            raise _in_use(folder, holder) from None
+    with lease:
+        yield
+
+
+def _in_use(folder: Folder, holder: Exception) -> LockedError:
+    return LockedError(
+        f"{folder} is in use by another trainer ({holder}): stop that one, or set another"
+        " output.path"
+    )

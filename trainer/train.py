@@ -33,6 +33,7 @@ from rich.progress import (
 
 from configuration.command_line import Overrides, TrainerFile, run
 from configuration.reading import ConfigError
+from configuration.stores import Folder, StorePath
 from schemas import generations
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
@@ -41,6 +42,7 @@ from trainer.disk import LockedError, WriteError, locked, replace
 from trainer.evaluation.tally import Limited
 from trainer.logs import logged
 from trainer.reading.files import ReadError
+from trainer.reading.ledger import has_samples
 from trainer.run.instruments import Instruments, endpoint
 from trainer.run.session import Session
 from trainer.run.status import Status, moment
@@ -77,7 +79,7 @@ def command(config: TrainerFile, overrides: Overrides = None) -> int:
 def _locked(settings: TrainerConfig) -> int:
     try:
         _check_samples(settings)
-        with locked(Path(settings.output.path)):
+        with locked(settings.output_folder):
             return train(settings)
     except (LockedError, WriteError) as error:
         _log.error(f"train: {error}")
@@ -188,20 +190,11 @@ def _there_are_samples(config: TrainerConfig, interrupted: Callable[[], bool]) -
 
     False: interrupted meanwhile.
     """
-    while config.samples.follow and not _wanted_files(config):
+    while config.samples.follow and not has_samples(config.folder, config.wanted):
         if interrupted():
             return False
         time.sleep(min(0.2, config.samples.poll / 1e3))
     return True
-
-
-def _wanted_files(config: TrainerConfig) -> bool:
-    try:
-        current = generations.current(config.folder)
-    except generations.PointerError as error:
-        raise ReadError(str(error)) from None
-    there = generations.partitions(config.folder, "samples", current)
-    return any(config.wanted.has(partition) for partition in there)
 
 
 def _clear(session: Session) -> None:
@@ -285,7 +278,7 @@ def _shown(config: TrainerConfig) -> Iterator[Callable[[Session], None]]:
         yield watch
 
 
-def write_evaluation(session: Session, facts: Sequence[tuple[str, str]]) -> tuple[Path, Path]:
+def write_evaluation(session: Session, facts: Sequence[tuple[str, str]]) -> tuple[Folder, Folder]:
     """Write the metrics as Parquet and as a page, under `evaluation/`; returns their paths.
 
     `facts`: what the page says of the run. Raises WriteError.
@@ -329,8 +322,10 @@ def _report(session: Session, stats: object) -> None:
     )
 
 
-def _shortest(path: Path) -> str:
+def _shortest(path: Folder) -> str:
     here = Path.cwd()
+    if isinstance(path, StorePath):
+        return str(path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 

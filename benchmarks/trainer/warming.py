@@ -50,7 +50,7 @@ def _tasks(job: Job, config: TrainerConfig) -> list[Task]:
     ledger = Ledger(job.samples)
     ledger.discover(config.folder)
     planner = Planner(ledger, Cursor(), job.batch_rows)
-    away = os.path.relpath(config.folder, job.root)
+    away = os.path.relpath(str(config.folder), job.root)
     tasks = []
     while (ticket := planner.next()) is not None:
         entry = ledger.entries[ticket.entry]

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from configuration.stores import is_stored
 from jobs.pipeline import environment, output_guard, places, runs
 from jobs.pipeline.config import ConfigError, Pipeline, secrets_of
 from jobs.pipeline.failures import explain as explain_failure
@@ -112,9 +113,13 @@ def _run(program: Program, pipeline: Pipeline, asked: Asked, signals: Signals) -
             for note in preflight.check(pipeline, judge_times=program.judges_times):
                 program.say(note)
             # `flink run` may ask for a restore in ways that only its JVM tells of
-            if local and not places.is_uri(pipeline.output.path):
-                held.enter_context(output_guard.locked(pipeline.output.path, program.written))
-                output_guard.check(pipeline.output.path, _start(pipeline, asked), program.written)
+            output = pipeline.output.path
+            if local and (is_stored(output) or not places.is_uri(output)):
+                held.enter_context(
+                    output_guard.locked(output, program.written, pipeline.object_storage)
+                )
+            if local and not places.is_uri(output):
+                output_guard.check(output, _start(pipeline, asked), program.written)
         if local:
             environment.prepare_process(
                 log_folder,

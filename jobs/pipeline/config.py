@@ -21,7 +21,7 @@ from configuration.declaration import Policy as Policy
 from configuration.event_mapping import EventsSection
 from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
-from jobs.pipeline import kafka_properties, record_format, secrets
+from jobs.pipeline import kafka_properties, object_storage, record_format, secrets
 from jobs.pipeline.record_format import FormatSection
 from schemas.events import LATEST_TIME
 from schemas.mapping.plan import Mappings
@@ -546,6 +546,7 @@ def _resolved(
     if runtime.checkpoint_path is not None:
         checkpoints = of_flink("runtime.checkpoint_path", runtime.checkpoint_path)
         runtime = msgspec.structs.replace(runtime, checkpoint_path=checkpoints)
+    object_storage.check(pipeline.flink, wrong)
     flink = _references("flink", pipeline.flink, path, environment, wrong)
     return msgspec.structs.replace(
         pipeline,

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jobs.pipeline import places
+from configuration.stores import is_stored
+from jobs.pipeline import object_storage, places
 from jobs.pipeline.config import ConfigError, LogFormat, Pipeline
 
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars"
@@ -87,6 +88,9 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     for key, value in options(pipeline).items():
         configuration.set_string(key, value)
     env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    if not submitted() and uses_s3(pipeline):
+        options_of_s3 = object_storage.options(pipeline.object_storage, pipeline.flink)
+        object_storage.load_plugin(jars("s3"), options_of_s3)
     if option(env, CHECKPOINT_FOLDER) is None:
         _set(env, CHECKPOINT_FOLDER, places.as_uri(pipeline.checkpoints))
     if pipeline.runtime.parallelism is not None:
@@ -98,6 +102,12 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
     # otherwise another parallelism changes the ids of the Table operators, and no savepoint fits
     tables.get_config().set("table.exec.uid.generation", "ALWAYS")
     return env, tables
+
+
+def uses_s3(pipeline: Pipeline) -> bool:
+    """Whether anything that the job reads or writes is on `s3://`."""
+    named = (pipeline.output.path, pipeline.checkpoints, *pipeline.flink.values())
+    return any(map(is_stored, named))
 
 
 def option(env: Any, key: str) -> str | None:
@@ -130,7 +140,7 @@ def jars(name: str = "flink") -> list[Path]:
     """Those of a set (pom-free/jars.toml). Raises SetupError when they have not been fetched."""
     found = sorted((_JARS / name).glob("*.jar"))
     if not found:
-        level = "setup" if name == "flink" else f"setup-{name}"
+        level = "setup" if name in ("flink", "s3") else f"setup-{name}"
         raise SetupError(f"the jars of the set {name!r} are missing: run `make {level}` first")
     return found
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
-from configuration import output_lock
+from configuration import output_lock, store_lock
+from configuration.store_lock import Lease
+from configuration.store_requests import AWS, ObjectStorageSection
+from configuration.stores import StorePath, folder
 from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.runs import Start
@@ -84,15 +87,19 @@ def clear(output: str, written: Written = JOINED) -> None:
 
 
 @contextmanager
-def locked(output: str, written: Written = JOINED) -> Iterator[None]:
+def locked(
+    output: str, written: Written = JOINED, store: ObjectStorageSection = AWS
+) -> Iterator[None]:
     """Hold the output's lock, the file `_lock` in it (see `configuration.output_lock`).
 
-    Raises ConfigError when another process holds it, or when the file cannot be written to.
+    In an object store it is a lease (see `configuration.store_lock`). Raises ConfigError when
+    another process holds it, or when it cannot be written.
     """
-    path = Path(output) / LOCK
+    path = folder(output, store) / LOCK
+    lock: BinaryIO | Lease
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = output_lock.take(path)
+        lock = store_lock.take(path) if isinstance(path, StorePath) else output_lock.take(path)
     except output_lock.HeldError as holder:
         raise ConfigError(
             f"{written.key}: another {written.job} writes to {output} ({holder}); wait for it, "

@@ -45,7 +45,8 @@ class Trainer:
         return self._log.read_text(errors="replace")
 
     def checkpoints(self) -> list[Path]:
-        return checkpoint.find(self.output / "checkpoints")
+        found = checkpoint.find(self.output / "checkpoints")
+        return [path for path in found if isinstance(path, Path)]
 
     def family(self) -> list[psutil.Process]:
         """It and all that it has started."""

@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def newest(model: Path) -> Path:
-    return checkpoint.find(model / "checkpoints")[-1]
+    return Path(str(checkpoint.find(model / "checkpoints")[-1]))
 
 
 def changed(model: Path, to: Path, change: Callable[[ShardSnapshot], None]) -> Path:

@@ -233,8 +233,8 @@ def said(folder: Path, *overrides: str, joined: str = WAIT) -> str:
         ("samples.poll=2", "samples.poll: expected a duration"),
         ("samples.poll=0s", "samples.poll: must be longer than 0"),
         ("samples.pipeline=none.toml", "samples.pipeline: there is no file"),
-        ("samples.path=s3://b/out", "samples.path: s3://b/out is not a local folder; mount it"),
-        ("output.path=s3://b/out", "output.path: s3://b/out is not a local folder"),
+        ("samples.path=gs://b/out", "samples.path: gs://b/out is neither a local folder nor on s3"),
+        ("output.path=gs://b/out", "output.path: gs://b/out is neither a local folder nor on s3"),
         ("output.export_every=0s", "output.export_every: must be longer than 0"),
         ("output.checkpoint_every=0s", "output.checkpoint_every: must be longer than 0"),
         # model and loss

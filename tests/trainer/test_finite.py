@@ -546,10 +546,11 @@ def test_what_an_earlier_release_wrote_is_refused(tmp_path: Path) -> None:
     """It did not check. The message says what to do, and a reader ranks with what it has."""
     spec, parts = spoilt(math.nan)
     folder = checkpoint.begin(tmp_path, 7)
-    with (folder / "shard-0.npz").open("wb") as file:
+    path = Path(str(folder / "shard-0.npz"))
+    with path.open("wb") as file:
         write_snapshot(parts, file)
-    path = folder / "shard-0.npz"
-    made = File(path.name, path.stat().st_size, checksum(path))
+    with path.open("rb") as written:
+        made = File(path.name, path.stat().st_size, checksum(written))
     manifest = Manifest(7, spec, [made], "ssp", 1, {})
     final = checkpoint.finish(folder, manifest, 3)
     with pytest.raises(CheckpointError, match=r"slot price.*remove step-000000000007 to go back"):

@@ -1138,8 +1138,9 @@ def test_a_checkpoint_is_of_the_moment_of_its_command(tmp_path: Path) -> None:
     work.pop()()
     written = result_of(told(host, "result", 0, name="checkpoint"))["of"]
     (file,) = msgspec.convert(written, list[shard_file.File])
-    assert file.checksum == shard_file.checksum(tmp_path / file.name)
     with (tmp_path / file.name).open("rb") as opened:
+        assert file.checksum == shard_file.checksum(opened)
+        opened.seek(0)
         parts = shard_file.read_snapshot(opened)
     again = Shard(SPEC, contributions=None, has_dense=False)
     again.load(parts)

@@ -8,7 +8,7 @@ from trainer.limits import MIN_SAMPLING_RATE
 
 
 def check_samples(config: TrainerConfig, wrong: Wrong) -> None:
-    """The samples are on this machine.
+    """The samples are on this machine, or in an object store.
 
     Raises what `wrong` makes.
     """
@@ -16,7 +16,8 @@ def check_samples(config: TrainerConfig, wrong: Wrong) -> None:
         _ = config.folder
     except ValueError as error:
         raise wrong(
-            "samples.path", f"{error} is not a local folder; mount it, and set samples.path"
+            "samples.path",
+            f"{error} is neither a local folder nor on s3://; mount it, and set samples.path",
         ) from None
     if config.samples.poll <= 0:
         raise wrong("samples.poll", "must be longer than 0")

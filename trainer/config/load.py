@@ -10,6 +10,7 @@ import msgspec
 from configuration import declaration
 from configuration.paths import beside
 from configuration.reading import read, wrong_in
+from configuration.stores import is_stored
 from trainer.config.check_model import check_optimizers, check_slots, check_steps
 from trainer.config.check_run import check_evaluation, check_run
 from trainer.config.check_samples import check_actions, check_loss, check_samples
@@ -40,8 +41,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainerConfig:
         pipeline=str(pipeline),
         path=None if samples.path is None else place("samples.path", samples.path),
     )
-    if "://" in document.output.path:
-        raise wrong("output.path", f"{document.output.path} is not a local folder")
+    if "://" in document.output.path and not is_stored(document.output.path):
+        raise wrong("output.path", f"{document.output.path} is neither a local folder nor on s3://")
     output = msgspec.structs.replace(
         document.output, path=place("output.path", document.output.path)
     )

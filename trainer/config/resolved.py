@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from configuration.declaration import Declaration, Policy
+from configuration.store_requests import ObjectStorageSection
+from configuration.stores import Folder, folder
 from schemas.actions import ActionKind
 from trainer.config.columns import OWN_COLUMNS, encoding_of, slot_columns
 from trainer.config.sections import Document, LossKind, SlotSection, StepsPer
@@ -37,9 +36,19 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
     declared: Declaration
 
     @property
-    def folder(self) -> Path:
-        """It holds `samples/` and `late_actions/`."""
-        return local_folder(self.samples.path or self.declared.output.path)
+    def folder(self) -> Folder:
+        """It holds `samples/` and `late_actions/`. Raises ValueError for another kind of place."""
+        return folder(self.samples.path or self.declared.output.path, self.store)
+
+    @property
+    def output_folder(self) -> Folder:
+        """Where the run writes."""
+        return folder(self.output.path, self.store)
+
+    @property
+    def store(self) -> ObjectStorageSection:
+        """Where `s3://` is, for the samples and for what the trainer writes."""
+        return self.object_storage or self.declared.object_storage
 
     @property
     def wanted(self) -> Wanted:
@@ -145,16 +154,3 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
         optimizer = slot.embedding_optimizer or self.optimizer.embedding
         embedding = Segment("embedding", self.model.embedding, optimizer, self.model.scale)
         return (linear, embedding)
-
-
-def local_folder(path: str) -> Path:
-    """The folder that a path or a `file:` URL names.
-
-    Raises ValueError for a place that is not on this machine.
-    """
-    url = urlsplit(path)
-    if "://" not in path:
-        return Path(path)
-    if url.scheme == "file" and not url.netloc:
-        return Path(url2pathname(url.path))
-    raise ValueError(path)

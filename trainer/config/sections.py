@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from configuration.reading import Duration, Section
+from configuration.store_requests import ObjectStorageSection
 from schemas.generations import HOUR
 from trainer.limits import MAX_VALUE
 from trainer.spec import AdaGrad, Adam, Encoding, Ftrl, ModelKind, Optimizer
@@ -192,7 +193,7 @@ class MetricsSection(Section, frozen=True, kw_only=True):
 
 
 class Document(Section, frozen=True, kw_only=True):
-    """The file."""
+    """The file. `object_storage`: that of the pipeline when absent."""
 
     samples: SamplesSection = SamplesSection()
     model: ModelSection = ModelSection()
@@ -204,3 +205,4 @@ class Document(Section, frozen=True, kw_only=True):
     evaluation: EvaluationSection = EvaluationSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
+    object_storage: ObjectStorageSection | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configuration.stores import Folder
 from trainer.disk import naming, replacing
 from trainer.evaluation.measures import Measures
 from trainer.evaluation.tally import Labels, Metric, Tally
@@ -35,7 +36,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write_metrics(tally: Tally, folder: Path, labels: Labels | None = None) -> Path:
+def write_metrics(tally: Tally, folder: Folder, labels: Labels | None = None) -> Folder:
     """Write `METRICS` under `folder`. A reader sees the old file or the new one.
 
     Returns its path. Raises WriteError.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from configuration.stores import Folder, StorePath
 
 _ADVICE = "Train with the features and actions that the file was written with"
 
@@ -16,7 +17,9 @@ class ReadError(Exception):
     """A file of the output cannot be read. The message names it, and says what to do."""
 
 
-def open_parquet(path: Path, name: str, size: int | None = None, **options: Any) -> pq.ParquetFile:
+def open_parquet(
+    path: Folder, name: str, size: int | None = None, **options: Any
+) -> pq.ParquetFile:
     """An open file. `options` are those of `pyarrow.parquet.ParquetFile`.
 
     `name`: what errors call the file. `size`: its bytes when it was found (None: not known). Raises
@@ -29,7 +32,8 @@ def open_parquet(path: Path, name: str, size: int | None = None, **options: Any)
                 f"{name}: has {now:,} bytes, and had {size:,} when it was found. A committed file "
                 "never changes: put it back as it was, or train from a new checkpoint directory"
             )
-        return pq.ParquetFile(path, **options)
+        source = pa.PythonFile(path.open(), "r") if isinstance(path, StorePath) else path
+        return pq.ParquetFile(source, **options)
     except FileNotFoundError:
         raise ReadError(
             f"{name}: is not there any more, and was not read to its end. Put it back, or train "

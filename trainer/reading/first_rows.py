@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
+from configuration.stores import Folder
 from trainer.reading.ledger import EVERYTHING, Ledger, Wanted
 from trainer.reading.tables import SampleReader
 
 
 def first_rows(
-    root: Path,
+    root: Folder,
     layout: pa.Schema,
     columns: Sequence[str],
     rows: int,

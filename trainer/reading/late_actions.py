@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from configuration.stores import Folder
 from corrections.anew import NegativeRate
 from corrections.apply import corrections
 from corrections.late_actions import Fate
@@ -49,7 +49,7 @@ class CorrectionRows:
 
 
 def correction_rows(
-    root: Path,
+    root: Folder,
     before: Sequence[Entry],
     entry: Entry,
     layout: pa.Schema,
@@ -111,7 +111,7 @@ def _labels(samples: pa.Table, kinds: Sequence[ActionKind]) -> dict[tuple[Any, .
     return dict(zip(names, map(list, zip(*labels, strict=True)), strict=True))
 
 
-def _rows(root: Path, entry: Entry, layout: pa.Schema) -> pa.Table:
+def _rows(root: Folder, entry: Entry, layout: pa.Schema) -> pa.Table:
     with open_parquet(root / entry.path, entry.path, entry.size) as file:
         check_columns(file.schema_arrow, layout, entry.path)
         return file.read(layout.names, use_threads=False).cast(layout)
@@ -124,7 +124,7 @@ def _as_declared(table: pa.Table, layout: pa.Schema) -> pa.Table:
     return pa.table([c.cast(f.type) for c, f in zip(columns, layout, strict=True)], schema=layout)
 
 
-def _named(root: Path, entries: Sequence[Entry], layout: pa.Schema, ids: pa.Array) -> pa.Table:
+def _named(root: Folder, entries: Sequence[Entry], layout: pa.Schema, ids: pa.Array) -> pa.Table:
     """Rows with one of these ids, few of many: other columns are read only where some are."""
     pieces = [layout.empty_table()]
     for entry in entries:

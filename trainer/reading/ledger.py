@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
+from configuration.stores import Folder, StorePath
 from schemas import generations
 from schemas.generations import Current, PointerError
 from schemas.samples import LATE_ACTIONS
@@ -31,6 +32,9 @@ Stream = Literal["samples", "late_actions"]
 #: A folder that changed so recently may change again within the same time stamp, so it is listed
 #: again next time. Long enough for the time stamps of any file system and file server.
 SETTLED_NS = 10 * 10**9
+
+#: Data files below a stream's folder.
+_DATA = re.compile(r"dt=[^/]*/hr=[^/]*/[^._/][^/]*")
 
 #: `Ticket.rows` of a late file, whose corrections are not counted before they are made.
 ALL = -1
@@ -122,7 +126,7 @@ class Ledger:
         self._settled: dict[str, int] = {}
         self._clock = clock
 
-    def discover(self, root: Path) -> list[Entry]:
+    def discover(self, root: Folder) -> list[Entry]:
         """Append what is new under `root`, in the order in which it is to be read, and return it.
 
         The order of one look: hour of the request; samples before late actions; time of the file;
@@ -133,12 +137,12 @@ class Ledger:
         found: list[_Found] = []
         settled: dict[str, int] = {}
         # one look at the pointer, so that a period which is replaced meanwhile is of one state
-        try:
-            current = generations.current(root)
-        except PointerError as error:
-            raise ReadError(str(error)) from None
+        current = pointer(root)
         # Late actions first: the samples that they correct are committed before them, or with them.
         for stream in ("late_actions", "samples"):
+            if isinstance(root, StorePath):
+                found += self._stored(root, stream, current)
+                continue
             for folder, modified in _partitions(root, stream, current, self._reads):
                 if self._settled.get(folder) == modified:
                     continue
@@ -169,7 +173,20 @@ class Ledger:
             stat = file.stat()
             yield _Found(stream, path, stat.st_size, stat.st_mtime_ns)
 
-    def _entry(self, root: Path, file: _Found) -> Entry:
+    def _stored(self, root: StorePath, stream: Stream, current: Current) -> Iterator[_Found]:
+        # All at once, each time: in a store a folder has no time at which it changed.
+        for place in current.places(stream):
+            made = place.removesuffix(stream).rstrip("/")
+            for name, status in (root / place).walk():
+                path, partition = f"{place}/{name}", name.rpartition("/")[0]
+                if (
+                    path not in self._known
+                    and _DATA.fullmatch(name)
+                    and self._reads(made, partition, current)
+                ):
+                    yield _Found(stream, path, status.st_size, status.st_mtime_ns)
+
+    def _entry(self, root: Folder, file: _Found) -> Entry:
         with open_parquet(root / file.path, file.path, file.size) as opened:
             lacking: tuple[str, ...] = ()
             if file.stream == "samples":
@@ -199,6 +216,30 @@ def _split(path: str) -> tuple[str, str, str]:
     """The generation, the partition and the name of a file."""
     *made, _, day, hour, name = path.split("/")
     return "/".join(made), f"{day}/{hour}", name
+
+
+def pointer(root: Folder) -> Current:
+    """What the output's pointer says (`schemas.generations`). Raises ReadError, OSError."""
+    path = root / generations.POINTER
+    try:
+        return generations.decode(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return Current()
+    except PointerError as error:
+        raise ReadError(str(error)) from None
+
+
+def has_samples(root: Folder, wanted: Wanted = EVERYTHING) -> bool:
+    """Whether there is a file of samples to train on. Raises ReadError, OSError."""
+    current = pointer(root)
+    if not isinstance(root, StorePath):
+        return any(map(wanted.has, generations.partitions(root, "samples", current)))
+    return any(
+        wanted.has(name.rpartition("/")[0]) and current.takes(f"{place}/{name}")
+        for place in current.places("samples")
+        for name, _ in (root / place).walk()
+        if _DATA.fullmatch(name)
+    )
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:

@@ -9,13 +9,13 @@ of 16 to 256 thousand rows change that by less than 5 %, so its defaults stay. C
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configuration.stores import Folder
 from trainer.reading.columns import absent, conformed
 from trainer.reading.files import ReadError, check_names, open_parquet
 from trainer.reading.ledger import Entry
@@ -39,7 +39,7 @@ class SampleReader:
 
     def __init__(
         self,
-        root: Path,
+        root: Folder,
         columns: Sequence[str],
         chunk_rows: int = CHUNK_ROWS,
         expected: pa.Schema | None = None,
@@ -111,7 +111,7 @@ class _Stream:
 
     def __init__(
         self,
-        root: Path,
+        root: Folder,
         entry: Entry,
         columns: list[str],
         batch_rows: int,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 
+from configuration.stores import from_address
 from trainer.features.batch import Batch
 from trainer.features.encode import Chunk, Encoder
 from trainer.losses.targets import Bools, targets
@@ -30,7 +30,8 @@ class Batches:
         self._chunk_rows = job.batch_rows * max(1, CHUNK_ROWS // job.batch_rows)
         read = ["event_time", *job.rules.columns, *self._encoder.columns]
         self._columns = list(dict.fromkeys(read))
-        self._reader = SampleReader(Path(job.root), self._columns, self._chunk_rows, job.samples)
+        self._root = from_address(job.root)
+        self._reader = SampleReader(self._root, self._columns, self._chunk_rows, job.samples)
         self._chunks = Chunks(self._of_file, self._chunk_rows)
 
     def of(self, task: Task, part: int, parts: int) -> Batch:
@@ -56,7 +57,7 @@ class Batches:
         job = self._job
         try:
             made = correction_rows(
-                Path(job.root),
+                self._root,
                 task.before,
                 task.entry,
                 job.samples,

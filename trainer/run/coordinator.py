@@ -20,11 +20,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import zmq
 
+from configuration.stores import Folder
 from trainer.config import TrainerConfig
 from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
@@ -328,13 +328,13 @@ class Coordinator:
         """See `Runner.expire`."""
         return self.commands.expire(self.placement, step=self.dispatcher.step, now=now)
 
-    def checkpoint(self, folder: Path) -> Written[File]:
+    def checkpoint(self, folder: Folder) -> Written[File]:
         """See `Runner.checkpoint`. Each primary writes its shard."""
         self.commands.checkpoint(self.placement, folder, step=self.dispatcher.step)
         return self._written("checkpoint", File)
 
     def export(
-        self, folder: Path, number: int, *, everything: bool
+        self, folder: Folder, number: int, *, everything: bool
     ) -> tuple[Written[PartInfo], Any]:
         """See `Runner.export`. Each primary writes its shard."""
         dense = self.commands.export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pyarrow as pa
 
+from configuration.stores import address_of
 from schemas.actions import ActionKind
 from schemas.features import Feature, FeatureSchema
 from schemas.samples import samples as sample_layout
@@ -22,7 +23,8 @@ from trainer.spec import ModelSpec
 class Job(msgspec.Struct, frozen=True):
     """What every process of a run knows.
 
-    `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action.
+    `root` has `samples/` and `late_actions/`, with these `features` and `kinds` of action; it is an
+    address (`configuration.stores.address_of`).
     `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
     samples per batch. `steps`: whether a batch makes a step of each key for each sample that has
     it, or one. `slice_share`: the share of the rows that are counted in slices of the evaluation.
@@ -112,7 +114,7 @@ def job_of(config: TrainerConfig) -> Job:
     return Job(
         spec=spec,
         rules=rules,
-        root=str(config.folder),
+        root=address_of(config.folder),
         features=declared.schema.features,
         kinds=declared.kinds,
         exposure=declared.exposure_action,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from configuration.stores import Folder
 from trainer.evaluation.tally import Tally
 from trainer.features.encode import SliceNames
 from trainer.run.batches import Batches
@@ -93,13 +93,13 @@ class LocalRunner:
         """See `Runner.expire`."""
         return self.shard.expire(now)
 
-    def checkpoint(self, folder: Path) -> Written[File]:
+    def checkpoint(self, folder: Folder) -> Written[File]:
         """See `Runner.checkpoint`."""
         snapshot = self.shard.snapshot()
         return self._written(lambda: [write_shard(folder, 0, snapshot, self.job.spec)])
 
     def export(
-        self, folder: Path, number: int, *, everything: bool
+        self, folder: Folder, number: int, *, everything: bool
     ) -> tuple[Written[PartInfo], Any]:
         """See `Runner.export`."""
         changed = [table.changed(everything=everything) for table in self.shard.tables]

@@ -7,9 +7,9 @@ imports neither, so that training in one process imports no Ray and no ZeroMQ.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from configuration.stores import Folder
 from trainer.evaluation.tally import Tally
 from trainer.run.instruments import Instruments
 from trainer.run.job import Job, Outcome, Task
@@ -71,11 +71,11 @@ class Runner(Protocol):
     def expire(self, now: int) -> int:
         """Drops rows that are too old at `now` (event time, seconds); returns how many."""
 
-    def checkpoint(self, folder: Path) -> Written[File]:
+    def checkpoint(self, folder: Folder) -> Written[File]:
         """Writes all parameters as they are now to `folder`, while training goes on."""
 
     def export(
-        self, folder: Path, number: int, *, everything: bool
+        self, folder: Folder, number: int, *, everything: bool
     ) -> tuple[Written[PartInfo], Any]:
         """Writes what changed since the last export (or everything) while training goes on.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
 
+from configuration.stores import Folder
 from trainer import checkpoint
 from trainer.checkpoint import Manifest
 from trainer.disk import naming
@@ -67,17 +67,17 @@ class Checkpoints(_InBackground[File]):
     `step`: of the last complete checkpoint, or that with which the run began.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Folder, keep: int) -> None:
         super().__init__()
         self.step = 0
         self._folder, self._keep = folder, keep
-        self._replaced: Sequence[Path] = []
+        self._replaced: Sequence[Folder] = []
 
-    def find(self) -> list[Path]:
+    def find(self) -> list[Folder]:
         """The complete checkpoints to which this run may go back, the newest last."""
         return [path for path in checkpoint.find(self._folder) if path not in self._replaced]
 
-    def replace(self, found: Sequence[Path]) -> None:
+    def replace(self, found: Sequence[Folder]) -> None:
         """These checkpoints are of another run. The first one of this run deletes them."""
         self._replaced = found
 
@@ -91,7 +91,7 @@ class Checkpoints(_InBackground[File]):
         manifest = Manifest(step, job.spec, [], job.consistency, job.workers, session)
         self._start(runner.checkpoint(folder), partial(self._keep_whole, folder, manifest))
 
-    def _keep_whole(self, folder: Path, manifest: Manifest, files: Sequence[File]) -> None:
+    def _keep_whole(self, folder: Folder, manifest: Manifest, files: Sequence[File]) -> None:
         manifest = msgspec.structs.replace(manifest, shards=list(files))
         checkpoint.finish(folder, manifest, self._keep, self._replaced)
         self._replaced, self.step = [], manifest.step
@@ -104,7 +104,7 @@ class Exports(_InBackground[PartInfo]):
     run. `step`: of the last complete export, or -1.
     """
 
-    def __init__(self, folder: Path, base_every: int) -> None:
+    def __init__(self, folder: Folder, base_every: int) -> None:
         super().__init__()
         self._folder, self._base_every = folder, base_every
         self.restart()

@@ -7,12 +7,12 @@ parameter (`Tell`), so the simulation that tests fail-over sends the same comman
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
+from configuration.stores import Folder, address_of
 from trainer.run.placement import Move, Placement
 from trainer.run.runner import RunError
 from trainer.server import ring
@@ -129,18 +129,18 @@ class ServerCommands:
                 self._tell(server, shard, "expire", now=now)
         return gone
 
-    def checkpoint(self, placement: Placement, folder: Path, *, step: int) -> None:
+    def checkpoint(self, placement: Placement, folder: Folder, *, step: int) -> None:
         """All primaries take a snapshot and begin to write it (see `result`)."""
         for shard, server in placement.primaries.items():
             self.settle(placement, shard, step)
-            self._tell(server, shard, "checkpoint", folder=str(folder))
+            self._tell(server, shard, "checkpoint", folder=address_of(folder))
 
     def export(
-        self, placement: Placement, folder: Path, number: int, *, everything: bool, step: int
+        self, placement: Placement, folder: Folder, number: int, *, everything: bool, step: int
     ) -> Floats | None:
         """All primaries begin to write what changed (see `result`); returns the dense vector."""
         dense = None
-        arguments = {"folder": str(folder), "number": number, "everything": everything}
+        arguments = {"folder": address_of(folder), "number": number, "everything": everything}
         for shard in placement.shards:
             self.settle(placement, shard, step)
             for server in placement.holders(shard):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
+from configuration.stores import Folder, StorePath
 from trainer import checkpoint
 from trainer.config import TrainerConfig
 from trainer.disk import naming
@@ -33,6 +33,8 @@ _EXPIRY_STEP_S = 3600
 #: A file in `output.path` with the number of servers that a running trainer should have.
 RESIZE = "servers"
 _RESIZE_LOOK_S = 1.0
+#: In an object store, where each look is a request.
+_RESIZE_LOOK_STORED_S = 10.0
 #: Seconds between two checks whether files are completely written.
 _WRITING_LOOK_S = 0.2
 #: How often a run goes back to the same checkpoint before it gives up.
@@ -80,7 +82,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.root, self.output = config.folder, Path(config.output.path)
+        self.root, self.output = config.folder, config.output_folder
         with naming(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
         self.names = SliceNames()
@@ -266,8 +268,9 @@ class Session:
         times = (self._checkpoint_at, self._export_at, self._report_at, self._evaluate_at)
         due = now >= min(times) or self._expiry_is_due
         if now >= self._resize_at:
-            self._resize_at = now + _RESIZE_LOOK_S
-            due = due or self._resize_file.exists()
+            stored = isinstance(self.output, StorePath)
+            self._resize_at = now + (_RESIZE_LOOK_STORED_S if stored else _RESIZE_LOOK_S)
+            due = due or self._resize_file.is_file()
         return due or self._stopping() or self.runner.wants_pause
 
     # -- between batches ---------------------------------------------------------------------------
@@ -288,7 +291,7 @@ class Session:
     def _resize(self) -> None:
         """Change to the number of servers that somebody has written into the file."""
         file = self._resize_file
-        if not file.exists():
+        if not file.is_file():
             return
         try:
             text = file.read_text().strip()
@@ -380,7 +383,7 @@ class Session:
 
     # -- going on, going back ----------------------------------------------------------------------
 
-    def _resume(self, folder: Path) -> None:
+    def _resume(self, folder: Folder) -> None:
         """Restore everything from a checkpoint. Raises CheckpointError."""
         manifest = checkpoint.read_manifest(folder)
         spec = self.runner.job.spec
@@ -447,7 +450,7 @@ class Session:
         _log.warning(f"{_told(error)}; {to}")
         self._start(found)
 
-    def _start(self, found: list[Path]) -> None:
+    def _start(self, found: list[Folder]) -> None:
         """As in the newest of these checkpoints, or anew if there is none."""
         if found:
             self._resume(found[-1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from schemas.samples import samples
 from trainer import checkpoint
 from trainer.config import TrainerConfig
@@ -22,7 +20,7 @@ def base_of(config: TrainerConfig, rules: LossRules) -> tuple[float, ...]:
     heads = config.spec.heads
     wanted = config.model.bias and config.model.start == "base_rate"
     known: dict[str, float] = {}
-    found = checkpoint.find(Path(config.output.path) / "checkpoints")
+    found = checkpoint.find(config.output_folder / "checkpoints")
     if found and config.output.resume:
         before = checkpoint.read_manifest(found[-1]).spec
         known = dict(zip(before.heads, before.base or (0.0,) * len(before.heads), strict=True))

@@ -8,12 +8,12 @@ frames. `trainer.run.server_commands` is the side that sends them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from configuration.stores import from_address
 from trainer.server.replicas import Replica, Replicas
 from trainer.server.ring import ARCS
 from trainer.server.shard import Shard
@@ -92,7 +92,7 @@ def _checkpoint(replicas: Replicas, shard: int, frames: Sequence[Any], *, folder
     snapshot, spec = replicas.held[shard].shard.snapshot(), replicas.held[shard].shard.spec
     replicas.run_later(
         f"checkpoint {shard}",
-        lambda: [msgspec.to_builtins(write_shard(Path(folder), shard, snapshot, spec))],
+        lambda: [msgspec.to_builtins(write_shard(from_address(folder), shard, snapshot, spec))],
     )
     return snapshot.rows, []
 
@@ -120,7 +120,7 @@ def _export(
         replicas.run_later(
             f"export {shard}",
             lambda: msgspec.to_builtins(
-                write_tables(Path(folder), number, shard, names, changed, spec)
+                write_tables(from_address(folder), number, shard, names, changed, spec)
             ),
         )
     return sum(len(keys) for keys, _, _ in changed), dense

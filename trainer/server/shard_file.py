@@ -10,16 +10,15 @@ each, the deduplication marks and the step.
 from __future__ import annotations
 
 import io
-import os
 import zipfile
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 import xxhash
 
-from trainer.disk import naming
+from configuration.stores import Folder
+from trainer.disk import replacing
 from trainer.server.shard import Push, ShardSnapshot, TablePush
 from trainer.spec import ModelSpec
 from trainer.table.finite import check_rows, check_vector
@@ -34,18 +33,19 @@ class File(msgspec.Struct, frozen=True):
     checksum: str
 
 
-def write_shard(folder: Path, shard: int, snapshot: ShardSnapshot, spec: ModelSpec) -> File:
+def write_shard(folder: Folder, shard: int, snapshot: ShardSnapshot, spec: ModelSpec) -> File:
     """Write one shard's file in `folder`, and flush it.
 
     Raises WriteError; and NotFiniteError, before anything is written.
     """
     check_snapshot(f"checkpoint, shard {shard}", snapshot, spec)
     path = folder / f"shard-{shard}.npz"
-    with naming(path), path.open("wb") as file:
+    with replacing(path) as file:
         write_snapshot(snapshot, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return File(path.name, path.stat().st_size, checksum(path))
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        digest = checksum(file)
+    return File(path.name, size, digest)
 
 
 def check_snapshot(what: str, snapshot: ShardSnapshot, spec: ModelSpec) -> None:
@@ -59,12 +59,11 @@ def check_snapshot(what: str, snapshot: ShardSnapshot, spec: ModelSpec) -> None:
         check_vector(what, array)
 
 
-def checksum(path: Path) -> str:
-    """XXH3-128 of a file, in hex. Raises OSError."""
+def checksum(file: BinaryIO) -> str:
+    """XXH3-128 of an open file from here on, in hex. Raises OSError."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    while block := file.read(1 << 22):
+        digest.update(block)
     return str(digest.hexdigest())
 
 

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from configuration.stores import Folder
 from trainer.spec import ModelSpec, Since
 
 Floats = npt.NDArray[np.float32]
@@ -121,7 +122,7 @@ class Current(msgspec.Struct, frozen=True):
     number: int
 
 
-def read_current(root: Path) -> Current | None:
+def read_current(root: Folder) -> Current | None:
     """The newest export, or None if there is none. Raises ContentError, OSError."""
     try:
         data = (root / CURRENT).read_bytes()
@@ -130,7 +131,7 @@ def read_current(root: Path) -> Current | None:
     return decoded(root / CURRENT, data, Current)
 
 
-def read_manifest(folder: Path, run_id: str, number: int) -> Manifest:
+def read_manifest(folder: Folder, run_id: str, number: int) -> Manifest:
     """The manifest of an export in the run's folder.
 
     Raises GapError if it is not there, ContentError or RunError if it is not what it should be, and
@@ -153,7 +154,7 @@ def read_manifest(folder: Path, run_id: str, number: int) -> Manifest:
     return manifest
 
 
-def published(folder: Path) -> list[int]:
+def published(folder: Folder) -> list[int]:
     """The numbers of the exports in a run's folder, in no order. Raises OSError."""
     if not folder.is_dir():
         return []
@@ -161,7 +162,7 @@ def published(folder: Path) -> list[int]:
     return [int(match[1]) for match in found if match]
 
 
-def folder_of(root: Path, run_id: str) -> Path:
+def folder_of(root: Folder, run_id: str) -> Folder:
     """The folder of a run. Raises ValueError for an id that is not the name of a folder."""
     if run_id in ("", ".", "..") or Path(run_id).name != run_id:
         raise ValueError(f"the run id {run_id!r} is not the name of a folder")
@@ -179,7 +180,7 @@ def files_of(manifest: Manifest) -> list[FileInfo]:
     return files if manifest.dense is None else [*files, manifest.dense]
 
 
-def must_be_whole(folder: Path, file: FileInfo) -> Path:
+def must_be_whole(folder: Folder, file: FileInfo) -> Folder:
     """The path of a file that is there, with the size that the manifest gives.
 
     Raises ContentError, or ChecksumError for another size. The checksum is not computed here.
@@ -196,7 +197,7 @@ def must_be_whole(folder: Path, file: FileInfo) -> Path:
     return path
 
 
-def decoded(path: Path, data: bytes, kind: type[_Struct]) -> _Struct:
+def decoded(path: Folder, data: bytes, kind: type[_Struct]) -> _Struct:
     """JSON as a struct of type `kind`. Raises ContentError, with `path` in it."""
     try:
         return msgspec.json.decode(data, type=kind)

@@ -7,13 +7,13 @@ p = model.predict(candidates)        # (rows, actions)
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 
+from configuration.stores import Folder
 from trainer.features.batch import Floats
 from trainer.features.encode import Encoder
 from trainer.models import bags
@@ -35,7 +35,7 @@ class ServedModel:
         self._logits: Any = jax.jit(Network(self.spec).logits)
 
     @classmethod
-    def open(cls, root: Path) -> ServedModel:
+    def open(cls, root: Folder) -> ServedModel:
         """The newest export under `root`. Raises ServingError."""
         return cls(Snapshot.open(root))
 

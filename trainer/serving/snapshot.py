@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
+from configuration.stores import Folder, StorePath
 from trainer.serving.format import (
     CURRENT,
     ChecksumError,
@@ -53,12 +53,12 @@ class View:
 class Snapshot:
     """The newest parameters, in memory. `view` is replaced by a refresh, and never changed."""
 
-    def __init__(self, root: Path, view: View) -> None:
+    def __init__(self, root: Folder, view: View) -> None:
         self._root = root
         self.view = view
 
     @classmethod
-    def open(cls, root: Path, spec: ModelSpec | None = None) -> Snapshot:
+    def open(cls, root: Folder, spec: ModelSpec | None = None) -> Snapshot:
         """Read the newest base of the current run, and the deltas after it.
 
         `spec`: the model that is expected, or None for any.
@@ -105,7 +105,7 @@ class Snapshot:
         return self.view.lookup(table, keys)
 
 
-def _read(root: Path, spec: ModelSpec | None, known: View | None) -> View:
+def _read(root: Folder, spec: ModelSpec | None, known: View | None) -> View:
     """The current export: from `known` by deltas where they are all there is new, else anew."""
     current = read_current(root)
     if current is None:
@@ -141,7 +141,7 @@ def _read(root: Path, spec: ModelSpec | None, known: View | None) -> View:
     return View(newest, tables, _read_dense(folder, newest))
 
 
-def _read_change(folder: Path, manifest: Manifest, table: str, width: int) -> Change:
+def _read_change(folder: Folder, manifest: Manifest, table: str, width: int) -> Change:
     """What an export says of a table, all shards together."""
     keys = [np.empty(0, np.uint64)]
     values = [np.empty((0, width), np.float32)]
@@ -173,7 +173,7 @@ def _read_change(folder: Path, manifest: Manifest, table: str, width: int) -> Ch
     return Change(every, np.concatenate(values)[order], np.concatenate(removed)[order])
 
 
-def _read_dense(folder: Path, manifest: Manifest) -> Floats:
+def _read_dense(folder: Folder, manifest: Manifest) -> Floats:
     if manifest.dense is None:
         return np.empty(0, np.float32)
     content = _read_arrow(folder, manifest.dense)
@@ -183,10 +183,13 @@ def _read_dense(folder: Path, manifest: Manifest) -> Floats:
     return np.array(content["value"].to_numpy(), np.float32)
 
 
-def _read_arrow(folder: Path, file: FileInfo) -> Any:
+def _read_arrow(folder: Folder, file: FileInfo) -> Any:
     path = must_be_whole(folder, file)
-    with pa.memory_map(str(path)) as mapped:
-        buffer = mapped.read_buffer()
+    if isinstance(path, StorePath):
+        buffer = pa.py_buffer(path.read_bytes())
+    else:
+        with pa.memory_map(str(path)) as mapped:
+            buffer = mapped.read_buffer()
     if xxhash.xxh3_128_hexdigest(buffer) != file.xxh3_128:
         raise ChecksumError(f"{path} has another checksum than its manifest says")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from configuration.stores import Folder
 from trainer.disk import naming, replace, replacing
 from trainer.serving.format import (
     CURRENT,
@@ -42,7 +42,7 @@ _ROWS_A_BATCH = 1 << 17
 
 
 def write_part(
-    folder: Path,
+    folder: Folder,
     number: int,
     shard: int,
     table_name: str,
@@ -85,7 +85,7 @@ def write_part(
 
 
 def write_tables(
-    folder: Path,
+    folder: Folder,
     number: int,
     shard: int,
     tables: Iterable[str],
@@ -106,7 +106,7 @@ def write_tables(
     ]
 
 
-def write_dense(folder: Path, number: int, dense: Floats) -> FileInfo:
+def write_dense(folder: Folder, number: int, dense: Floats) -> FileInfo:
     """Write the dense parameters, (parameters,), for export `number`.
 
     Raises as `write_tables`.
@@ -118,7 +118,7 @@ def write_dense(folder: Path, number: int, dense: Floats) -> FileInfo:
     return _write_arrow(folder, number, f"dense-{number:06d}.arrow", table)
 
 
-def publish(root: Path, manifest: Manifest) -> None:
+def publish(root: Folder, manifest: Manifest) -> None:
     """Write the manifest, when all parts are there, and make the export the current one.
 
     Publishing the same again does no harm, so it can be repeated after a crash.
@@ -132,10 +132,10 @@ def publish(root: Path, manifest: Manifest) -> None:
         raise ValueError("a run begins with a base, which has number 0 or more")
     path = folder / manifest_name(manifest.number)
     data = msgspec.json.format(msgspec.json.encode(manifest))
-    if path.exists() and path.read_bytes() != data:
+    if path.is_file() and path.read_bytes() != data:
         raise ExportExistsError(f"{path} is another export")
     before = manifest.number - 1
-    if manifest.kind == "delta" and not (folder / manifest_name(before)).exists():
+    if manifest.kind == "delta" and not (folder / manifest_name(before)).is_file():
         raise GapError(manifest.run_id, before)
     for file in files_of(manifest):
         must_be_whole(folder, file)
@@ -146,7 +146,7 @@ def publish(root: Path, manifest: Manifest) -> None:
     replace(root / CURRENT, msgspec.json.encode(Current(manifest.run_id, manifest.number)))
 
 
-def next_number(root: Path, run_id: str) -> int:
+def next_number(root: Folder, run_id: str) -> int:
     """The number after the last that the run published; 0 where it published none.
 
     A trainer that resumes from a checkpoint writes a base under this number, because it does not
@@ -155,7 +155,7 @@ def next_number(root: Path, run_id: str) -> int:
     return max(published(folder_of(root, run_id)), default=-1) + 1
 
 
-def prune(root: Path, keep_bases: int = 2) -> list[Path]:
+def prune(root: Folder, keep_bases: int = 2) -> list[Folder]:
     """Remove exports that readers of the current one do not need; return their files.
 
     Of the current run, the newest `keep_bases` bases and all that follows them stay. Other runs are
@@ -193,7 +193,7 @@ def prune(root: Path, keep_bases: int = 2) -> list[Path]:
     return removed
 
 
-def discard(root: Path, run_id: str) -> None:
+def discard(root: Folder, run_id: str) -> None:
     """Remove what a run wrote for an export that it did not publish. Raises OSError."""
     folder = folder_of(root, run_id)
     if not folder.is_dir():
@@ -207,7 +207,7 @@ def discard(root: Path, run_id: str) -> None:
         folder.rmdir()
 
 
-def _remove(folder: Path, before: int | None) -> list[Path]:
+def _remove(folder: Folder, before: int | None) -> list[Folder]:
     """Remove the files of exports before a number (None: of all), and return them."""
     numbered = ((path, NUMBERED.match(path.name)) for path in folder.iterdir())
     files = [
@@ -246,8 +246,8 @@ class _Hashing:
         """Whoever opened the file closes it."""
 
 
-def _write_arrow(folder: Path, number: int, name: str, table: Any) -> FileInfo:
-    if (folder / manifest_name(number)).exists():
+def _write_arrow(folder: Folder, number: int, name: str, table: Any) -> FileInfo:
+    if (folder / manifest_name(number)).is_file():
         raise ExportExistsError(f"export {number} in {folder} is published")
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)

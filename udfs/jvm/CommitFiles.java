@@ -232,11 +232,10 @@ public final class CommitFiles extends AbstractStreamOperator
                 }
             }
         } else {
-            BucketWriter.PendingFile pending = ParquetFiles.pending(writers, token);
             if (again) {
-                pending.commitAfterRecovery();
+                ParquetFiles.pending(writers, token).commitAfterRecovery();
             } else {
-                pending.commit();
+                commitOnce(token);
             }
             for (int i = 0; inputs != null && i < inputs.length; i++) {
                 Path input = new Path(inputs[i]);
@@ -251,6 +250,16 @@ public final class CommitFiles extends AbstractStreamOperator
         incomplete.add(ParquetFiles.partition(file));
         lastVisible.set(getProcessingTimeService().getCurrentProcessingTime());
         return true;
+    }
+
+    private void commitOnce(byte[] token) throws IOException {
+        try {
+            ParquetFiles.pending(writers, token).commit();
+        } catch (IOException e) {
+            // An object store may have done it, and its answer was lost. This looks, and fails if not.
+            LOG.warn("a file could not be made visible at once ({}); looking again", e.toString());
+            ParquetFiles.pending(writers, token).commitAfterRecovery();
+        }
     }
 
     /** All rows that came before this watermark are visible. */

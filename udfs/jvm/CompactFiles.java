@@ -1,6 +1,7 @@
-// Messages about files in and out (ParquetFiles.message). Where a unit has several files, their rows are
-// written into one, which is finished before the barrier of the checkpoint that has those files. So no
-// state is kept here. Nothing becomes visible and nothing is deleted here: CommitFiles does both.
+// Messages about files in and out (ParquetFiles.message). Where a unit has several files, or one that no
+// rename can make visible, their rows are written into one, which is finished before the barrier of the
+// checkpoint that has those files. So no state is kept here. Nothing becomes visible and nothing is
+// deleted here: CommitFiles does both.
 
 import org.apache.flink.configuration.Configuration;
 import org.apache.flink.connector.file.table.stream.compact.CompactContext;
@@ -47,7 +48,7 @@ public final class CompactFiles extends AbstractStreamOperator implements OneInp
     public void processElement(StreamRecord record) throws Exception {
         Row unit = (Row) record.getValue();
         String[] inputs = ParquetFiles.inputs(unit);
-        if (inputs == null || inputs.length == 1) {
+        if (inputs == null || (inputs.length == 1 && format.renames())) {
             // visible as it is, or under another name
             output.collect(new StreamRecord(unit));
             return;

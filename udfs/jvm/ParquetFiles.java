@@ -9,7 +9,7 @@
 // was begun after: by these two jobs/pipeline/newer_rows.py tells whether a snapshot has its rows.
 //
 // A message is a Row: the partition, the path of the file when it is visible, its size, what is needed
-// to make it visible (null: renaming its one input does it), and the files that it was compacted from
+// to make it visible (null: renaming its one input does it, see renames), and the files that it was compacted from
 // (null: none).
 
 final class ParquetFiles {
@@ -17,6 +17,10 @@ final class ParquetFiles {
     private static final String UNCOMPACTED = ".uncompacted-", COMPACTED = "compacted-";
     private static final String NO_PARTITION = "__DEFAULT_PARTITION__";
     private static final int BATCH = 2048;
+    /** File systems on which a rename happens at once or not at all. */
+    private static final java.util.List RENAMING =
+            java.util.Arrays.asList(
+                    new String[] {"file", "hdfs", "viewfs", "webhdfs", "abfs", "abfss"});
 
     private final org.apache.flink.core.fs.Path folder;
     private final String run;
@@ -61,6 +65,15 @@ final class ParquetFiles {
 
     boolean compact() {
         return compact;
+    }
+
+    /**
+     * Whether a file can be made visible by renaming it. In an object store a rename is a copy and a
+     * deletion, and a crash in between leaves both.
+     */
+    boolean renames() {
+        String scheme = folder.toUri().getScheme();
+        return scheme == null || RENAMING.contains(scheme);
     }
 
     long fileSize() {
