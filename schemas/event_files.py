@@ -1,6 +1,6 @@
-"""How events lie in files: a JSON record per line, as plain text or compressed with gzip.
+"""How events lie in files: a JSON record per line, as plain text or compressed with gzip or zstd.
 
-Whether a file is compressed is told by its first two bytes, not by its name. A UTF-8 byte-order
+Whether and how a file is compressed is told by its first bytes, not by its name. A UTF-8 byte-order
 mark at the start is passed over, and so are blank lines. All offsets count uncompressed bytes.
 """
 
@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-#: What the name of an event file ends in, in lower case; `.gz` may follow.
+from backports import zstd
+
+#: What the name of an event file ends in, in lower case; one of `COMPRESSED` may follow.
 SUFFIXES = (".jsonl", ".ndjson", ".json")
-_OTHER_COMPRESSION = (".bz2", ".lz4", ".snappy", ".xz", ".zip", ".zst", ".zstd")
+COMPRESSED = (".gz", ".zst", ".zstd")
+_OTHER_COMPRESSION = (".bz2", ".lz4", ".snappy", ".xz", ".zip")
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_GZIP = b"\x1f\x8b"
-#: Compressed files that stay half read at once, each with some 50 KB of decoder. Beyond that, the
-#: one that was not used for longest is decompressed from its start when its turn comes again.
+#: Compressed files that stay half read at once, each with its decoder: some 50 KB for gzip, mostly
+#: a few MB for zstd. Beyond that, the one that was not used for longest is decompressed from its
+#: start when its turn comes again.
 _MAX_HALF_READ = 1024
 #: A longer line is a sign that the file does not hold a record per line.
 MAX_LINE_BYTES = 256 << 20
@@ -44,9 +47,11 @@ def named_like_events(name: str) -> bool:
     for suffix in _OTHER_COMPRESSION:
         if lower.endswith(suffix) and lower.removesuffix(suffix).endswith(SUFFIXES):
             raise EventFileError(
-                f"{readable(name)}: {suffix} files are not read; decompress it, or use gzip"
+                f"{readable(name)}: {suffix} files are not read; decompress it, or use gzip or zstd"
             )
-    return lower.removesuffix(".gz").endswith(SUFFIXES)
+    for suffix in COMPRESSED:
+        lower = lower.removesuffix(suffix)
+    return lower.endswith(SUFFIXES)
 
 
 def readable(path: str | Path) -> str:
@@ -55,17 +60,42 @@ def readable(path: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def is_compressed(path: Path) -> bool:
-    """Raises EventFileError for a file that cannot be read, or that is UTF-16."""
+#: Opens a compressed file: its uncompressed bytes.
+_Opener = Callable[["Path | io.RawIOBase"], BinaryIO]
+
+
+def _gzip(file: Path | io.RawIOBase) -> BinaryIO:
+    if isinstance(file, Path):
+        return gzip.GzipFile(file)  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+
+
+def _zstd(file: Path | io.RawIOBase) -> BinaryIO:
+    return zstd.ZstdFile(file)  # type: ignore[return-value]
+
+
+#: By the first bytes of a file. The second kind of frame of zstd holds no data, and may come first.
+_COMPRESSIONS: tuple[tuple[bytes, _Opener], ...] = (
+    (b"\x1f\x8b", _gzip),
+    (b"\x28\xb5\x2f\xfd", _zstd),
+    *((bytes([0x50 + n]) + b"\x2a\x4d\x18", _zstd) for n in range(16)),
+)
+
+
+def _opener(path: Path) -> _Opener | None:
+    """How a file is compressed; None: it is not.
+
+    Raises EventFileError for a file that cannot be read, or that is UTF-16.
+    """
 
     def look() -> bytes:
         with path.open("rb") as file:
-            return file.read(2)
+            return file.read(4)
 
     start = _reading(path, look)
-    if start in _UTF_16:
+    if start[:2] in _UTF_16:
         raise EventFileError(f"{readable(path)}: this is UTF-16 text; convert it to UTF-8")
-    return start == _GZIP
+    return next((opener for magic, opener in _COMPRESSIONS if start.startswith(magic)), None)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -98,9 +128,9 @@ def records(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
 
 def open_file(path: Path) -> BinaryIO:
     """The uncompressed bytes. Raises EventFileError if it cannot be opened."""
-    compressed = is_compressed(path)
-    if compressed:
-        return _reading(path, partial(gzip.GzipFile, path))  # type: ignore[return-value]
+    opener = _opener(path)
+    if opener is not None:
+        return _reading(path, partial(opener, path))
     return _reading(path, lambda: path.open("rb"))
 
 
@@ -112,7 +142,7 @@ def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes
     of a plain one little is read. Raises EventFileError, also for a compressed file that is damaged
     or cut short.
     """
-    compressed = is_compressed(path)
+    compressed = _opener(path) is not None
     size = _reading(path, path.stat).st_size
     start = 0
     with open_file(path) as file:
@@ -164,17 +194,19 @@ class RangeReader:
     """
 
     def __init__(self) -> None:
-        self._half_read: OrderedDict[str, gzip.GzipFile] = OrderedDict()
+        self._half_read: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def read(self, path: str, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`. Raises EventFileError if they are not there."""
         place = Path(path)
         file = self._half_read.pop(path, None)
-        if file is None and not is_compressed(place):
+        if file is not None and file.tell() != start:
+            file = None
+        if file is None and (opener := _opener(place)) is not None:
+            file = opener(_Unopened(place))
+        if file is None:
             data = _reading(place, partial(_read_plain, place, start, end - start))
         else:
-            if file is None or file.tell() != start:
-                file = gzip.GzipFile(fileobj=_Unopened(place))
             data = _reading(place, partial(_read_on, file, start, end - start))
             self._half_read[path] = file
             if len(self._half_read) > _MAX_HALF_READ:
@@ -193,7 +225,7 @@ def _read_plain(path: Path, start: int, count: int) -> bytes:
         return file.read(count)
 
 
-def _read_on(file: gzip.GzipFile, start: int, count: int) -> bytes:
+def _read_on(file: BinaryIO, start: int, count: int) -> bytes:
     file.seek(start)
     return file.read(count)
 
@@ -231,10 +263,10 @@ def _reading(path: Path, read: Callable[[], _T]) -> _T:
         return read()
     except FileNotFoundError:
         raise EventFileError(f"{readable(path)}: there is no such file any more") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError) as error:
         said = "cut short" if isinstance(error, EOFError) else f"damaged ({error})"
         raise EventFileError(
-            f"{readable(path)}: this gzip file is {said}; replace it by a whole one"
+            f"{readable(path)}: this compressed file is {said}; replace it by a whole one"
         ) from None
     except OSError as error:
         raise EventFileError(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,19 @@ def members(path: Path, content: bytes) -> None:
     path.write_bytes(b"".join(map(gzip.compress, parts)) + bytes(20))
 
 
-STORED = (plain, compressed, members)
+def zstandard(path: Path, content: bytes) -> None:
+    path.write_bytes(zstd.compress(content))
+
+
+def frames(path: Path, content: bytes) -> None:
+    """As `cat a.zst b.zst` makes it, cut anywhere; the first frame holds no data."""
+    third = len(content) // 3
+    parts = content[:third], b"", content[third : 2 * third + 1], content[2 * third + 1 :]
+    no_data = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    path.write_bytes(no_data + b"".join(map(zstd.compress, parts)))
+
+
+STORED = (plain, compressed, members, zstandard, frames)
 
 
 def expected(content: bytes) -> list[tuple[int, bytes]]:
@@ -89,7 +102,10 @@ def test_chunks_give_every_line_once(
                 assert again.read(str(path), a, b) == content[a:b]
 
 
-def test_many_half_read_files_keep_no_file_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [compressed, zstandard])
+def test_many_half_read_files_keep_no_file_open(
+    tmp_path: Path, compressed: Callable[[Path, bytes], None]
+) -> None:
     content = b'{"event_time":7}\n' * 1000
     for n in range(50):
         compressed(tmp_path / f"{n}.jsonl.gz", content)
@@ -117,13 +133,26 @@ def test_what_is_half_read_is_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def damaged(content: bytes) -> dict[str, tuple[bytes, str]]:
     packed = gzip.compress(content)
+    # as the program `zstd` does it, and the library does not: with a checksum
+    as_zstd = zstd.compress(content, options={int(zstd.CompressionParameter.checksum_flag): 1})
     return {
-        "cut short": (packed[:-9], "this gzip file is cut short; replace it"),
-        "no trailer": (packed[:-8], "this gzip file is cut short; replace it"),
-        "head only": (packed[:5], "this gzip file is cut short; replace it"),
-        "bits": (packed[:-20] + bytes(12) + packed[-8:], "this gzip file is (damaged|cut short)"),
-        "crc": (packed[:-8] + b"none" + packed[-4:], "this gzip file is damaged"),
-        "garbage after": (packed + b"garbage", "this gzip file is damaged"),
+        "cut short": (packed[:-9], "this compressed file is cut short; replace it"),
+        "no trailer": (packed[:-8], "this compressed file is cut short; replace it"),
+        "head only": (packed[:5], "this compressed file is cut short; replace it"),
+        "bits": (
+            packed[:-20] + bytes(12) + packed[-8:],
+            "this compressed file is (damaged|cut short)",
+        ),
+        "crc": (packed[:-8] + b"none" + packed[-4:], "this compressed file is damaged"),
+        "garbage after": (packed + b"garbage", "this compressed file is damaged"),
+        "zstd cut short": (as_zstd[:-9], "this compressed file is cut short; replace it"),
+        "zstd head only": (as_zstd[:5], "this compressed file is cut short; replace it"),
+        "zstd bits": (
+            as_zstd[:-20] + bytes(12) + as_zstd[-8:],
+            "this compressed file is (damaged|cut short)",
+        ),
+        "zstd checksum": (as_zstd[:-4] + b"none", "this compressed file is damaged"),
+        "zstd garbage after": (as_zstd + b"garbage", "this compressed file is damaged"),
         "utf-16": ("{}\n".encode("utf-16"), "this is UTF-16 text; convert it to UTF-8"),
     }
 
