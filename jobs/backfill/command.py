@@ -121,6 +121,10 @@ def _run(
     edges: Margins,
 ) -> None:
     """Join and publish, with a progress bar of hours."""
+    last = planned.slices[-1]
+    span = edges.of(hours.read(last.first, "from"), hours.read(last.end, "to"))
+    for note in sources.notes(sources.cut(pipeline, *span)):
+        _say(f"warning: {note}")
     of_slice = {piece.folder: _hours(piece) for piece in planned.slices}
     columns = (
         TextColumn("{task.description}"),

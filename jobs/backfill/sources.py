@@ -9,6 +9,7 @@ import msgspec
 from pyarrow import fs
 
 from jobs.backfill import hours
+from jobs.backfill.margins import HOUR_MS
 from jobs.pipeline import archive, archive_plan, file_plan
 from jobs.pipeline.config import (
     ArchiveSource,
@@ -17,6 +18,7 @@ from jobs.pipeline.config import (
     KafkaSource,
     Pipeline,
     SourcesSection,
+    hour_ms,
 )
 from schemas.events import STREAMS, Stream
 from schemas.generations import hour_of
@@ -65,6 +67,22 @@ def are_empty(pipeline: Pipeline) -> bool:
         if any(source.from_ <= hour < source.to for hour in _hours(stream, source)):
             return False
     return True
+
+
+def notes(pipeline: Pipeline) -> list[str]:
+    """What a person should know of a pipeline that `cut` gave: an archive that ends too early."""
+    if are_whole(pipeline):
+        return []
+    found = []
+    for stream in STREAMS:
+        source = getattr(pipeline.sources, stream)
+        last = max(_hours(stream, source), default="none")
+        if last == "none" or hours.text(hour_ms(last) + HOUR_MS) < source.to:
+            found.append(
+                f"the archive of {stream} should be read up to {source.to}, and its last hour is"
+                f" {last}. If more is to come, wait for it: rows are made of what is there"
+            )
+    return found
 
 
 def described(pipeline: Pipeline) -> str:

@@ -342,11 +342,14 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     live(config.parent / "out")
     before = sorted((config.parent / "out").rglob("*"))
     assert asked(config, "--dry-run", "--slice", "1") == 0
-    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out
+    head, first, second, of_tables, _ = out.splitlines()
+    assert "…" not in out
     assert head.split()[:2] == ["replaces", "from"]
     assert first.split()[:2] == ["2026-11-01T22", "2026-11-01T23"]
     assert second.split()[:2] == ["2026-11-01T23", "2026-11-02T00"]
-    assert "2 files" in first
+    assert "6 files, 0.0 MB" in first
+    assert of_tables.count("4 files") == len(running.TABLES)
     assert sorted((config.parent / "out").rglob("*")) == before
 
 

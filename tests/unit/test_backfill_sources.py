@@ -79,6 +79,17 @@ def test_hours_without_a_record_are_empty(tmp_path: Path) -> None:
     assert not sources.are_empty(cut(tmp_path, 5, 6))
 
 
+def test_an_archive_that_ends_too_early_is_noted(tmp_path: Path) -> None:
+    keep(tmp_path, "features", 0, 1, 2)
+    keep(tmp_path, "actions", 0, 1)
+    assert sources.notes(cut(tmp_path, 0, 2)) == []
+    (note,) = sources.notes(cut(tmp_path, 0, 3))
+    assert "actions" in note
+    assert "its last hour is 2026-11-01T01" in note
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    assert len(sources.notes(cut(tmp_path, 0, 1))) == 2
+
+
 def test_topics_without_an_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="archive: this section is required"):
         sources.cut(pipeline(tmp_path, archived=False), START, START + HOUR)
