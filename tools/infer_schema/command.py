@@ -27,7 +27,7 @@ from schemas.mapping.decoding import Skipped, texts_of
 from schemas.samples import reserved_columns
 from tools.infer_schema import proposal
 from tools.infer_schema.seen import PLAIN, Place, Seen, places, where
-from tools.try_mapping.reading import read
+from tools.try_mapping.reading import json_of, not_answered, of_json, read
 
 PROPOSED, NOTHING, WRONG = 0, 1, 2
 
@@ -52,7 +52,11 @@ def infer_schema(
     errors = Console(stderr=True, highlight=False)
     try:
         pipeline = load(config, overrides or ())
-        seen, unused = _look(pipeline, sample, most)
+        pipeline = pipeline if sample is None else of_json(pipeline)
+        try:
+            seen, unused = _look(pipeline, sample, most)
+        except not_answered(pipeline) as error:
+            raise ConfigError(str(error)) from None
     except (ConfigError, event_files.EventFileError) as error:
         errors.print(f"infer-schema: {error}", markup=False, soft_wrap=True)
         return WRONG
@@ -90,13 +94,15 @@ def _look(pipeline: Pipeline, sample: Path | None, most: int) -> tuple[Seen, Cou
     texts = texts_of(pipeline.mappings, "features")
     seen, unused = Seen(PLAIN if mapping is None else where(mapping)), Counter[str]()
     bounds = Bounds(pipeline.sources.features.max_record_bytes)
+    as_json = json_of(pipeline, "features")
     for record in islice(read(pipeline, "features", sample, None, []), most):
         try:
-            bounds.check_bytes(record.raw)
-            if texts is not None and isinstance(texts.of(record.raw, record.time), Skipped):
+            raw = as_json(record.raw)
+            bounds.check_bytes(raw)
+            if texts is not None and isinstance(texts.of(raw, record.time), Skipped):
                 unused["are skipped"] += 1
                 continue
-            seen.add(json_record.read(record.raw))
+            seen.add(json_record.read(raw))
         except BadRecord as bad:
             unused[f"are bad ({bad.reason})"] += 1
     return seen, unused

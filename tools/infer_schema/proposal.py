@@ -30,6 +30,11 @@ class _Found:
     beside: bool = False
 
     @property
+    def logged(self) -> Scope:
+        """The scope of the place itself."""
+        return "context" if self.beside else self.scope
+
+    @property
     def present(self) -> int:
         return self.types.total()
 
@@ -51,13 +56,12 @@ def toml(
     names = _names(found)
     lines: list[str] = []
     fields: list[str] = []
-    for one in found:
-        name = names[one.scope, one.place]
-        is_object = (one.scope, one.place) in seen.objects
+    for one, name in zip(found, names, strict=True):
+        is_object = (one.logged, one.place) in seen.objects
         type_ = None if is_object else merged(set(one.types))
         told = _told(one)
         fault = name_fault(name)
-        if (one.scope, one.place) in labels:
+        if (one.logged, one.place) in labels:
             fault = "[events.actions] reads it, so it may not be known when items are ranked"
         if name.casefold() in reserved:
             fault = f"the samples have a column {name!r} already"
@@ -92,10 +96,10 @@ def _start(seen: Seen, scope: Scope) -> Place:
     return seen.where.item if scope == "item" else seen.where.context
 
 
-def _names(found: Sequence[_Found]) -> dict[tuple[Scope, Place], str]:
+def _names(found: Sequence[_Found]) -> list[str]:
     """The last name of each place; a longer one, or a number, where that is taken."""
     taken: set[str] = set()
-    named: dict[tuple[Scope, Place], str] = {}
+    named: list[str] = []
     for one in found:
         # a dot would make it the name of a part of a list (docs/configuration.md, "Names")
         whole = "_".join(map(str, one.place)).replace(".", "_")
@@ -106,7 +110,7 @@ def _names(found: Sequence[_Found]) -> dict[tuple[Scope, Place], str]:
             alike = unicodedata.normalize("NFC", name).casefold()
             if alike not in taken:
                 taken.add(alike)
-                named[one.scope, one.place] = name
+                named.append(name)
                 break
     return named
 

@@ -20,7 +20,7 @@ from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
 from schemas import event_files
 from schemas.events import STREAMS, Stream
-from tools.try_mapping.reading import read
+from tools.try_mapping.reading import not_answered, of_json, read
 from tools.try_mapping.show import show
 from tools.try_mapping.tried import tried
 
@@ -54,25 +54,43 @@ def try_mapping(
     """
     errors = Console(stderr=True, highlight=False)
     out = Console(highlight=False)
-    bad = False
     try:
         pipeline = load(config, overrides or ())
-        for name in _streams(pipeline, stream, sample, topic):
-            notes: list[str] = []
-            found = tried(pipeline, name, islice(read(pipeline, name, sample, topic, notes), most))
-            show(found, out)
-            for note in notes:
-                errors.print(f"try-mapping: {note}", markup=False, soft_wrap=True)
-            bad |= bool(found.outcomes) and found.rejected == len(found.outcomes)
+        pipeline = pipeline if sample is None else of_json(pipeline)
+        try:
+            rejected = [
+                _shown(pipeline, name, sample, topic, most, out, errors)
+                for name in _streams(pipeline, stream, sample, topic)
+            ]
+        except not_answered(pipeline) as error:
+            raise ConfigError(str(error)) from None
     except (ConfigError, event_files.EventFileError) as error:
         errors.print(f"try-mapping: {error}", markup=False, soft_wrap=True)
         return WRONG
-    return ALL_REJECTED if bad else SHOWN
+    return ALL_REJECTED if any(rejected) else SHOWN
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command with these arguments; returns the exit code."""
     return run(try_mapping, argv, "python -m tools.try_mapping")
+
+
+def _shown(
+    pipeline: Pipeline,
+    stream: Stream,
+    sample: Path | None,
+    topic: str | None,
+    most: int,
+    out: Console,
+    errors: Console,
+) -> bool:
+    """Show records of a stream. Whether there are some, and all are rejected."""
+    notes: list[str] = []
+    found = tried(pipeline, stream, islice(read(pipeline, stream, sample, topic, notes), most))
+    show(found, out)
+    for note in notes:
+        errors.print(f"try-mapping: {note}", markup=False, soft_wrap=True)
+    return bool(found.outcomes) and found.rejected == len(found.outcomes)
 
 
 def _streams(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
+from jobs.pipeline import record_format
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
 from schemas import event_files
 from schemas.events import Origin, Stream
 from tools.audit.source import Record, records
@@ -33,3 +34,44 @@ def read(
     elif topic is not None:
         raise ConfigError(f"--topic: sources.{stream} is no Kafka source")
     yield from records(stream, source, notes)
+
+
+def of_json(pipeline: Pipeline) -> Pipeline:
+    """The pipeline for a sample file, which has a JSON record a line whatever a topic has."""
+
+    def plain(source: object) -> object:
+        if isinstance(source, FilesSource):
+            return source
+        return msgspec.structs.replace(source, format=None)  # type: ignore[type-var]
+
+    sources = pipeline.sources
+    return msgspec.structs.replace(
+        pipeline,
+        sources=msgspec.structs.replace(
+            sources, features=plain(sources.features), actions=plain(sources.actions)
+        ),
+    )
+
+
+def json_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], bytes]:
+    """What makes JSON of a record of a stream, whatever its format.
+
+    It raises BadRecord, and RegistryError when a schema registry cannot be asked.
+    """
+    source = getattr(pipeline.sources, stream)
+    if isinstance(source, FilesSource) or source.format is None:
+        return bytes
+    from schemas.formats.transcode import transcoder
+
+    transcode = transcoder(record_format.of(source.format))
+    return lambda raw: transcode(raw)[0]
+
+
+def not_answered(pipeline: Pipeline) -> tuple[type[Exception], ...]:
+    """What is raised when a schema registry cannot be asked; nothing where no format needs one."""
+    sources = (pipeline.sources.features, pipeline.sources.actions)
+    if all(isinstance(source, FilesSource) or source.format is None for source in sources):
+        return ()
+    from schemas.formats.registry import RegistryError
+
+    return (RegistryError,)

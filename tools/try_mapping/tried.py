@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -19,6 +19,7 @@ from schemas.mapping.decoding import Skipped
 from schemas.mapping.paths import Path, Step, quoted
 from schemas.mapping.plan import ActionMapping, RequestMapping, paths_in
 from tools.audit.source import Record
+from tools.try_mapping.reading import json_of
 from udfs.core.decode_batches import action_decoder, request_decoder
 
 
@@ -57,6 +58,7 @@ def tried(pipeline: Pipeline, stream: Stream, records: Iterable[Record]) -> Trie
     mapping = getattr(pipeline.mappings, stream)
     found = Tried(stream, unread=None if mapping is None else Counter())
     known = set() if mapping is None else _known(mapping, pipeline)
+    as_json = json_of(pipeline, stream)
     for record in records:
         try:
             said = decoder.decode(record.raw, record.origin, record.time)
@@ -65,7 +67,7 @@ def tried(pipeline: Pipeline, stream: Stream, records: Iterable[Record]) -> Trie
         else:
             found.outcomes += _outcomes(record, said)
         if found.unread is not None:
-            found.unread.update(_unread(record.raw, known))
+            found.unread.update(_unread(record.raw, as_json, known))
     return found
 
 
@@ -148,10 +150,10 @@ def _plain(steps: Iterable[Step]) -> _Plain:
     return tuple(step if isinstance(step, str) else None for step in steps)
 
 
-def _unread(raw: bytes, known: set[_Plain]) -> set[str]:
+def _unread(raw: bytes, as_json: Callable[[bytes], bytes], known: set[_Plain]) -> set[str]:
     """The paths of a record below which nothing is asked for."""
     try:
-        record = json_record.read(raw)
+        record = json_record.read(as_json(raw))
     except BadRecord:
         return set()
     above = {path[:n] for path in known for n in range(len(path))}
