@@ -13,6 +13,7 @@ from schemas.generations import Generation, hour_of
 from tests.trainer import runs
 from tests.trainer.runs import BATCH, ROWS, samples, train
 from trainer.config import TrainerConfig
+from trainer.run.session import Session
 
 HALF = ROWS // 2
 MADE = "_generations/g"
@@ -72,6 +73,25 @@ def test_an_hour_that_is_replaced_while_it_is_read(folder: Path, tmp_path: Path)
     done = train(configured(folder, output))
     assert done.session.rows == ROWS
     runs.assert_equal(done.parts, plain.parts)
+
+
+def test_an_hour_is_replaced_under_a_trainer_that_follows(folder: Path, tmp_path: Path) -> None:
+    looks, published = 0, False
+
+    def watch(session: Session) -> None:
+        nonlocal looks, published
+        if session.progress.steps == 3 and not published:
+            publish(folder)
+            published = True
+        looks += session.planner.rows_left == 0
+
+    following = ("samples.follow=true", "samples.poll=1ms")
+    config = configured(folder, tmp_path / "model", *following)
+    session = runs.session_of(config, watch=watch, stopping=lambda: looks > 3)
+    runs.run(session)
+    assert published
+    assert session.rows == ROWS
+    assert not any(entry.path.startswith(MADE) for entry in session.ledger.entries)
 
 
 def test_a_new_run_reads_the_new_rows_of_an_hour(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections import Counter
@@ -17,12 +18,14 @@ from typing import Any
 import pytest
 
 from jobs.backfill import command, hours, removal, running, work
-from jobs.backfill.joining import JoinError
+from jobs.backfill.joining import JoinError, join_apart
 from jobs.backfill.margins import HOUR_MS, Margins
 from jobs.backfill.work import Slice, Work
 from jobs.pipeline.config import ConfigError
+from jobs.pipeline.stopping import Stopped
 from schemas import generations
 from schemas.generations import hour_of, partition_of
+from services import process
 from services.waiting import wait_until
 
 FIRST, END = (hours.read(hour, "") for hour in ("2026-11-01T22", "2026-11-02T00"))
@@ -383,3 +386,29 @@ def test_two_at_once_are_refused(config: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_hour_of_a_partition() -> None:
     assert [hour_of(partition_of(hour)) for hour in PERIOD] == PERIOD
+
+
+def test_a_join_that_fails_says_why_and_where_its_log_is(config: Path, tmp_path: Path) -> None:
+    into = tmp_path / "000"
+    with pytest.raises(JoinError, match=r"exit code 2.*000\.log ends with(?s:.)*no\.such\.key"):
+        join_apart(config, ("no.such.key=1",), (FIRST, END), into, lambda: None)
+
+
+def test_a_join_ends_with_a_backfill_that_is_stopped(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[process.ProcessId] = []
+    real = process.start
+
+    def start(*arguments: Any, **options: Any) -> process.ProcessId:
+        started.append(real(*arguments, **options))
+        return started[0]
+
+    def stopped() -> None:
+        assert started[0].is_running()
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(process, "start", start)
+    with pytest.raises(Stopped):
+        join_apart(config, (), (FIRST, END), tmp_path / "000", stopped)
+    wait_until(lambda: not started[0].is_running(), 60, "the end of the join")
