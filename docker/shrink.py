@@ -30,6 +30,10 @@ def shrink(environment: Path) -> None:
             shutil.rmtree(path)
         elif path.is_file() and path.name.endswith(FILES):
             path.unlink()
+    # The time of the build, which would make each image another.
+    for note in packages.glob("*.dist-info/uv_cache.json"):
+        note.unlink()
+        note.with_name("RECORD").unlink()
     compileall.compile_dir(
         packages, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )

@@ -16,7 +16,7 @@ RUN apt-get update \
 WORKDIR /app
 COPY trainer/pyproject.toml trainer/
 COPY requirements requirements
-COPY services services
+COPY services/__init__.py services/bootstrap.py services/java.py services/
 RUN --mount=type=secret,id=certificates --mount=type=cache,target=/root/.cache \
     mkdir configuration corrections presentation schemas \
  && if [ -f /run/secrets/certificates ]; then export SSL_CERT_FILE=/run/secrets/certificates; fi \
@@ -32,11 +32,11 @@ RUN useradd --no-create-home --home-dir /tmp --uid 9999 trainer \
  && ln -s /app/.venv-trainer/bin/ray /usr/local/bin/ray \
  && rm -rf /var/log/* /var/cache/*
 COPY --from=build /app/.venv-trainer /app/.venv-trainer
-COPY services /app/services
 COPY schemas /app/schemas
 COPY configuration /app/configuration
 COPY corrections /app/corrections
 COPY presentation /app/presentation
+COPY udfs /app/udfs
 COPY jobs /app/jobs
 COPY trainer /app/trainer
 COPY online /app/online

@@ -22,6 +22,8 @@ from services import process
 from services.process import ProcessId
 from services.started import Started
 
+_ROOT = Path(__file__).resolve().parents[2]
+
 # Arguments: the root, the folder for /data, a file for /etc/hosts, the host name, user:group, the
 # working directory, the command.
 _ENTER = """
@@ -37,6 +39,7 @@ mount --bind "$data" "$root/data"
 hostname "$name"
 exec chroot --userspec="$user" --groups= "$root" sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
 """
+_LOOPBACK = "ip link set lo up"  # of a network that has nothing else
 
 
 def missing() -> str | None:
@@ -85,6 +88,13 @@ class ImageRoot(Started):
         process.stop(*self._running)
         _needed("rm", self._container)
 
+    def skip_unless_it_has(self, packages: Sequence[str]) -> None:
+        """Skip the test if the image was built from other code than that of this checkout."""
+        for path in (one for name in packages for one in (_ROOT / name).rglob("*.py")):
+            built = self.root / "app" / path.relative_to(_ROOT)
+            if not built.is_file() or built.read_bytes() != path.read_bytes():
+                pytest.skip(f"the image has another {path.name}: run `make image` first")
+
     def add_data(self, source: Path) -> None:
         """Copy a folder's content to /data, for the image's user."""
         shutil.copytree(source, self.data, dirs_exist_ok=True)
@@ -93,7 +103,7 @@ class ImageRoot(Started):
     def run(self, name: str, *arguments: str, environment: Mapping[str, str] = {}) -> ProcessId:
         """Start a container on this host name; `log` has what it says."""
         started = process.start(
-            self._command(name, [*self.config["Entrypoint"], *arguments]),
+            self._command(name, [*(self.config["Entrypoint"] or ()), *arguments]),
             log=self.log(name),
             environment=self._environment(environment),
             tied=True,
@@ -106,16 +116,19 @@ class ImageRoot(Started):
         return self.folder / f"{name}.log"
 
     def execute(
-        self, *command: str, environment: Mapping[str, str] = {}
+        self, *command: str, environment: Mapping[str, str] = {}, alone: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the image to its end, beside its entry point."""
+        """Run a command in the image to its end, beside its entry point.
+
+        `alone`: in a network of its own, where each port is free.
+        """
         return subprocess.run(
-            self._command("localhost", command),
+            self._command("localhost", command, alone=alone),
             env=self._environment(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
 
@@ -135,8 +148,10 @@ class ImageRoot(Started):
         own = dict(pair.split("=", 1) for pair in self.config["Env"])
         return own | {"HOME": "/tmp"} | dict(more)
 
-    def _command(self, name: str, command: Sequence[str]) -> list[str]:
-        enter = [shutil.which("unshare") or "", "--mount", "--uts", "sh", "-euc", _ENTER, "sh"]
+    def _command(self, name: str, command: Sequence[str], *, alone: bool = False) -> list[str]:
+        enter = [shutil.which("unshare") or "", "--mount", "--uts"]
+        enter += ["--net", "sh", "-euc", _LOOPBACK + _ENTER] if alone else ["sh", "-euc", _ENTER]
+        enter.append("sh")
         places = [str(self.root), str(self.data), str(self._hosts), name]
         return [*enter, *places, self.config["User"], self.config["WorkingDir"], *command]
 

@@ -42,11 +42,7 @@ CODE = ("configuration", "corrections", "jobs", "presentation", "schemas", "tool
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRoot]:
     folder = tmp_path_factory.mktemp("image")
     with ImageRoot("sample-stitch", folder, hosts=("jobmanager", "taskmanager")) as image:
-        for name in CODE:
-            for path in (running.ROOT / name).rglob("*.py"):
-                built = image.root / "app" / path.relative_to(running.ROOT)
-                if not built.is_file() or built.read_bytes() != path.read_bytes():
-                    pytest.skip(f"the image has another {path.name}: run `make image` first")
+        image.skip_unless_it_has(CODE)
         image.add_data(by_hand.load("request_id").folder)
         yield image
 
