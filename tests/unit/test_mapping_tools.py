@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 import tomli_w
 from hypothesis import given, settings
@@ -21,9 +22,10 @@ from schemas.events import STREAMS, Origin, RequestBody, RequestEvent, Stream
 from schemas.mapping.decoding import Skipped
 from tests.effort import examples
 from tests.unit.test_mapping_properties import WHOLE, junk
-from tools.advise_window import read_events
+from tools.advise_window import orphans, read_events
 from tools.audit.decoding import DecodedAction, DecodedRequest
 from tools.audit.mapped import Decoders
+from tools.try_mapping.reading import events_of
 from udfs.core.decode_batches import action_decoder, request_decoder
 
 T = 1_700_000_000_000
@@ -175,3 +177,33 @@ action = { constant = "click" }
     observed = read_events.read(load(tmp_path / "pipeline.toml"))
     click = next(kind for kind in observed.kinds if kind.kind == "click")
     assert sorted(click.delays) == pytest.approx([7_000.0] * 10)
+
+
+def test_orphans_of_mapped_records_are_read(tmp_path: Path) -> None:
+    """An orphan that comes beyond the horizon tells that its impression acted."""
+    text = """
+[events.actions]
+request_id = "q"
+user_id = "u"
+item_id = "i"
+event_time = { path = "t", unit = "s" }
+says = [{ kind = "click", when = "c" }, { kind = "dwell", when = "d", value = "d" }]
+"""
+    (tmp_path / "pipeline.toml").write_text(text + REST)
+    loaded = load(tmp_path / "pipeline.toml")
+    raw = json.dumps({"q": "r", "u": "u", "i": "a", "t": T // 1000 + 90_000, "c": 1, "d": 2.0})
+    rejected = pa.table(
+        {"stream": ["actions"] * 2, "reason": ["orphan_action"] * 2, "raw": [raw.encode()] * 2}
+    )
+    samples = pa.table(
+        {
+            "request_id": ["r"],
+            "item_id": ["a"],
+            "event_time": [T],
+            "delay_click_ms": pa.array([None], pa.int64()),
+            "delay_dwell_ms": pa.array([5]),
+        }
+    )
+    found = orphans.beyond_horizon(rejected, samples, loaded.rules, events_of(loaded, "actions"))
+    assert found.of_known == {"click": 1}
+    assert not found.others

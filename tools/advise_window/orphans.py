@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -61,15 +61,28 @@ def _number(count: int, of: str) -> str:
     return f"{count:,} {of}" if count == 1 else f"{count:,} {of}s"
 
 
-def beyond_horizon(rejected: pa.Table | None, samples: pa.Table, rules: JoinRules) -> Orphans:
-    """Count the orphans of the configured kinds; `samples` has one row per sample."""
+def beyond_horizon(
+    rejected: pa.Table | None,
+    samples: pa.Table,
+    rules: JoinRules,
+    events_of: Callable[[bytes], Sequence[bytes]] | None = None,
+) -> Orphans:
+    """Count the orphans of the configured kinds; `samples` has one row per sample.
+
+    `events_of`: the events that a record says, as docs/events.md has them; None where each record
+    is one.
+    """
     found = Orphans()
     if rejected is None:
         return found
     wanted = pc.and_(
         pc.equal(rejected["stream"], "actions"), pc.equal(rejected["reason"], "orphan_action")
     )
-    actions = [a for raw in rejected.filter(wanted)["raw"].to_pylist() if (a := _decoded(raw))]
+    raws: Iterable[bytes] = rejected.filter(wanted)["raw"].to_pylist()
+    if events_of is not None:
+        # each of the actions that a record says may have a row
+        raws = [event for raw in dict.fromkeys(raws) for event in events_of(raw or b"")]
+    actions = [action for raw in raws if (action := _decoded(raw))]
     if not actions:
         return found
     kinds = {kind.name for kind in rules.kinds}

@@ -30,6 +30,7 @@ from tools.advise_window.observations import (
     observe,
 )
 from tools.summary.show import readable_ms
+from tools.try_mapping.reading import events_of
 from udfs.core.matching import JoinRules
 
 #: Reasons of rejected actions that still moved event time.
@@ -65,7 +66,10 @@ def read(pipeline: Pipeline) -> Observed:
     until = _end(pipeline, output, of, samples, late)
 
     beyond = orphans.beyond_horizon(
-        _table(output, "rejected", of, ["stream", "reason", "raw"]), samples, rules
+        _table(output, "rejected", of, ["stream", "reason", "raw"]),
+        samples,
+        rules,
+        events_of(pipeline, "actions"),
     )
     times = _floats(samples["event_time"])
     follow = np.minimum(rules.late_horizon, until - times)

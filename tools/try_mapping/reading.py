@@ -10,7 +10,9 @@ import msgspec
 from jobs.pipeline import record_format
 from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
 from schemas import event_files
+from schemas.bad_record import BadRecord
 from schemas.events import Origin, Stream
+from schemas.mapping.decoding import texts_of
 from tools.audit.source import Record, records
 
 
@@ -65,6 +67,31 @@ def json_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], bytes]:
 
     transcode = transcoder(record_format.of(source.format))
     return lambda raw: transcode(raw)[0]
+
+
+def events_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], list[bytes]] | None:
+    """What gives the events that a record says, as docs/events.md has them, not validated.
+
+    None where each record of the stream is an event as it is. Records that are bad give none, and
+    neither do those whose schema cannot be asked for.
+    """
+    texts = texts_of(pipeline.mappings, stream)
+    faults: tuple[type[Exception], ...] = (BadRecord, *not_answered(pipeline))
+    if texts is None and len(faults) == 1:
+        return None
+    as_json = json_of(pipeline, stream)
+
+    def events(raw: bytes) -> list[bytes]:
+        try:
+            text = as_json(raw)
+        except faults:
+            return []
+        if texts is None:
+            return [text]
+        said = texts.of_or_reason(text, None)
+        return said if isinstance(said, list) else []
+
+    return events
 
 
 def not_answered(pipeline: Pipeline) -> tuple[type[Exception], ...]:
