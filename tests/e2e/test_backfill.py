@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.archives import Kept
 from tests.e2e import outcomes
 from tests.flink import running
 from tests.flink.test_archive_source import configuration, rules
-from tests.timeline import Action, Request
+from tests.timeline import MANY, Action, Request
 
 TABLES = ("samples", "late_actions", "rejected")
 #: 2026-11-01, 00:00 UTC.
@@ -34,6 +35,10 @@ DAY = 86_400_000
 DAYS = 4
 PERIOD = ("2026-11-02T00", "2026-11-04T00")
 STEP = 300_000
+#: Rows before the deadline, and requests that take actions from each other.
+RULES = replace(
+    rules("user_id"), max_actions=MANY, first_emit_after=5_000, emit_positives="on_arrival"
+)
 
 
 def keep(archive: Path) -> None:
@@ -122,7 +127,7 @@ def started(config: Path, log: Path) -> subprocess.Popen[bytes]:
 def test_killed_in_the_middle_it_gives_the_rows_of_the_live_run(tmp_path: Path) -> None:
     keep(tmp_path / "archive")
     config = tmp_path / "pipeline.toml"
-    config.write_text(configuration(rules("request_id")))
+    config.write_text(configuration(RULES))
     running.join(config, tmp_path / "truth")
     truth = everything(tmp_path / "truth")
     assert all(len(found) > 100 for found in truth.values()), {t: len(f) for t, f in truth.items()}
