@@ -143,6 +143,18 @@ def test_late_actions_are_delays_and_the_horizon_or_the_end_bounds_the_follow_up
     assert click.impressions == buy.impressions == 4
 
 
+def test_files_of_before_a_label_became_wider_are_read_with_the_others(tmp_path: Path) -> None:
+    pipe = pipeline(tmp_path)
+    write(pipe, [sample(1, 0, delay_click_ms=5_000), sample(2, 9, delay_click_ms=HOUR)])
+    (file,) = Path(pipe.output.path).glob("samples/*/*/*")
+    table = pq.ParquetFile(file).read()
+    at = table.schema.get_field_index("label_click")
+    wider = table.schema.set(at, pa.field("label_click", pa.float64()))
+    pq.write_table(table.cast(wider), file.with_name("part-1"))
+    click, _ = read_samples.read(pipe).kinds
+    assert sorted(set(click.delays)) == [5_000, HOUR]
+
+
 def test_only_the_last_version_of_a_sample_counts(tmp_path: Path) -> None:
     pipe = pipeline(tmp_path)
     first = {"kind": "provisional", "observed_ms": 0, "mature_click": False}

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from schemas.actions import ActionKind
-from schemas.features import FeatureSchema
+from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.samples import LATE_ACTIONS, REJECTED, samples
 from tools.summary.command import main
 from tools.summary.read import KindSummary, Summary, summarise
@@ -154,6 +154,18 @@ def test_files_of_before_a_kind_was_added_say_nothing_of_it(tmp_path: Path) -> N
     assert summary.impressions == 2
     assert [k.kind for k in summary.kinds] == ["click", "like"]
     assert (kind(summary, "like").negatives, kind(summary, "like").immature) == (1, 0)
+    printed(summary)
+
+
+def test_files_of_before_a_type_became_wider_are_counted_with_the_others(tmp_path: Path) -> None:
+    """A feature or a label may become float64, so both types lie side by side."""
+    total = ActionKind("click", 10_000, "sum")
+    for part, kind_of_click, price in ((AT_9, CLICK, "float32"), (AT_10, total, "float64")):
+        features = FeatureSchema((Feature("price", FeatureType.parse(price)),))
+        row = sample(part, 0, click=(1, 5, True)) | {"price": 0.5}
+        write(tmp_path / "samples" / part, samples(features, [kind_of_click]), [row])
+    summary = summarise(tmp_path)
+    assert (summary.impressions, kind(summary, "click").positives) == (2, 2)
     printed(summary)
 
 

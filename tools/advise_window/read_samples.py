@@ -211,16 +211,18 @@ def _table(output: Path, name: str, of: Current, columns: list[str]) -> pa.Table
     folder, files = output / name, generations.files(output, name, of)
     if not files:
         return None
-    dataset: Any = ds.dataset([str(file) for file in files], format="parquet")
+    paths = [str(file) for file in files]
+    dataset: Any = ds.dataset(paths, format="parquet")
     schemas = list(dict.fromkeys(f.physical_schema for f in dataset.get_fragments()))
-    schema = pa.unify_schemas(schemas)
+    schema = pa.unify_schemas(schemas, promote_options="permissive")
     missing = [name for name in columns if name not in schema.names]
     if missing:
         raise ConfigError(
             f"{folder}: the files have no column {missing[0]!r};"
             " is this the configuration that they were made with?"
         )
-    return dataset.replace_schema(schema).to_table(columns=columns)
+    table: pa.Table = ds.dataset(paths, schema=schema, format="parquet").to_table(columns=columns)
+    return table
 
 
 def _floats(column: pa.ChunkedArray, missing: float | None = None) -> Floats:

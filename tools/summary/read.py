@@ -134,13 +134,15 @@ def _open(output: Path, name: str, of: Current) -> tuple[ds.Dataset | None, Part
     files = generations.files(output, name, of)
     partitions = {path.parent for path in files}
     complete = sum((partition / "_SUCCESS").exists() for partition in partitions)
-    dataset = ds.dataset([str(path) for path in files], format="parquet") if files else None
+    paths = [str(path) for path in files]
+    dataset = ds.dataset(paths, format="parquet") if files else None
     if dataset is not None:
-        # files of before an action or a feature was added do not have its columns
+        # files of before an action or a feature was added, or got a wider type, are different
         fragments = list(dataset.get_fragments())
         schemas = list(dict.fromkeys(f.physical_schema for f in fragments))
         if len(schemas) > 1:
-            dataset = dataset.replace_schema(pa.unify_schemas(schemas))
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            dataset = ds.dataset(paths, schema=schema, format="parquet")
     return dataset, Part(
         name=name,
         rows=dataset.count_rows() if dataset is not None else 0,
