@@ -30,8 +30,10 @@ STALE_WORKERS, STALE_SERVERS, STALE_BATCH, STALE_PAUSE_S = 4, 2, 256, 0.05
 NAMES: Mapping[str, str] = {
     "ours-4096": "1 process, 1 core, batch 4,096",
     "ours-1024": "1 process, 1 core, batch 1,024",
+    "ours-share": "1 process, 1 core, 5 % in slices",
     "ours-4096-2": "1 process, 2 cores, batch 4,096",
     "ours-1-1": "1 worker, 1 server",
+    "ours-1-1-16384": "1 worker, 1 server, batch 16,384",
     "ours-2-2-bsp": "2 workers, 2 servers, BSP",
     "ours-2-2-ssp": "2 workers, 2 servers, SSP 10",
     "ours-2-2-async": "2 workers, 2 servers, async",
@@ -65,8 +67,10 @@ def _peer(**settings: Any) -> _Make:
 OURS: Mapping[str, _Make] = {
     "ours-4096": _ours(core=ONE_CORE),
     "ours-1024": _ours(core=ONE_CORE, batch=1024),
+    "ours-share": _ours(core=ONE_CORE, slice_share=0.05),
     "ours-4096-2": _ours(),
     "ours-1-1": _ours(servers=1),
+    "ours-1-1-16384": _ours(servers=1, batch=16384),
     "ours-2-2-bsp": _ours(workers=2, servers=2, consistency="bsp"),
     "ours-2-2-ssp": _ours(workers=2, servers=2),
     "ours-2-2-async": _ours(workers=2, servers=2, consistency="async"),
@@ -87,7 +91,7 @@ VW_RATED = ("vw-text", "vw-cache", "vw-text-2", "vw-cache-2", "vw-strings")
 TURNS = (
     *("ours-4096", "vw-text", "ours-1024", "vw-cache", "ours-4096-2", "vw-text-2"),
     *("ours-1-1", "vw-cache-2", "ours-2-2-bsp", "vw-strings", "ours-2-2-ssp", "sklearn"),
-    *("ours-2-2-async", "river", "sklearn-hashed"),
+    *("ours-2-2-async", "river", "ours-share", "sklearn-hashed", "ours-1-1-16384"),
 )
 #: For its AUC, once: it writes its predictions, and its time does not count.
 VW_PREDICTING = _peer(peer="vw", predictions=True)

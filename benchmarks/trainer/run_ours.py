@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,25 @@ def main() -> int:
 
 
 def measured(spec: OursSpec) -> dict[str, Any]:
-    """One pass over the data after a warm-up; `seconds` are those in which batches were done."""
+    """One pass over the data after a warm-up.
+
+    `seconds`: from before the first file is looked for to the end of the last batch. `cpu_s`: of
+    this process in that time, all its threads; None where others compute as well.
+    """
     # `train` sets what JAX is to be started with, so it comes first
     from benchmarks.trainer.sessions import coordinator_in, session_of
     from benchmarks.trainer.warming import warm_up
 
-    session = session_of(spec)
+    began, ended = (0.0, 0.0), (0.0, 0.0)
+
+    def batch_done(_: object) -> None:
+        nonlocal ended
+        ended = time.perf_counter(), time.process_time()
+
+    session = session_of(spec, watch=batch_done)
     try:
         warm_up(session, Path(spec.warm))
+        began = time.perf_counter(), time.process_time()
         session.run()
         stats = session.runner.stats()
     finally:
@@ -40,7 +52,8 @@ def measured(spec: OursSpec) -> dict[str, Any]:
     clocks = None if coordinator is None else coordinator.dispatcher.clocks
     return {
         "rows": p.rows,
-        "seconds": p.busy_s,
+        "seconds": ended[0] - began[0],
+        "cpu_s": None if spec.servers else ended[1] - began[1],
         "log_loss": of_all.measures.log_loss,
         "normalized_entropy": of_all.measures.normalized_entropy,
         "auc": of_all.measures.auc,

@@ -59,10 +59,10 @@ def _vw(spec: PeerSpec) -> dict[str, Any]:
     predictions = scratch / "predictions.txt"
     if spec.predictions:
         arguments += ["-p", str(predictions)]
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     # the whole driver runs in here
     workspace = Workspace(arg_list=arguments)
-    seconds = time.perf_counter() - began
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     rows = int(workspace.get_weighted_examples())
     log_loss = workspace.get_sum_loss() / rows
     workspace.finish()
@@ -72,7 +72,7 @@ def _vw(spec: PeerSpec) -> dict[str, Any]:
     auc = None
     if spec.predictions:
         auc = _auc(labels, np.loadtxt(predictions))
-    return _told(rows, seconds, log_loss, labels, auc)
+    return _told(rows, seconds, log_loss, labels, auc) | {"cpu_s": cpu_s}
 
 
 def _sklearn(spec: PeerSpec) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def config_of(spec: OursSpec) -> TrainerConfig:
         "train.consistency": spec.consistency,
         "train.staleness": spec.staleness,
         "train.steps": spec.steps,
+        "evaluation.slice_share": spec.slice_share,
         "output.path": f"{spec.scratch}/model",
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]

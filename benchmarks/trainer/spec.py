@@ -16,6 +16,7 @@ ONE_CORE = 0
 class OursSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`data` and `warm`: folders of `data.folder_of`. `core`: to be pinned to. `slow`: by worker.
 
+    `slice_share`: of the rows, those that are counted in slices of the evaluation.
     `most_in_flight`: batches; also fewer than there are workers, which a configuration cannot say.
     """
 
@@ -30,6 +31,7 @@ class OursSpec(msgspec.Struct, frozen=True, kw_only=True):
     staleness: int = 10
     most_in_flight: int | None = None
     steps: Literal["sample", "batch"] = "sample"
+    slice_share: float = 1.0
     slow: dict[int, float] = {}
     core: int | None = None
     scratch: str = ""
