@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from configuration.stores import Folder, StorePath
+from trainer.config.sections import StepsPer
 from trainer.disk import naming, replace, sync
 from trainer.server.shard import ShardSnapshot
 from trainer.server.shard_file import File, check_snapshot, checksum, read_snapshot
@@ -41,7 +42,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """What a checkpoint holds. `session`: the state of the run (see `trainer.run.session.State`).
 
     `shards`: without them while they are being written. `consistency` and `workers`: of the run
-    that wrote it; they say what the marks and steps mean. `version`: of the format.
+    that wrote it; they say what the marks and steps mean. `version`: of the format. `steps`: per
+    what a key took a step; in releases that did not write it, per batch.
     """
 
     step: int
@@ -51,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True):
     workers: int
     session: dict[str, Any]
     version: int = 1
+    steps: StepsPer = "batch"
 
 
 def begin(root: Folder, step: int) -> Folder:

@@ -156,10 +156,12 @@ def _steps(what: tuple[str, ...], place: Place, arguments: argparse.Namespace) -
                 about = {"name": name, "alpha": alpha}
                 yield "quality", about, *plan.quality(name, alpha)(place)
     if "steps" in what:
-        yield "steps", {"name": "vw"}, *plan.PEERS["vw-text"](place)
+        yield "steps", {"name": "vw"}, *plan.STEP_VW(place)
         for consistency, workers, batch, per in product(
             plan.STEP_CONSISTENCIES, plan.STEP_WORKERS, plan.STEP_BATCHES, plan.STEPS
         ):
+            if workers == 1 and consistency != "bsp":
+                continue  # one worker waits for nobody
             about = {"name": per, "consistency": consistency, "workers": workers, "batch": batch}
             yield "steps", about, *plan.steps(per, consistency, workers, batch)(place)
     if "staleness" in what:

@@ -114,9 +114,11 @@ def quality(name: str, alpha: float) -> _Make:
     return _ours(core=ONE_CORE, batch=int(name), alpha=alpha)
 
 
-#: Of the comparison of a step per sample with one per batch: the whole of what is varied.
-STEP_WORKERS, STEP_BATCHES, STEP_SERVERS = (1, 2, 4, 8), (512, 4096), 2
-STEP_CONSISTENCIES: tuple[Consistency, ...] = ("bsp", "ssp")
+#: Of the comparison of a step per sample with one per batch: the whole of what is varied, with the
+#: trainer's default alpha.
+STEP_WORKERS, STEP_BATCHES, STEP_SERVERS, STEP_ALPHA = (1, 2, 4, 8), (512, 4096), 2, 0.2
+STEP_CONSISTENCIES: tuple[Consistency, ...] = ("bsp", "ssp", "async")
+STEP_VW = _peer(peer="vw", alpha=STEP_ALPHA, core=ONE_CORE)
 STEPS: tuple[Literal["batch", "sample"], ...] = ("batch", "sample")
 
 
@@ -126,7 +128,7 @@ def steps(
     """`batch`: of each worker. Under BSP all workers share one, which is larger then."""
     rows = batch * workers if consistency == "bsp" else batch
     settings = {"steps": steps, "consistency": consistency, "workers": workers, "batch": rows}
-    return _ours(servers=STEP_SERVERS, **settings)
+    return _ours(servers=STEP_SERVERS, alpha=STEP_ALPHA, **settings)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from benchmarks.trainer.plan import (
     STALE_SERVERS,
     STALE_WORKERS,
     STALENESS,
+    STEP_ALPHA,
     STEP_BATCHES,
     STEP_CONSISTENCIES,
     STEP_SERVERS,
@@ -205,9 +206,10 @@ def _steps(runs: list[Raw]) -> Table:
         "A step per sample and a step per batch: log loss / thousand samples per second",
         ("consistency", "workers", "samples per worker's batch", "per batch", "per sample"),
         rows,
-        f"Progressive log loss over all samples, one pass, on {STEP_SERVERS} servers. Under BSP all"
-        " workers share a batch, so that is as many times larger. Vowpal Wabbit: one process, one"
-        " core.",
+        f"Progressive log loss over all samples, one pass, on {STEP_SERVERS} servers, alpha"
+        f" {STEP_ALPHA}. Under BSP all workers share a batch, so that is as many times larger."
+        " Vowpal Wabbit: one process, one core; it predicts a row after it has learned the row"
+        " before.",
     )
 
 

@@ -94,8 +94,7 @@ def test_a_run_begins_with_it_and_keeps_it(tmp_path: Path) -> None:
     rows = 1_000
     clicks = [5 if n % 20 == 0 else None for n in range(rows)]
     joined.samples({"ad": [f"a{n % 7}" for n in range(rows)], "delay_click_ms": clicks})
-    # with a step per sample the first batch would already be learned from
-    first = runs.train_here(joined.configured("model", "train.steps=batch"), stop_after=1)
+    first = runs.train_here(joined.configured("model"), stop_after=1)
     spec = first.session.runner.job.spec
     assert probability(spec.base[0]) == pytest.approx(0.05, abs=0.001)
     # before anything was learned it was as good as always predicting the rate

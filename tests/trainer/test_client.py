@@ -119,7 +119,7 @@ class Servers:
         elif error is None:
             tables = [
                 (value(request.step, t, keys), is_known(keys))
-                for t, keys in enumerate(wire.read_pull(frames))
+                for t, keys in enumerate(wire.read_pull(frames)[0])
             ]
             more = wire.pulled_frames(Pulled(tables, DENSE if request.dense else None))
         return [bytes(frame) for frame in wire.pack(reply, more)]

@@ -91,7 +91,9 @@ class Given:
         self._tables, self._dense = tables, dense
         self.pushed: list[tuple[Sequence[Floats], Floats | None]] = []
 
-    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
+    def pull(
+        self, step: int, keys: Sequence[Keys], *, states: bool = False, samples: Any = None
+    ) -> Pulled:
         known = [np.ones(len(values), np.uint8) for values in self._tables]
         return Pulled(list(zip(self._tables, known, strict=True)), self._dense)
 

@@ -24,6 +24,7 @@ import pytest
 
 from tests.trainer import bits, history
 from tests.trainer.history import Ack, Note, PullBegins, PullEnds, PushBegins, PushEnds
+from trainer.config.sections import StepsPer
 from trainer.run.placement import Placement
 from trainer.run.runner import LostShardError
 from trainer.run.server_commands import ServerCommands
@@ -39,6 +40,8 @@ SEEDS = range(60)
 #: Some faults show in few runs.
 MORE_SEEDS = range(200)
 NODES = 8
+#: A test with seeds is one of both: every other seed.
+STEPS: tuple[StepsPer, ...] = ("batch", "sample")
 #: The place among a batch's keys of one that every batch has.
 EACH = 1
 #: Seconds of a run; only waiting takes time.
@@ -76,9 +79,23 @@ class Batch:
         shared = (1, 2 + self.sequence % 3, 5 + self.worker % 2)
         return [keys_of(own, *shared), keys_of(9, *shared)]
 
-    def gradients(self, values: Sequence[Any]) -> list[Any]:
-        """1 for each key; of an embedding, what depends on the values that were pulled."""
-        return [np.ones_like(values[0]), values[1] / 2 + np.float32(0.1 + self.worker)]
+    def pushed(self, steps: StepsPer, pulled: Sequence[Any]) -> list[Any]:
+        """1 for each key; of an embedding, what depends on the values that were pulled.
+
+        For a step per sample: n has grown by 1.
+        """
+        counted, embedded = np.ones_like(pulled[0]), pulled[1] / 2 + np.float32(0.1 + self.worker)
+        if steps == "sample":
+            counted[:, 0], embedded[:, 2:] = 0.0, 1.0
+        return [counted, embedded]
+
+    @property
+    def samples(self) -> list[Any]:
+        """How many of its samples have each key. Of the first table none has any weight: what is
+        counted is not to be divided.
+        """
+        counts = (np.arange(len(keys), dtype=np.uint32) * n for n, keys in enumerate(self.keys))
+        return [of + np.uint32(of.any()) for of in counts]
 
 
 @cache
@@ -185,12 +202,21 @@ class Worker:
             step = batch.sequence if self.cluster.contributions else 0
             mine = (batch.worker, batch.sequence, step, 0)
             self.notes.append(PullBegins(*mine, self.cluster.tick()))
-            pulled = self.parameters.pull(step, batch.keys)
-            shown = self.cluster.shown.get(float(pulled.tables[0][0][EACH, 0]), -1)
+            by_sample = self.cluster.steps == "sample"
+            pulled = self.parameters.pull(
+                step,
+                batch.keys,
+                states=by_sample,
+                samples=batch.samples if by_sample and not self.cluster.contributions else None,
+            )
+            each = float(pulled.tables[0][0][EACH, 1 if by_sample else 0])
+            shown = int(each) if by_sample else self.cluster.shown.get(each, -1)
             self.notes.append(PullEnds(*mine, self.cluster.tick(), [shown]))
-            gradients = batch.gradients([values for values, _ in pulled.tables])
+            pushed = batch.pushed(self.cluster.steps, [values for values, _ in pulled.tables])
             self.notes.append(PushBegins(*mine, self.cluster.tick()))
-            self.parameters.push(batch.sequence, step, 0, gradients, [None, None], None)
+            self.parameters.push(
+                batch.sequence, step, 0, pushed, [None, None], None, changes=by_sample
+            )
             self.notes.append(PushEnds(*mine, self.cluster.tick()))
             self.todo.popleft()
             self.cluster.answered.append(batch)
@@ -250,12 +276,14 @@ def _close_all() -> None:
 
 @dataclass
 class Cluster:
-    """`zombies`: a server that is lost goes on, and only the coordinator does not know it.
+    """`steps`: by what learners push: gradients, or changes of states (`train.steps`).
 
+    `zombies`: a server that is lost goes on, and only the coordinator does not know it.
     `breaks`: of 1, how often before a message the connection that brings it breaks. `now`: seconds.
     """
 
     seed: int
+    steps: StepsPer = "batch"
     servers: int = 3
     workers: int = 3
     batches: int = 4
@@ -336,7 +364,7 @@ class Cluster:
                 else:
                     self.send(("server", host.replicas.server), action.origin, action.frames)
 
-    def step(self) -> bool:
+    def go(self) -> bool:
         """A message is delivered, or a worker goes on; whether there was anything to do."""
         pairs = [pair for pair, queue in self.queues.items() if queue]
         ready = [w for w in self.crew.values() if w.is_ready]
@@ -353,9 +381,9 @@ class Cluster:
             self._deliver(*chosen)
         return True
 
-    def steps(self, count: int) -> None:
+    def go_on(self, count: int) -> None:
         for _ in range(count):
-            self.step()
+            self.go()
 
     def _break(self, one: Address, other: Address) -> None:
         """What is on its way is lost, in both directions; what was not sent yet comes later."""
@@ -382,7 +410,7 @@ class Cluster:
         head = wire.Command(number, shard, command, wire.pack_arguments(**arguments))
         self.send(COORDINATOR, ("server", server), wire.pack(head, frames))
         while True:
-            assert self.step(), f"server {server} does not answer {command}"
+            assert self.go(), f"server {server} does not answer {command}"
             while self._heard:
                 got = self._heard.popleft()
                 reply = wire.unpack_reply(got)
@@ -456,7 +484,7 @@ class Cluster:
         enough = self.workers * self._given if until is None else until
         idle = 0
         while len(self.answered) < enough:
-            if self.step():
+            if self.go():
                 idle = 0
                 continue
             # nothing is on its way: whoever polls looks again
@@ -470,7 +498,7 @@ class Cluster:
     def finish(self) -> None:
         """All batches; then no message is left, and the last step is applied."""
         self.run()
-        while self.step():
+        while self.go():
             pass
         for shard in self.placement.shards:
             self.commands.settle(self.placement, shard, self._done_steps)
@@ -507,7 +535,8 @@ def assert_each_counts_once(cluster: Cluster) -> None:
             np.concatenate([batch.keys[0] for batch in at_once]), return_counts=True
         )
         for key, count in zip(keys.tolist(), times.tolist(), strict=True):
-            due[key] += count**2
+            # a step adds the square of the sum of gradients to n, or the mean of changes of n
+            due[key] += count**2 if cluster.steps == "batch" else 1
     ring, found = owners(cluster.placement.shards, NODES), dict[int, float]()
     for number, shard in cluster.shards().items():
         mine = times_pushed(shard)
@@ -524,7 +553,7 @@ def against_the_promise(cluster: Cluster) -> list[str]:
     steps = cluster.contributions
     (key,) = keys_of(1).tolist()
     times = {k: n for shard in cluster.shards().values() for k, n in times_pushed(shard).items()}
-    final = times[key] / (steps**2 if steps else 1)
+    final = times[key] / (steps**2 if steps and cluster.steps == "batch" else 1)
     due = cluster.batches * (1 if steps else cluster.workers)
     return history.problems(
         cluster.histories, in_steps=steps is not None, final=[int(final)], due=due
@@ -547,7 +576,7 @@ def lose_a_server(cluster: Cluster) -> None:
 def go_on_for_a_while(cluster: Cluster) -> None:
     """Some batches, and some messages of the next ones."""
     cluster.run(until=cluster.rng.randrange(cluster.workers * cluster.batches - 1))
-    cluster.steps(cluster.rng.randrange(40))
+    cluster.go_on(cluster.rng.randrange(40))
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -556,7 +585,7 @@ def go_on_for_a_while(cluster: Cluster) -> None:
 @pytest.mark.parametrize("contributions", [None, 3])
 @pytest.mark.parametrize("seed", range(10))
 def test_without_faults_each_push_counts_once(seed: int, contributions: int | None) -> None:
-    cluster = Cluster(seed, contributions=contributions)
+    cluster = Cluster(seed, STEPS[seed % 2], contributions=contributions)
     cluster.finish()
     assert len(cluster.shards(backups=True)) == 3
     assert_each_counts_once(cluster)
@@ -564,7 +593,7 @@ def test_without_faults_each_push_counts_once(seed: int, contributions: int | No
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_lost_server_loses_and_repeats_nothing(seed: int) -> None:
-    cluster = Cluster(seed, servers=2 + seed % 3)
+    cluster = Cluster(seed, STEPS[seed % 2], servers=2 + seed % 3)
     go_on_for_a_while(cluster)
     lose_a_server(cluster)
     cluster.finish()
@@ -576,7 +605,9 @@ def test_a_lost_server_loses_and_repeats_nothing(seed: int) -> None:
 def test_a_server_that_was_given_up_and_goes_on_does_no_harm(
     seed: int, contributions: int | None
 ) -> None:
-    cluster = Cluster(seed, servers=2 + seed % 3, contributions=contributions, zombies=True)
+    cluster = Cluster(
+        seed, STEPS[seed % 2], servers=2 + seed % 3, contributions=contributions, zombies=True
+    )
     go_on_for_a_while(cluster)
     lose_a_server(cluster)
     cluster.finish()
@@ -585,10 +616,10 @@ def test_a_server_that_was_given_up_and_goes_on_does_no_harm(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_lost_worker_is_followed_by_one_that_repeats_nothing(seed: int) -> None:
-    cluster = Cluster(seed)
+    cluster = Cluster(seed, STEPS[seed % 2])
     for _ in range(3):
         cluster.run(until=len(cluster.answered) + cluster.rng.randrange(3))
-        cluster.steps(cluster.rng.randrange(40))
+        cluster.go_on(cluster.rng.randrange(40))
         cluster.lose_worker(cluster.rng.randrange(3))
     cluster.finish()
     assert_each_counts_once(cluster)
@@ -596,10 +627,10 @@ def test_a_lost_worker_is_followed_by_one_that_repeats_nothing(seed: int) -> Non
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_worker_and_then_a_server(seed: int) -> None:
-    cluster = Cluster(seed)
+    cluster = Cluster(seed, STEPS[seed % 2])
     go_on_for_a_while(cluster)
     cluster.lose_worker(cluster.rng.randrange(3))
-    cluster.steps(cluster.rng.randrange(30))
+    cluster.go_on(cluster.rng.randrange(30))
     lose_a_server(cluster)
     cluster.finish()
     assert_each_counts_once(cluster)
@@ -610,9 +641,9 @@ def test_a_worker_and_then_a_server(seed: int) -> None:
 def test_what_a_broken_connection_loses_comes_again_and_in_order(
     seed: int, contributions: int | None
 ) -> None:
-    cluster = Cluster(seed, batches=6, contributions=contributions, breaks=0.1)
+    cluster = Cluster(seed, STEPS[seed % 2], batches=6, contributions=contributions, breaks=0.1)
     go_on_for_a_while(cluster)
-    if seed % 2:
+    if seed % 4 < 2:
         lose_a_server(cluster)
     cluster.finish()
     assert_each_counts_once(cluster)
@@ -626,10 +657,13 @@ def test_connections_break_in_these_tests() -> None:
 
 
 def without_faults() -> Any:
-    """Each shard after a run in steps."""
-    cluster = Cluster(0, contributions=3)
-    cluster.finish()
-    return {number: content(shard) for number, shard in cluster.shards().items()}
+    """Each shard after a run in steps, for each form of `train.steps`."""
+    found = {}
+    for steps in STEPS:
+        cluster = Cluster(0, steps, contributions=3)
+        cluster.finish()
+        found[steps] = {number: content(shard) for number, shard in cluster.shards().items()}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -639,27 +673,27 @@ def expected() -> Any:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_steps_a_loss_does_not_show_in_a_single_bit(seed: int, expected: Any) -> None:
-    cluster = Cluster(seed, contributions=3)
+    cluster = Cluster(seed, STEPS[seed % 2], contributions=3)
     go_on_for_a_while(cluster)
     cluster.lose_worker(cluster.rng.randrange(3))
-    cluster.steps(cluster.rng.randrange(30))
+    cluster.go_on(cluster.rng.randrange(30))
     lose_a_server(cluster)
     cluster.finish()
     assert_each_counts_once(cluster)
-    assert {n: content(shard) for n, shard in cluster.shards().items()} == expected
+    assert {n: content(shard) for n, shard in cluster.shards().items()} == expected[cluster.steps]
 
 
 @pytest.mark.parametrize("contributions", [None, 3])
 @pytest.mark.parametrize("seed", range(40))
 def test_what_was_copied_anew_survives_the_next_loss(seed: int, contributions: int | None) -> None:
-    cluster = Cluster(seed, batches=6, contributions=contributions)
+    cluster = Cluster(seed, STEPS[seed % 2], batches=6, contributions=contributions)
     cluster.run(3, until=cluster.rng.randrange(8))
     lose_a_server(cluster)
     cluster.run(3)
     cluster.repair()
     assert len(cluster.shards(backups=True)) == 3
     cluster.run(until=9 + cluster.rng.randrange(8))
-    cluster.steps(cluster.rng.randrange(40))
+    cluster.go_on(cluster.rng.randrange(40))
     lose_a_server(cluster)
     cluster.finish()
     assert_each_counts_once(cluster)
@@ -831,7 +865,7 @@ def test_a_planted_fault_shows_in_what_workers_noted(
     plant(monkeypatch)
 
     def problems(seed: int) -> list[str]:
-        cluster = Cluster(seed, contributions=contributions)
+        cluster = Cluster(seed, STEPS[seed % 2], contributions=contributions)
         go_on_for_a_while(cluster)
         cluster.lose_server(cluster.rng.choice(sorted(cluster.alive)))
         try:
@@ -1068,6 +1102,58 @@ def test_a_command_that_cannot_be_done_is_answered_with_its_error(
 
 
 # -- commands --------------------------------------------------------------------------------------
+
+
+def shares(host: Host, worker: int) -> Any:
+    """The divisors that a worker gets with a pull of three samples of each of two keys."""
+    head = wire.PullRequest(8, 3, 0, 0, False, True, worker)
+    counts = [np.full(2, 3, np.uint32)] * 2
+    (action,) = host.receive(
+        "worker", wire.pack(head, wire.pull_frames([keys_of(1, 2)] * 2, counts))
+    )
+    assert isinstance(action, Answer)
+    pulled = wire.read_pulled(action.frames, SPEC, states=True, divisors=True)
+    assert pulled.divisors is not None
+    return [of.tolist() for of in pulled.divisors]
+
+
+def test_workers_share_the_keys_of_their_newest_pulls() -> None:
+    host = host_with()
+    assert [shares(host, w) for w in (0, 1, 1, 0)] == [[[n] * 2] * 2 for n in (1, 2, 2, 2)]
+
+
+def _not_primary_for_a_while(host: Host) -> None:
+    told(host, "route", epoch=3, backups={})
+    told(host, "route", epoch=3, backups={0: None})
+
+
+def _rows_leave(host: Host) -> None:
+    told(host, "take out", 0, [np.zeros(ARCS, np.bool_).tobytes()])
+
+
+def _rows_come(host: Host) -> None:
+    sent = told(host_with(), "take out", 0, [np.zeros(ARCS, np.bool_).tobytes()])
+    told(host, "take in", 0, sent[-1].frames[1:])
+
+
+@pytest.mark.parametrize("change", [_not_primary_for_a_while, _rows_leave, _rows_come])
+def test_who_shares_is_found_out_anew_after_a_failover_and_when_rows_move(
+    change: Callable[[Host], None],
+) -> None:
+    host = host_with()
+    for worker in range(3):
+        shares(host, worker)
+    change(host)
+    assert shares(host, 0) == [[1.0, 1.0]] * 2
+    assert shares(host, 1) == [[2.0, 2.0]] * 2
+
+
+def test_who_shares_stays_known_where_nothing_changes() -> None:
+    """Another epoch, after another server was lost, is not another primary."""
+    host = host_with()
+    shares(host, 0)
+    told(host, "route", epoch=3, backups={0: None})
+    assert shares(host, 1) == [[2.0, 2.0]] * 2
 
 
 def trained() -> Host:

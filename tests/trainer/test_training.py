@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -142,6 +143,46 @@ def test_another_size_of_batches_from_a_checkpoint_on_misses_no_row(
     going_on(1000, stop_after=2)
     last = going_on(777)
     assert last.session.rows == last.metric("rows") == TRAFFIC.rows
+
+
+@pytest.mark.parametrize(("before", "after"), [("batch", "sample"), ("sample", "batch")])
+def test_a_run_that_goes_on_in_other_steps_says_so_and_keeps_what_it_has(
+    before: str, after: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def going_on(steps: str, stop_after: int) -> Run:
+        ours = ("output.resume=true", f"train.steps={steps}")
+        caplog.clear()
+        return runs.train_here(
+            runs.configured(folder, tmp_path / "run", *ours), stop_after=stop_after
+        )
+
+    going_on(before, 3)
+    (saved,) = checkpoint.find(tmp_path / "run" / "checkpoints")
+    assert checkpoint.read_manifest(saved).steps == before
+    taken = going_on(after, 0)
+    (told,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    assert f"until step-000000000003 a key took a step per {before}" in told
+    assert f"one per {after}" in told
+    assert f'set train.steps = "{before}"' in told
+    runs.assert_equal(
+        taken.parts, runs.one(checkpoint.read_shards(saved, checkpoint.read_manifest(saved)))
+    )
+    going_on(after, 2)
+    assert "until step" in caplog.text
+    # its newest checkpoint is of the other steps
+    assert going_on(after, 1).session.step == 6
+    assert "until step" not in caplog.text
+
+
+def test_a_checkpoint_that_does_not_say_it_took_a_step_per_batch(
+    folder: Path, tmp_path: Path
+) -> None:
+    stopped_at(folder, tmp_path, 1)
+    (saved,) = checkpoint.find(tmp_path / "checkpoints")
+    manifest = json.loads((saved / "manifest.json").read_text())
+    assert manifest.pop("steps") == "sample", "the default of this model"
+    (saved / "manifest.json").write_bytes(json.dumps(manifest).encode())
+    assert checkpoint.read_manifest(saved).steps == "batch"
 
 
 def stopped_at(folder: Path, output: Path, *steps: int) -> None:

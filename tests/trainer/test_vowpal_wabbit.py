@@ -193,10 +193,16 @@ def ours(
 def test_loss_and_weights_are_those_of_vowpal_wabbit(
     made: Samples, tmp_path: Path, l1: float, l2: float, batch: int, steps: StepsPer
 ) -> None:
-    """A step for each sample is what it makes, in batches of one sample or of many."""
+    """A step for each sample is what it makes, in batches of one sample or of many.
+
+    Ours are predicted before their batch is learned, its are not.
+    """
     loss, weights = ours(made, tmp_path, Ftrl(ALPHA, BETA, l1, l2), batch, steps)
     expected, expected_weights = theirs(made, l1, l2)
-    assert loss == pytest.approx(expected, abs=TOLERANCE)
+    if batch == 1:
+        assert loss == pytest.approx(expected, abs=TOLERANCE)
+    else:
+        assert loss > expected + TOLERANCE
     np.testing.assert_allclose(weights, expected_weights, rtol=1e-3, atol=2e-5)
     # it learned something, and l1 took something away
     assert loss < 0.66

@@ -146,8 +146,34 @@ def test_what_does_not_lie_in_one_piece_is_sent_as_if_it_did() -> None:
 def test_the_keys_of_a_pull_come_out_as_they_went_in(sizes: tuple[int, int]) -> None:
     keys = [table.keys for table in push_of(sizes, (False, False), None).tables]
     head = wire.PullRequest(1, 2, 3, 4, True)
-    got = wire.read_pull(over_the_wire(wire.pack(head, wire.pull_frames(keys))))
+    got, _ = wire.read_pull(over_the_wire(wire.pack(head, wire.pull_frames(keys))))
     assert all(same(a, b) for a, b in zip(got, keys, strict=True))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_samples_and_divisors_come_out_as_they_went_in(sizes: tuple[int, int]) -> None:
+    push = push_of(sizes, (True, True), None)
+    keys, samples = [table.keys for table in push.tables], [table.counts for table in push.tables]
+    asked = wire.pull_frames(keys, [s for s in samples if s is not None])
+    head = wire.PullRequest(1, 2, 3, 4, True, True, 5)
+    got, counts = wire.read_pull(over_the_wire(wire.pack(head, asked)), samples=True)
+    assert counts is not None
+    for mine, theirs in ((got, keys), (counts, samples)):
+        assert all(same(a, b) for a, b in zip(mine, theirs, strict=True))
+    known = [np.ones(size, np.uint8) for size in sizes]
+    values = [np.zeros((n, t.width), np.float32) for n, t in zip(sizes, SPEC.tables, strict=True)]
+    divisors = [np.linspace(1, 4, size, dtype=np.float32) for size in sizes]
+    pulled = Pulled(list(zip(values, known, strict=True)), None, divisors)
+    frames = over_the_wire(wire.pack(wire.Reply(1, 2, 3), wire.pulled_frames(pulled)))
+    found = wire.read_pulled(frames, SPEC, divisors=True).divisors
+    assert found is not None
+    assert all(same(a, b) for a, b in zip(found, divisors, strict=True))
+
+
+def test_a_pull_with_fewer_samples_than_keys_is_refused() -> None:
+    frames = wire.pull_frames([np.arange(3, dtype=np.uint64)], [np.ones(2, np.uint32)])
+    with pytest.raises(ValueError, match="as many samples as keys"):
+        wire.read_pull(["head", *frames], samples=True)
 
 
 @pytest.mark.parametrize("sizes", SIZES)

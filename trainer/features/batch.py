@@ -11,6 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
+Counts = npt.NDArray[np.uint32]
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Distinct:
     """
 
     keys: Keys
-    counts: npt.NDArray[np.uint32]
+    counts: Counts
 
 
 @dataclass

@@ -24,7 +24,7 @@ _FNW, _ES_DFM, _DEFER = NUMBERS["fnw"], NUMBERS["es_dfm"], NUMBERS["defer"]
 _TINY = 1e-30
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _sigmoid(x):
     if x >= 0.0:
         return 1.0 / (1.0 + np.exp(-x))
@@ -32,12 +32,12 @@ def _sigmoid(x):
     return e / (1.0 + e)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _fnw(p, label):
     return (1.0 + p) * (1.0 if label > 0.5 else 1.0 - p)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def action_gradient(loss, offset, logit, label, weight, late_logit, late_label, late_weight):
     """The gradient of a row's loss by the logits of one action.
 
@@ -69,6 +69,6 @@ def action_gradient(loss, offset, logit, label, weight, late_logit, late_label, 
         finite = np.isfinite(late) and np.isfinite(late_logit)
     p = _sigmoid(logit + offset)
     gradient = weight * importance * (p - (1.0 if positive else 0.0))
-    counted = weight * importance * (1.0 if positive else np.exp(offset))
+    counted = weight * importance * (1.0 if positive or offset == 0.0 else np.exp(offset))
     finite &= np.isfinite(logit) and np.isfinite(gradient) and np.isfinite(counted)
     return gradient, late, counted, finite

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from trainer.features.batch import Batch, ByRow, Floats, Occurrences
+from trainer.features.batch import Batch, ByRow, Counts, Floats, Occurrences
 from trainer.models.network import embedded_slots
 from trainer.spec import ModelSpec
 
@@ -142,3 +142,25 @@ def _mark_rows(starts, ends, key, slot, known, which, present, unseen):
             if n < slots:
                 present[r, n] = 1
                 unseen[r, n] |= known[np.uint32(key[o])] == 0
+
+
+@njit(cache=True, nogil=True)
+def _count(starts, ends, key, counted, out):
+    for r in range(len(ends)):
+        if counted[r]:
+            for o in range(starts[r], ends[r]):
+                out[key[o]] += 1
+
+
+def samples(batch: Batch) -> list[Counts]:
+    """For each table in how many samples with any weight each key is, uint32 (keys,).
+
+    Of a batch with `by_row`.
+    """
+    of, rows = batch.targets, batch.by_row
+    assert rows is not None
+    counted = (of.weights != 0).any(1) | (of.delayed_weights != 0).any(1)
+    sizes = [len(bag.keys) for bag in batch.tables]
+    found = np.zeros(sum(sizes), np.uint32)
+    _count(rows.starts, rows.ends, rows.key, counted, found)
+    return np.split(found, np.cumsum(sizes)[:-1])

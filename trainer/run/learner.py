@@ -28,7 +28,8 @@ class Learner:
     """Learns batches of a model. Not for several threads.
 
     `rows`: the size of a full batch. `steps`: see `trainer.run.steps`. `slice_share`: the share of
-    the rows that are counted in slices (`trainer.evaluation.sampling`).
+    the rows that are counted in slices (`trainer.evaluation.sampling`). `sharing`: other workers
+    change the same states meanwhile, so changes are divided (`trainer.server.sharing`).
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class Learner:
         rows: int,
         steps: StepsPer = "batch",
         slice_share: float = 1.0,
+        *,
+        sharing: bool = False,
     ) -> None:
         #: The metrics of the batches since the last `take_tally`.
         self.tally = Tally(layout)
-        self._layout = layout
+        self._layout, self._sharing = layout, sharing
         self._sample = RowSample(slice_share, layout.window_ms)
         self._counted = [table.admit_after > 1 for table in spec.tables]
         self._steps: Steps = (
@@ -55,7 +58,9 @@ class Learner:
         """Predict a batch and learn from it. Returns when its push is safe."""
         began = time.perf_counter()
         states = self._steps.states
-        pulled = parameters.pull(step, [bag.keys for bag in batch.tables], states=states)
+        samples = bags.samples(batch) if states and self._sharing else None
+        keys_of = [bag.keys for bag in batch.tables]
+        pulled = parameters.pull(step, keys_of, states=states, samples=samples)
         pulled_at = time.perf_counter()
         made = self._steps.learn(batch, pulled)
         factors = self._sample.factors(batch.times)

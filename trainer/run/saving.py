@@ -88,7 +88,9 @@ class Checkpoints(_InBackground[File]):
         """
         folder = checkpoint.begin(self._folder, step)
         job = runner.job
-        manifest = Manifest(step, job.spec, [], job.consistency, job.workers, session)
+        manifest = Manifest(
+            *(step, job.spec, [], job.consistency, job.workers, session), steps=job.steps
+        )
         self._start(runner.checkpoint(folder), partial(self._keep_whole, folder, manifest))
 
     def _keep_whole(self, folder: Folder, manifest: Manifest, files: Sequence[File]) -> None:

@@ -414,8 +414,13 @@ class Session:
         self._exports.restart()
         self.runner.start(shards)
         _log.info(f"resumed from {folder.name}: {self.rows:,} samples were learned before")
-        # the checkpoint may be of a release that had no other steps than those of a batch
-        _log.info(f"from here on a key takes a step per {self.runner.job.steps} (train.steps)")
+        steps = self.runner.job.steps
+        if manifest.steps != steps:
+            # z, n and weights mean the same for both, so they go on as they are
+            _log.warning(
+                f"until {folder.name} a key took a step per {manifest.steps}; from here on it takes"
+                f' one per {steps}. To go on as before, set train.steps = "{manifest.steps}"'
+            )
 
     def _go_back(self, error: Exception) -> None:
         """Set all shards and the cursor to the last checkpoint, so that each sample counts once.

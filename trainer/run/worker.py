@@ -59,12 +59,14 @@ class Worker:
         self._control.connect(control)
         self._channel = self.make_channel(self._context)
         self._parameters = RemoteParameters(
-            *(job.spec, number, self._channel, self._listen, self._control, self._tell_of_silence),
-            # under BSP the servers do it
-            sharing=job.workers > 1 and job.consistency != "bsp",
+            *(job.spec, number, self._channel, self._listen, self._control, self._tell_of_silence)
         )
         share = job.batch_rows // (job.workers if job.consistency == "bsp" else 1)
-        self._learner = Learner(job.spec, job.rules, job.layout, share, job.steps, job.slice_share)
+        # under BSP the servers know all changes, and divide
+        sharing = job.workers > 1 and job.consistency != "bsp"
+        self._learner = Learner(
+            *(job.spec, job.rules, job.layout, share, job.steps, job.slice_share), sharing=sharing
+        )
         self._batches = Batches(job, self._number_of)
         self._queue: deque[Work] = deque()
         self._names: dict[str, list[str]] = {}

@@ -102,8 +102,7 @@ class RemoteParameters:
     `listen` is called while an answer is waited for. It may call `reroute`, or raise to leave.
     `news` is the socket that it reads; waiting ends when that becomes readable. `silent` is called
     with the number of a shard whenever a request to it is sent again after silence. `clock`: in
-    seconds. `sharing`: other workers change the same states meanwhile, so changes are divided by
-    how many workers work on the key (`trainer.server.sharing`).
+    seconds.
     """
 
     def __init__(
@@ -115,7 +114,6 @@ class RemoteParameters:
         news: Any = None,
         silent: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
-        sharing: bool = False,
     ) -> None:
         self._spec, self._worker, self._channel = spec, worker, channel
         self._listen, self._news = listen, news
@@ -123,9 +121,8 @@ class RemoteParameters:
         self._routing = Routing(-1, {}, 1, None)
         self._owners: Owners = np.empty(0, np.int16)
         self._divisions: list[_Division] = []
-        self._sharing = sharing
-        #: How many workers work on each key of the last pull, if that is to be divided by.
-        self._workers: list[npt.NDArray[np.uint16]] | None = None
+        #: Of the changes of each key of the last pull, if that asked for them.
+        self._divisors: list[Floats] | None = None
         self._next_id = 0
 
     def reroute(self, routing: Routing) -> None:
@@ -136,34 +133,47 @@ class RemoteParameters:
             self._owners = ring.owners(routing.shards, routing.virtual_nodes)
         self._routing = routing
 
-    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
+    def pull(
+        self,
+        step: int,
+        keys: Sequence[Keys],
+        *,
+        states: bool = False,
+        samples: Sequence[Counts] | None = None,
+    ) -> Pulled:
         """See `Parameters.pull`. Asks only the shards that own some of the keys."""
         shards = self._routing.shards
-        divided = states and self._sharing
+        divided = samples is not None
         self._divisions = [divide(self._owners, shards, k) for k in keys]
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
         for shard in shards:
             parts = [d.keys[d.bounds[shard]] for d in self._divisions]
+            counts = None
+            if samples is not None:
+                counts = [
+                    of[d.order[d.bounds[shard]]]
+                    for d, of in zip(self._divisions, samples, strict=True)
+                ]
             dense = shard == self._routing.dense
             if dense or any(len(part) for part in parts):
                 asking = self._worker if divided else None
                 head = wire.PullRequest(0, 0, shard, step, dense, states, asking)
-                messages[shard] = head, wire.pull_frames(parts)
+                messages[shard] = head, wire.pull_frames(parts, counts)
         answers = self._exchange(messages)
         values = [
             np.empty((len(k), t.floats if states else t.width), np.float32)
             for k, t in zip(keys, self._spec.tables, strict=True)
         ]
         known = [np.empty(len(k), np.uint8) for k in keys]
-        self._workers = [np.ones(len(k), np.uint16) for k in keys] if divided else None
+        self._divisors = [np.ones(len(k), np.float32) for k in keys] if divided else None
         vector = None
         for shard, frames in answers.items():
-            pulled = wire.read_pulled(frames, self._spec, states=states, workers=divided)
+            pulled = wire.read_pulled(frames, self._spec, states=states, divisors=divided)
             for t, division in enumerate(self._divisions):
                 at = division.order[division.bounds[shard]]
                 values[t][at], known[t][at] = pulled.tables[t]
-                if self._workers is not None and pulled.workers is not None:
-                    self._workers[t][at] = pulled.workers[t]
+                if self._divisors is not None and pulled.divisors is not None:
+                    self._divisors[t][at] = pulled.divisors[t]
             vector = pulled.dense if pulled.dense is not None else vector
         return Pulled(list(zip(values, known, strict=True)), vector)
 
@@ -181,9 +191,9 @@ class RemoteParameters:
         """See `Parameters.push`. Returns when every shard has taken its part."""
         # Empty pushes are sent too, so every shard's deduplication marks agree, and every shard
         # learns of every step.
-        if changes and self._workers is not None:
-            divisors = [w.astype(np.float32)[:, None] for w in self._workers]
-            gradients = [np.divide(g, d) for g, d in zip(gradients, divisors, strict=True)]
+        if changes and self._divisors is not None:
+            divided = zip(gradients, self._divisors, strict=True)
+            gradients = [of / by[:, None] for of, by in divided]
         messages: dict[int, tuple[wire.Request, wire.Frames]] = {}
         counted = tuple(c is not None for c in counts)
         for shard in self._routing.shards:

@@ -18,6 +18,7 @@ from trainer.server.replicas import Replica, Replicas
 from trainer.server.ring import ARCS
 from trainer.server.shard import Shard
 from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes, write_shard
+from trainer.server.sharing import Sharing
 from trainer.serving.write import write_tables
 from trainer.spec import ModelSpec
 
@@ -60,6 +61,9 @@ def _route(
     """Begins a new epoch. `backups`: the shards that are primary here, and their backup servers."""
     replicas.epoch = epoch
     for number, replica in replicas.held.items():
+        if replica.primary != (number in backups):
+            # what workers have pulled here while it was primary before is long out of date
+            replica.sharing = Sharing()
         replica.primary = number in backups
         replica.backup = backups.get(number)
     return None, []
@@ -133,13 +137,17 @@ def _result(replicas: Replicas, shard: int, frames: Sequence[Any], *, name: str)
 
 def _take_out(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
     """Removes the rows of the arcs in the frame (a boolean each), and answers with them."""
-    moved = replicas.held[shard].shard.take_out(np.frombuffer(frames[0], np.bool_, ARCS))
+    replica = replicas.held[shard]
+    moved = replica.shard.take_out(np.frombuffer(frames[0], np.bool_, ARCS))
+    replica.sharing = Sharing()
     return moved.rows, [snapshot_to_bytes(moved)]
 
 
 def _take_in(replicas: Replicas, shard: int, frames: Sequence[Any]) -> Result:
     """Adds the rows that another shard took out."""
-    replicas.held[shard].shard.take_in(snapshot_from_bytes(frames[0]))
+    replica = replicas.held[shard]
+    replica.shard.take_in(snapshot_from_bytes(frames[0]))
+    replica.sharing = Sharing()
     return None, []
 
 

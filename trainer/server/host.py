@@ -92,11 +92,11 @@ class Host:
         if self._refuses(request):
             return self._other_epoch(origin, request)
         self.replicas.pulls += 1
-        keys = wire.read_pull(frames)
+        keys, samples = wire.read_pull(frames, samples=request.worker is not None)
         replica = self.replicas.held[request.shard]
         pulled = replica.shard.pull(request.step, keys, dense=request.dense, states=request.states)
-        if request.worker is not None:
-            pulled.workers = replica.sharing.pulled(request.worker, keys)
+        if request.worker is not None and samples is not None:
+            pulled.divisors = replica.sharing.pulled(request.worker, keys, samples)
         reply = wire.Reply(request.id, request.shard, self.replicas.epoch)
         return Answer(origin, wire.pack(reply, wire.pulled_frames(pulled)))
 

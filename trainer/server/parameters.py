@@ -17,12 +17,21 @@ from trainer.table.table import Counts, Keys
 class Parameters(Protocol):
     """What a worker needs of the parameters. K is the number of keys of one table."""
 
-    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
+    def pull(
+        self,
+        step: int,
+        keys: Sequence[Keys],
+        *,
+        states: bool = False,
+        samples: Sequence[Counts] | None = None,
+    ) -> Pulled:
         """Values of the keys of each table, in their order, and the dense vector.
 
         `keys`: for each table distinct keys, uint64 (K,). `step`: the global batch (BSP).
-        `states`: the states of the optimizers instead of the values. Raises `client.ServerError`
-        where a server refuses.
+        `states`: the states of the optimizers instead of the values. `samples`: for each table in
+        how many samples of this worker each key is, uint32 (K,), if others change the same states
+        meanwhile; what is pushed is divided then (`trainer.server.sharing`). Raises
+        `client.ServerError` where a server refuses.
         """
 
     def push(
@@ -53,8 +62,15 @@ class LocalParameters:
         self.shard = shard
         self._keys: Sequence[Keys] = []
 
-    def pull(self, step: int, keys: Sequence[Keys], *, states: bool = False) -> Pulled:
-        """See `Parameters.pull`."""
+    def pull(
+        self,
+        step: int,
+        keys: Sequence[Keys],
+        *,
+        states: bool = False,
+        samples: Sequence[Counts] | None = None,
+    ) -> Pulled:
+        """See `Parameters.pull`. There are no other workers."""
         self._keys = keys
         return self.shard.pull(step, keys, dense=True, states=states)
 

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from trainer.server.averages import divisors
 from trainer.server.dense import Dense
 from trainer.server.ring import arcs_of
-from trainer.spec import ModelSpec
+from trainer.spec import ModelSpec, TableSpec
 from trainer.table.admission import merged
 from trainer.table.optimizers import Floats
 from trainer.table.table import Counts, Keys, Rows, Table
@@ -61,13 +62,13 @@ class Push:
 class Pulled:
     """For each table: values float32 (keys, width), or states (keys, floats) if these were asked
     for, and uint8 (keys,), which is 1 where the key has a row. `dense`: the dense vector, float32
-    (D,), if it was asked for and is on this shard. `workers`: if asked for, how many workers share
-    each key, uint16 (keys,), see `trainer.server.sharing`.
+    (D,), if it was asked for and is on this shard. `divisors`: of the changes of each key, if they
+    were asked for, float32 (keys,), see `trainer.server.sharing`.
     """
 
     tables: list[tuple[Floats, npt.NDArray[np.uint8]]]
     dense: Floats | None
-    workers: list[npt.NDArray[np.uint16]] | None = None
+    divisors: list[Floats] | None = None
 
 
 class OutOfStepError(Exception):
@@ -199,7 +200,7 @@ class Shard:
         if to != self.step + 1 or len(self._pending) != self._contributions:
             got = sorted(self._pending)
             raise OutOfStepError(f"step {to} begins, but of {self.step} there is only {got}")
-        self._apply(_added([self._pending[w] for w in sorted(self._pending)]))
+        self._apply(_added([self._pending[w] for w in sorted(self._pending)], self.spec))
         self._pending.clear()
         self.step = to
 
@@ -284,17 +285,17 @@ class Shard:
         self.step = snapshot.step
 
 
-def _added(pushes: Sequence[Push]) -> Push:
+def _added(pushes: Sequence[Push], spec: ModelSpec) -> Push:
     """The pushes of one step as one: gradients and counts are summed in the order given.
 
-    Changes of states are not summed but averaged, see `_added_tables`.
+    Changes of states are not summed but averaged, see `trainer.server.averages`.
     """
     first = pushes[0]
     if len(pushes) == 1:
         return first
     tables = [
-        _added_tables([p.tables[t] for p in pushes], mean=first.changes)
-        for t in range(len(first.tables))
+        _added_tables([p.tables[t] for p in pushes], table if first.changes else None)
+        for t, table in enumerate(spec.tables)
     ]
     dense = None
     if first.dense is not None:
@@ -307,27 +308,26 @@ def _added(pushes: Sequence[Push]) -> Push:
     return Push(*marks, tables, dense, first.changes)
 
 
-def _added_tables(parts: Sequence[TablePush], *, mean: bool) -> TablePush:
-    """`mean`: each number is divided by how many parts have changed it.
-
-    All workers begin a step with the same states. So each of them has moved a key that is in every
-    batch to where one worker's samples want it, and the sum of these moves goes too far by as many
-    times as there are workers. A key that one worker alone has met keeps all of its steps.
-    """
+def _added_tables(parts: Sequence[TablePush], averaged: TableSpec | None) -> TablePush:
+    """`averaged`: the parts are changes of the states of this table; None: gradients."""
     keys, places = np.unique(np.concatenate([p.keys for p in parts]), return_inverse=True)
-    gradients = np.zeros((len(keys), parts[0].gradients.shape[1]), np.float32)
-    changed = np.zeros(gradients.shape if mean else 0, np.float32)
+    shape = len(keys), parts[0].gradients.shape[1]
+    sums = np.zeros(shape, np.float32)
+    changes, squares = (np.zeros(shape if averaged else 0) for _ in range(2))
     counts = None if parts[0].counts is None else np.zeros(len(keys), np.uint32)
     start = 0
     for part in parts:
         at = places[start : start + len(part.keys)]
         # the keys of one push are distinct, so nothing is added twice to one place
-        gradients[at] += part.gradients
-        if mean:
-            changed[at] += part.gradients != 0
+        if averaged is None:
+            sums[at] += part.gradients
+        else:
+            # in float64: the square of a square of a gradient may not be finite in float32
+            changes[at] += part.gradients
+            squares[at] += np.square(part.gradients, dtype=np.float64)
         if counts is not None and part.counts is not None:
             counts[at] += part.counts
         start += len(part.keys)
-    if mean:
-        gradients /= np.maximum(changed, 1)
-    return TablePush(keys, gradients, counts)
+    if averaged is not None:
+        sums = (changes / divisors(averaged, changes, squares)).astype(np.float32)
+    return TablePush(keys, sums, counts)

@@ -21,18 +21,18 @@ import numpy.typing as npt
 
 from trainer.server.shard import Pulled, Push, TablePush
 from trainer.spec import ModelSpec
-from trainer.table.table import Keys
+from trainer.table.table import Counts, Keys
 
 #: A message: the header, and what follows it.
 Frames = list[Any]
 
 
 class PullRequest(msgspec.Struct, tag="pull", array_like=True, frozen=True):
-    """A worker asks for values. Frames: the keys of each table, uint64 (K,).
+    """A worker asks for values. Frames: see `pull_frames`.
 
     `id` names the request in its reply. `step`: the global batch (BSP). `dense`: whether the dense
     vector is wanted, too. `states`: whether states are wanted instead of values. `worker`: who
-    asks, if it wants to know how many workers share each key (`trainer.server.sharing`).
+    asks, if it wants to know by what to divide its changes (`trainer.server.sharing`).
     """
 
     id: int
@@ -168,14 +168,29 @@ def read_push(request: PushRequest, frames: Sequence[Any], spec: ModelSpec) -> P
     return Push(r.worker, r.sequence, r.step, r.now, tables, dense, r.changes)
 
 
-def pull_frames(keys: Sequence[Keys]) -> Frames:
-    """The frames of a pull: for each table its keys, uint64 (K,)."""
-    return [_buffer(k) for k in keys]
+def pull_frames(keys: Sequence[Keys], samples: Sequence[Counts] | None = None) -> Frames:
+    """The frames of a pull: for each table its keys, uint64 (K,).
+
+    Then, if divisors are asked for, for each table how many samples have each key, uint32 (K,).
+    """
+    return [*(_buffer(k) for k in keys), *(_buffer(s) for s in samples or ())]
 
 
-def read_pull(frames: Sequence[Any]) -> list[Keys]:
-    """The keys of each table in a pull, uint64 (K,) each."""
-    return [np.frombuffer(frame, np.uint64) for frame in frames[1:]]
+def read_pull(
+    frames: Sequence[Any], *, samples: bool = False
+) -> tuple[list[Keys], list[Counts] | None]:
+    """The keys of each table in a pull, uint64 (K,), and, if they follow, the samples, uint32 (K,).
+
+    Raises ValueError where there are not as many samples as keys.
+    """
+    tables = len(frames) // 2 if samples else len(frames) - 1
+    keys = [np.frombuffer(frame, np.uint64) for frame in frames[1 : 1 + tables]]
+    if not samples:
+        return keys, None
+    counts = [np.frombuffer(frame, np.uint32) for frame in frames[1 + tables :]]
+    if [len(of) for of in keys] != [len(of) for of in counts]:
+        raise ValueError("a pull has not as many samples as keys")
+    return keys, counts
 
 
 def pulled_frames(pulled: Pulled) -> Frames:
@@ -183,29 +198,29 @@ def pulled_frames(pulled: Pulled) -> Frames:
 
     For each table: values float32 (K, width) or states (K, floats), in the order of the keys asked
     for, and uint8 (K,), which is 1 where the key has a row. Then, if these were asked for, the
-    numbers of workers for each table, uint16 (K,), and the dense vector, float32.
+    divisors for each table, float32 (K,), and the dense vector, float32.
     """
     frames: Frames = []
     for values, known in pulled.tables:
         frames += [_buffer(values), _buffer(known)]
-    for workers in pulled.workers or ():
-        frames.append(_buffer(workers))
+    for of_table in pulled.divisors or ():
+        frames.append(_buffer(of_table))
     if pulled.dense is not None:
         frames.append(_buffer(pulled.dense))
     return frames
 
 
 def read_pulled(
-    frames: Sequence[Any], spec: ModelSpec, *, states: bool = False, workers: bool = False
+    frames: Sequence[Any], spec: ModelSpec, *, states: bool = False, divisors: bool = False
 ) -> Pulled:
-    """What is in an answer to a pull that asked for `states`, and for the numbers of `workers`."""
+    """What is in an answer to a pull that asked for `states`, and for `divisors`."""
     at = iter(frames[1:])
     tables = []
     for table in spec.tables:
         columns = table.floats if states else table.width
         values = np.frombuffer(next(at), np.float32).reshape(-1, columns)
         tables.append((values, np.frombuffer(next(at), np.uint8)))
-    sharing = [np.frombuffer(next(at), np.uint16) for _ in spec.tables] if workers else None
+    sharing = [np.frombuffer(next(at), np.float32) for _ in spec.tables] if divisors else None
     rest = next(at, None)
     return Pulled(tables, None if rest is None else np.frombuffer(rest, np.float32), sharing)
 
