@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,16 +24,21 @@ from starlette.routing import Route
 from configuration import paths
 from configuration.command_line import ServiceFile
 from configuration.command_line import run as run_command
-from configuration.reading import ConfigError, Duration, Section, read
+from configuration.reading import ConfigError, Duration, Section, read, wrong_in
 from online.event_log import ActionLog
 from online.events import InvalidEventError
 from online.http_service import (
+    DISCONNECTED,
     JSON,
     UNREADABLE,
+    AtLeastOne,
+    CannotListenError,
     LogCounts,
+    Port,
     RefusedError,
     application,
     body_of,
+    bound,
     serve,
 )
 from online.sender import may_pass
@@ -45,9 +51,9 @@ class CollectorServer(Section, frozen=True):
     """`[server]`: where it listens, and how large a batch may be."""
 
     address: str = "127.0.0.1"
-    port: int = 8081
-    max_actions: int = 1000
-    max_body_bytes: int = 1 << 20
+    port: Port = 8081
+    max_actions: AtLeastOne = 1000
+    max_body_bytes: AtLeastOne = 1 << 20
 
 
 class CollectorConfig(Section, frozen=True):
@@ -180,11 +186,12 @@ class Instruments:
     def __init__(self, actions: ActionLog) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
-        self.registry.register(LogCounts(PREFIX, lambda: actions.counts))
+        # nothing is lost: their clients were told to send them again
+        self.registry.register(LogCounts(PREFIX, lambda: actions.counts, lost="given_up"))
         self.batches = Counter(
             f"{PREFIX}_batches", "Batches by HTTP status", ["status"], registry=self.registry
         )
-        for status in (200, 400, 413, 503):
+        for status in (200, 400, 413, DISCONNECTED, 503):
             self.batches.labels(str(status))
         self.rejected = Counter(
             f"{PREFIX}_rejected", "Actions by reason", ["reason"], registry=self.registry
@@ -228,6 +235,16 @@ def routes(collector: Collector, instruments: Instruments, max_body_bytes: int) 
     return [Route("/actions", actions, methods=["POST"])]
 
 
+def application_of(config: CollectorConfig, actions: ActionLog) -> Starlette:
+    """The service, without an address. It is ready while the brokers take what it hands them."""
+    instruments = Instruments(actions)
+    return application(
+        routes(Collector(config, actions), instruments, config.server.max_body_bytes),
+        instruments.registry,
+        actions.trouble,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command with these arguments; returns the exit code."""
     return run_command(_serve, argv, "python -m online.collector")
@@ -238,10 +255,12 @@ def _serve(
 ) -> int:
     """Take actions over HTTP, and answer when the broker has them.
 
-    Exit codes: 0 ended by a signal; 2 the configuration is wrong.
+    Exit codes: 0 ended by a signal; 1 it cannot listen; 2 the configuration is wrong.
     """
     try:
         found = read(config, CollectorConfig)
+        if found.answer_within <= 0:
+            raise wrong_in(config, ())("answer_within", "must be longer than 0")
         # A client sends again what it got no answer for, so nothing is tried for longer than that.
         actions = ActionLog(
             paths.beside(config, found.pipeline), give_up_s=found.answer_within / 1e3
@@ -249,14 +268,14 @@ def _serve(
     except ConfigError as error:
         print(f"collector: {error}", file=sys.stderr)
         return 2
-    instruments = Instruments(actions)
-    app: Any = application(
-        routes(Collector(found, actions), instruments, found.server.max_body_bytes),
-        instruments.registry,
-        lambda: None,
-    )
+    try:
+        listening = bound(found.server.address, found.server.port)
+    except CannotListenError as error:
+        print(f"collector: {error}", file=sys.stderr)
+        actions.close(0)
+        return 1
     with actions:
-        serve(app, found.server.address, found.server.port)
+        serve(application_of(found, actions), listening)
     return 0
 
 

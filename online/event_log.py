@@ -93,6 +93,14 @@ class _EventLog:
         """What became of the events so far."""
         return self._sender.counts()
 
+    def trouble(self) -> str | None:
+        """Why the brokers may not take what is logged now; None: nothing says so.
+
+        An event has waited for more than 3 s, or one failed in the last 10 s and none was delivered
+        since.
+        """
+        return self._sender.trouble()
+
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Whether all that was accepted is delivered or given up, after so many seconds at most."""
         return self._sender.flush(timeout_s)

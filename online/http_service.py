@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import uvicorn
@@ -19,8 +20,13 @@ from starlette.routing import Route
 from online.sender import Counts
 
 JSON = "application/json"
+#: Of configurations.
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 #: What msgspec raises for a body that is no JSON, no UTF-8, nested too deeply, or of other types.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: The status of a request whose client has gone before it sent all of it: nginx's number.
+DISCONNECTED = 499
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 #: Seconds for requests that are being answered when the service is told to end.
 _GRACE_S = 10
@@ -43,10 +49,13 @@ class RefusedError(Exception):
 
 
 class LogCounts:
-    """What became of the events of a log, as metrics; asked at each scrape."""
+    """What became of the events of a log, as metrics; asked at each scrape.
 
-    def __init__(self, prefix: str, counts: Callable[[], Counts]) -> None:
-        self._prefix, self._counts = prefix, counts
+    `lost`: what those are called that were given up.
+    """
+
+    def __init__(self, prefix: str, counts: Callable[[], Counts], lost: str = "lost") -> None:
+        self._prefix, self._counts, self._lost = prefix, counts, lost
 
     def collect(self) -> list[GaugeMetricFamily]:
         """Called by the registry."""
@@ -55,7 +64,7 @@ class LogCounts:
             "accepted": found.accepted,
             "delivered": found.delivered,
             "dropped": found.dropped,
-            "lost": found.lost,
+            self._lost: found.lost,
             "pending": found.pending,
             "invalid": sum(found.invalid.values()),
         }
@@ -67,7 +76,10 @@ class LogCounts:
 
 
 async def body_of(request: Request, max_bytes: int) -> bytes:
-    """The body of a request. Raises RefusedError: 413 for a larger one, 400 for one cut short."""
+    """The body of a request.
+
+    Raises RefusedError: 413 for a larger one, `DISCONNECTED` for one that nobody waits for.
+    """
     found = bytearray()
     try:
         async for part in request.stream():
@@ -75,7 +87,7 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
             if len(found) > max_bytes:
                 raise RefusedError(413, "too_large", f"the body has more than {max_bytes:,} bytes")
     except ClientDisconnect:
-        raise RefusedError(400, "disconnected", "the client has gone") from None
+        raise RefusedError(DISCONNECTED, "disconnected", "the client has gone") from None
     return bytes(found)
 
 
@@ -105,13 +117,34 @@ def application(
     return Starlette(routes=[*routes, *own], exception_handlers={RefusedError: refused})
 
 
-def serve(app: Any, address: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; requests that are being answered are finished first."""
+class CannotListenError(Exception):
+    """The address cannot be used; the message says which, why, and what to do."""
+
+
+def bound(address: str, port: int) -> socket.socket:
+    """A socket for `serve`. Raises CannotListenError, before anything else was begun."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((address, port))
+    except OSError as error:
+        made.close()
+        raise CannotListenError(
+            f"cannot listen on {address}:{port}: {error.strerror or error}; set server.address or"
+            " server.port"
+        ) from None
+    return made
+
+
+def serve(app: Any, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; requests that are being answered are finished first.
+
+    `listening`: of `bound`; it is closed at the end.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     configuration = uvicorn.Config(
         app,
-        address,
-        port,
         access_log=False,
         log_level="warning",
         lifespan="off",
@@ -128,4 +161,4 @@ def serve(app: Any, address: str, port: int) -> None:
         # before. That must not end this process: its logs have events to deliver. And one that
         # comes before uvicorn takes them must not be lost.
         signal.signal(ending, end)
-    server.run()
+    server.run(sockets=[listening])

@@ -7,6 +7,7 @@ request takes one `Served` and is scored by that. What cannot be used changes no
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from configuration.stores import Folder
+from configuration.stores import Folder, StorePath
 from schemas.features import FeatureSchema
 from trainer.config.columns import OWN_COLUMNS
 from trainer.serving.format import Manifest, NothingPublishedError, SpecError
@@ -76,6 +77,21 @@ class Served:
         return np.asarray(predicted.astype(np.float64) @ self.weights)
 
 
+def _exported(root: Folder) -> Any:
+    """What identifies all that is exported: names, sizes, times and places of the files."""
+    try:
+        if isinstance(root, StorePath):
+            return sorted((name, of.st_size, of.st_mtime_ns, of.tag) for name, of in root.walk())
+        found = []
+        for path in (root, *(entry for entry in root.iterdir() if entry.is_dir())):
+            for entry in os.scandir(path):
+                about = entry.stat()
+                found.append((entry.path, about.st_size, about.st_mtime_ns, about.st_ino))
+    except OSError as error:
+        return str(error)
+    return sorted(found)
+
+
 def _column(values: list[Any], type_: pa.DataType) -> pa.Array:
     """Raises what pyarrow raises for a value that is not of the type."""
     try:
@@ -119,6 +135,9 @@ class ModelKeeper:
         self.why_none = "no model yet"
         self.refreshes = self.failures = 0
         self._said = ""
+        #: Whether the last look failed, and what there was then (`_exported`).
+        self._failed = False
+        self._bad: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self.look()
@@ -138,11 +157,20 @@ class ModelKeeper:
 
     def look(self) -> bool:
         """Takes a newer export, if there is one that can be used; returns whether it did."""
+        # only after a failure, because in an object store it is a request
+        there = _exported(self._root) if self._failed else None
+        if there is not None and there == self._bad:
+            # to find it out once more, all of it would have to be read
+            self.failures += 1
+            return False
         try:
             found = self._found()
         except NothingPublishedError:
             return False
         except Exception as error:
+            # an error of the disk may pass while the files stay as they are
+            self._bad = None if isinstance(error, OSError | MemoryError) else there
+            self._failed = True
             # Whatever is wrong with an export, the old one serves, and a later one may be good.
             self.failures += 1
             if self.served is None:
@@ -153,7 +181,7 @@ class ModelKeeper:
             return False
         self.served = found
         self.refreshes += 1
-        self._said = ""
+        self._said, self._bad, self._failed = "", None, False
         return True
 
     def _found(self) -> Served | None:

@@ -32,12 +32,15 @@ from online.event_log import FeatureLog
 from online.events import InvalidEventError
 from online.exploration import Floats, Ranked
 from online.http_service import (
+    DISCONNECTED,
     JSON,
     UNREADABLE,
+    CannotListenError,
     LogCounts,
     RefusedError,
     application,
     body_of,
+    bound,
     serve,
 )
 from online.model_keeper import ModelKeeper, Served
@@ -230,7 +233,7 @@ class Instruments:
         self._requests = Counter(
             f"{PREFIX}_requests", "Requests by outcome", ["outcome"], registry=self.registry
         )
-        for outcome in ("ranked", "fallback", "refused", "failed"):
+        for outcome in ("ranked", "fallback", "refused", "disconnected", "failed"):
             self._requests.labels(outcome)
         self._seconds = Histogram(
             f"{PREFIX}_seconds",
@@ -272,8 +275,9 @@ class Instruments:
         begun = time.perf_counter()
         try:
             yield
-        except RefusedError:
-            self._requests.labels("refused").inc()
+        except RefusedError as error:
+            gone = error.status == DISCONNECTED
+            self._requests.labels("disconnected" if gone else "refused").inc()
             raise
         except Exception:
             self._requests.labels("failed").inc()
@@ -321,7 +325,7 @@ def _serve(
 ) -> int:
     """Rank candidates over HTTP by the trainer's newest model, and log the features as used.
 
-    Exit codes: 0 ended by a signal; 2 the configuration is wrong.
+    Exit codes: 0 ended by a signal; 1 it cannot listen; 2 the configuration is wrong.
     """
     try:
         found, pipeline = load(config)
@@ -329,6 +333,12 @@ def _serve(
     except ConfigError as error:
         print(f"ranking: {error}", file=sys.stderr)
         return 2
+    try:
+        listening = bound(found.server.address, found.server.port)
+    except CannotListenError as error:
+        print(f"ranking: {error}", file=sys.stderr)
+        features.close(0)
+        return 1
     keeper = ModelKeeper(
         folder(found.model, pipeline.object_storage),
         found.value,
@@ -345,7 +355,7 @@ def _serve(
     )
     keeper.start()
     with features:
-        serve(app, found.server.address, found.server.port)
+        serve(app, listening)
     keeper.stop()
     return 0
 

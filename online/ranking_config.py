@@ -12,6 +12,7 @@ from configuration import paths
 from configuration.reading import Duration, Section, Wrong, read, wrong_in
 from jobs.pipeline import config
 from online.exploration import EpsilonGreedy, Exploration, Greedy, Softmax
+from online.http_service import AtLeastOne, Port
 from schemas.features import Feature, FeatureSchema, Scope
 
 
@@ -46,9 +47,9 @@ class ServerSection(Section, frozen=True):
     """`[server]`: where it listens, and how large a request may be."""
 
     address: str = "127.0.0.1"
-    port: int = 8080
-    max_candidates: int = 1000
-    max_body_bytes: int = 4 << 20
+    port: Port = 8080
+    max_candidates: AtLeastOne = 1000
+    max_body_bytes: AtLeastOne = 4 << 20
 
 
 class RankingConfig(Section, frozen=True):
@@ -81,9 +82,8 @@ def load(path: Path) -> tuple[RankingConfig, config.Pipeline]:
         raise wrong("exploration.epsilon", f"expected 0 to 1; got {explored.epsilon}")
     if not 1e-6 <= explored.temperature <= 1e6:
         raise wrong("exploration.temperature", f"expected 1e-6 to 1e6; got {explored.temperature}")
-    for key in ("max_candidates", "max_body_bytes"):
-        if getattr(found.server, key) < 1:
-            raise wrong(f"server.{key}", "expected at least 1")
+    if found.refresh <= 0:
+        raise wrong("refresh", "must be longer than 0")
     if not found.value:
         raise wrong("value", "expected at least one action")
     for action, worth in found.value.items():

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 _OVERHEAD_BYTES = 1_600
 #: Before a record is tried again, and between two messages of one kind.
 _RETRY_S, _QUIET_S = 1.0, 10.0
+#: After the time to close is over: for what the sending thread does then. It may be in the client,
+#: which comes back from a connection attempt when it likes.
+_END_S = 1.0
+#: A record that has waited for so long is a sign that the brokers are not there; and for so long a
+#: failure is held against them.
+_SLOW_S, _RECENT_S = 3.0, 10.0
 
 #: Longer than anybody waits, and short enough for what waits.
 _FOR_EVER_S = 1e8
@@ -70,11 +76,12 @@ class Counts:
 
 @dataclass
 class _Open:
-    """A record that was accepted. Times are of the monotonic clock: until when it is tried, and
-    when it is to be tried again.
+    """A record that was accepted. Times are of the monotonic clock: since when it is here, until
+    when it is tried, and when it is to be tried again.
     """
 
     record: Record
+    since: float
     until: float
     delivered: Future[None] | None = None
     due: float = 0.0
@@ -129,6 +136,8 @@ class Sender:
         self._telling = False
         self._closing_at: float | None = None
         self._told: dict[str, float] = {}
+        #: The last failure since something was delivered, and when it was.
+        self._failure: tuple[float, str] | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"log {topic}", daemon=True)
         self._thread.start()
@@ -156,7 +165,8 @@ class Sender:
             if fits := self._has_room(size):
                 self._accepted += 1
                 self._pending_bytes += size
-                open_ = _Open(record, time.monotonic() + self._give_up_s, delivered)
+                now = time.monotonic()
+                open_ = _Open(record, now, now + self._give_up_s, delivered)
                 self._open[id(open_)] = open_
                 self._queue.append(open_)
                 self._changed.notify_all()
@@ -184,6 +194,20 @@ class Sender:
                 dict(self._invalid),
             )
 
+    def trouble(self) -> str | None:
+        """Why the brokers may not take what is added now; None: nothing says so.
+
+        A failure is forgotten after 10 s, because only another record can show that it is over.
+        """
+        now = time.monotonic()
+        with self._changed:
+            oldest = next(iter(self._open.values()), None)
+            if oldest is not None and now - oldest.since > _SLOW_S:
+                return f"{self._topic}: an event has waited for {now - oldest.since:.0f} s"
+            if self._failure is not None and now - self._failure[0] < _RECENT_S:
+                return f"{self._topic}: {self._failure[1]}"
+        return None
+
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Whether all that was accepted is delivered or given up, after so many seconds at most."""
         with self._changed:
@@ -194,7 +218,8 @@ class Sender:
     def close(self, timeout_s: float = 10.0) -> bool:
         """Sends what is there, for so many seconds at most, and gives the rest up.
 
-        Returns whether all that was ever accepted was delivered. Calling it again does no harm.
+        Returns whether all that was ever accepted was delivered, a second later at most, whatever
+        the client of the brokers waits for. Calling it again does no harm.
         """
         atexit.unregister(self.close)
         if os.getpid() != self._process:
@@ -203,7 +228,10 @@ class Sender:
             if self._closing_at is None:
                 self._closing_at = time.monotonic() + min(timeout_s, _FOR_EVER_S)
             self._changed.notify_all()
-        self._thread.join()
+            end = self._closing_at + _END_S
+        self._thread.join(max(0.0, end - time.monotonic()))
+        # the thread has done that, if it came back from the client
+        self._give_up_all()
         if self._lost:
             log.error("%s: %s events were given up", self._topic, f"{self._lost:,}")
         return self._delivered == self._accepted
@@ -221,9 +249,12 @@ class Sender:
             try:
                 if producer is None:
                     producer = self._connect()
-                    # A producer has a handler of its own, which must not run before this one.
-                    atexit.unregister(self.close)
-                    atexit.register(self.close)
+                    if self._closing_at is None:
+                        # A producer has a handler of its own, which must not run before this one.
+                        atexit.unregister(self.close)
+                        atexit.register(self.close)
+                    if id(open_) not in self._open:
+                        continue  # it was given up meanwhile
                 future = producer.send(
                     self._topic, record.value, record.key, timestamp_ms=record.time
                 )
@@ -236,7 +267,13 @@ class Sender:
                 future.add_errback(self._fail, open_)
         if producer is not None:
             _shut(producer)
-        for open_ in list(self._open.values()):
+        self._give_up_all()
+
+    def _give_up_all(self) -> None:
+        """What is still open when this is closed."""
+        with self._changed:
+            still_open = list(self._open.values())
+        for open_ in still_open:
             self._give_up(open_, TimeoutError("the log was closed before it was delivered"))
 
     def _next(self) -> tuple[_Open, Exception | None] | None:
@@ -294,6 +331,7 @@ class Sender:
             if not self._forget(open_):
                 return
             self._delivered += 1
+            self._failure = None
         open_.end(None)
 
     def _fail(self, open_: _Open, error: Exception) -> None:
@@ -303,6 +341,8 @@ class Sender:
         with self._changed:
             if id(open_) not in self._open:
                 return
+            if may_pass(error):
+                self._failure = now, str(error)
             if again:
                 open_.due = now + _RETRY_S
                 self._again.append(open_)

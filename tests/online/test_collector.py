@@ -15,10 +15,11 @@ from kafka import errors
 from kafka.future import Future
 
 from configuration.reading import read
-from online import event_log
+from online import collector, event_log, http_service, ranking
 from online.collector import Answer, Batch, Collector, CollectorConfig
 from online.event_log import ActionLog
 from online.http_service import RefusedError
+from services import prometheus
 from services.waiting import wait_until
 from tests.online import planted
 
@@ -163,3 +164,109 @@ def test_a_batch_that_is_too_large_is_refused_whole(
     with pytest.raises(RefusedError) as refused:
         collected(tmp_path, [action(n) for n in range(501)], meanwhile, monkeypatch)
     assert refused.value.status == 413
+
+
+# -- the file, the address -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "why"),
+    [
+        ('answer_within = "60s"', 'answer_within = "0s"', "answer_within: must be longer than 0"),
+        ("max_actions = 500", "max_actions = 0", "server.max_actions"),
+        ("max_body_bytes = 100000", "max_body_bytes = -1", "server.max_body_bytes"),
+        ("port = 0", "port = 65536", "server.port"),
+        ("port = 0", "port = -1", "server.port"),
+    ],
+)
+def test_a_wrong_file_is_refused_at_the_start(
+    was: str, now: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted.pipeline(tmp_path)
+    path = planted.collector(tmp_path)
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, now))
+    assert collector.main(["--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("collector: ")
+    assert why in said
+
+
+@pytest.mark.parametrize("service", [collector, ranking])
+def test_a_port_that_is_taken_is_said_at_the_start(
+    service: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted.pipeline(tmp_path)
+    with http_service.bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        make = planted.collector if service is collector else planted.ranking
+        assert service.main(["--config", str(make(tmp_path, port=port))]) == 1
+    said = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
+    assert said.count("\n") == 1
+
+
+# -- over HTTP, without a network ------------------------------------------------------------------
+
+
+class Outage(Brokers):
+    """They cannot be reached."""
+
+    def send(self, topic: str, value: bytes, key: bytes, *, timestamp_ms: int) -> Future:
+        raise errors.NodeNotReadyError("nobody there")
+
+
+def asked(app: Any, path: str, *parts: bytes | None) -> tuple[int, str]:
+    """Status and body. `parts`: of the request's body; None: the client has gone."""
+    received = iter(parts)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        part = next(received)
+        if part is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": part, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    method = "POST" if parts else "GET"
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    begun, *rest = sent
+    return begun["status"], b"".join(of["body"] for of in rest).decode()
+
+
+def test_it_is_not_ready_while_the_brokers_take_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted.pipeline(tmp_path)
+    monkeypatch.setattr(event_log, "_connecting", lambda *_: Outage)
+    config = read(planted.collector(tmp_path), CollectorConfig)
+    log = ActionLog(tmp_path / "pipeline.toml")
+    app = collector.application_of(config, log)
+    assert asked(app, "/readyz")[0] == 200
+    log.action("click", "u", "i", request_id="r", event_id="e")
+    wait_until(lambda: log.trouble() is not None, 60, "a failure")
+    status, why = asked(app, "/readyz")
+    assert (status, why) == (503, "topic-actions: NodeNotReadyError: nobody there\n")
+    assert asked(app, "/healthz")[0] == 200
+    log.close(0)
+
+
+def test_who_has_gone_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.pipeline(tmp_path)
+    monkeypatch.setattr(event_log, "_connecting", lambda *_: Outage)
+    config = read(planted.collector(tmp_path), CollectorConfig)
+    with ActionLog(tmp_path / "pipeline.toml") as log:
+        app = collector.application_of(config, log)
+        assert asked(app, "/actions", b'{"actions": [', None)[0] == 499
+        metrics = prometheus.parsed(asked(app, "/metrics")[1])
+    prefix = "sample_stitch_collector"
+    assert metrics[f'{prefix}_batches_total{{status="499"}}'] == 1
+    assert metrics[f'{prefix}_batches_total{{status="400"}}'] == 0
+    # what was given up is sent again by those who have no answer
+    assert metrics[f"{prefix}_log_given_up"] == 0
+    assert f"{prefix}_log_lost" not in metrics

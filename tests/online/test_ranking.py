@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -268,6 +269,38 @@ def test_what_cannot_be_used_leaves_the_model_that_serves(
     assert (rank.keeper.refreshes, rank.keeper.failures) == (2, 3)
 
 
+def test_what_cannot_be_used_is_read_twice_and_then_no_more(
+    rank: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = planted.export(tmp_path, 0, "base", damaged=True)
+    reads: list[int] = []
+    found = ModelKeeper._found
+
+    def noted(keeper: ModelKeeper) -> Any:
+        reads.append(1)
+        return found(keeper)
+
+    monkeypatch.setattr(ModelKeeper, "_found", noted)
+    for failures in range(1, 6):
+        assert not rank.keeper.look()
+        assert rank.keeper.failures == failures
+    assert len(reads) == 2
+    # the same export, when its file is another one
+    planted.flip(made.part)
+    assert rank.keeper.look()
+    assert len(reads) == 3
+
+
+def test_an_error_of_the_disk_is_tried_again(
+    rank: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted.export(tmp_path, 0, "base")
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelKeeper, "_found", Mock(side_effect=OSError("input/output error")))
+        assert not rank.keeper.look()
+    assert rank.keeper.look()
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [
@@ -325,6 +358,8 @@ def test_a_thread_looks_until_it_is_told_not_to(tmp_path: Path) -> None:
         ("click = 1.0", "click = nan", "value.click"),
         ('type = "epsilon"', 'type = "softmax"\ntemperature = inf', "exploration.temperature"),
         ("max_candidates = 100", "max_candidates = 0", "server.max_candidates"),
+        ('refresh = "', 'refresh = "0s" # ', "refresh"),
+        ("port = 0", "port = 65536", "server.port"),
         ("[server]", "[server]\nmax_body_bytes = -1", "server.max_body_bytes"),
         ("click = 1.0\npurchase = 2.5", "", "value"),
         ('"rank_score"', '"score"', "log.score"),

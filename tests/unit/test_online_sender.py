@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import os
 import subprocess
@@ -422,3 +423,66 @@ def test_an_interpreter_that_ends_delivers_first() -> None:
         [sys.executable, "-c", _AT_EXIT], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "100\n"), done.stderr
+
+
+def test_closing_does_not_wait_for_a_client_that_does_not_come_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection attempt ends when kafka-python likes; a process that is to end does not wait."""
+    monkeypatch.setattr(module, "_END_S", 0.2)
+    entered, back = threading.Event(), threading.Event()
+    kafka = FakeKafka()
+
+    def connect() -> FakeKafka:
+        entered.set()
+        assert back.wait(120)
+        return kafka
+
+    sender = make(connect)
+    given_up: Any = concurrent.futures.Future()
+    assert sender.add(RECORD, given_up)
+    assert entered.wait(60)
+    closed: list[bool] = []
+    closing = threading.Thread(target=lambda: closed.append(sender.close(0.1)))
+    closing.start()
+    closing.join(60)
+    try:
+        assert closed == [False], "it still waits"
+        assert isinstance(given_up.exception(0), TimeoutError)
+        assert (sender.counts().lost, sender.counts().pending) == (1, 0)
+    finally:
+        back.set()
+        closing.join(60)
+    # what comes too late sends nothing that was given up
+    _wait_for(lambda: kafka.closed)
+    assert kafka.sent == []
+
+
+def test_it_says_why_the_brokers_may_not_take_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = FakeKafka()
+    sender = make(kafka)
+    assert sender.trouble() is None
+    kafka.refuse = errors.NodeNotReadyError("no broker")
+    assert sender.add(RECORD)
+    _wait_for(lambda: "no broker" in (sender.trouble() or ""))
+    kafka.refuse, kafka.answers = None, True
+    _wait_for(lambda: sender.trouble() is None)
+    # a failure is forgotten after a while: only another record can show that it is over
+    kafka.refuse = errors.NodeNotReadyError("no broker")
+    assert sender.add(RECORD)
+    _wait_for(lambda: sender.trouble() is not None)
+    kafka.refuse, kafka.answers = errors.MessageSizeTooLargeError("too large"), False
+    _wait_for(lambda: sender.counts().lost == 1)
+    assert sender.trouble() is not None
+    monkeypatch.setattr(module, "_RECENT_S", 0.0)
+    assert sender.trouble() is None
+
+
+def test_an_event_that_waits_for_long_says_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = make(FakeKafka())
+    assert sender.add(RECORD)
+    assert sender.trouble() is None
+    monkeypatch.setattr(module, "_SLOW_S", 0.0)
+    assert "an event has waited for 0 s" in (sender.trouble() or "")
