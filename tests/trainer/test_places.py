@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,11 +118,63 @@ def environment_after(monkeypatch: pytest.MonkeyPatch, sources: Path, **given: s
 def test_usual_places_are_used_where_they_can_be(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert environment_after(monkeypatch, tmp_path, HOME=str(tmp_path)) == ["", ""]
+    numba, matplotlib = environment_after(monkeypatch, tmp_path, HOME=str(tmp_path))
+    assert (Path(numba).parent, matplotlib) == (tmp_path / "__pycache__", "")
     set_by_hand = {caches.NUMBA: "/somewhere", caches.MATPLOTLIB: "/else"}
     nowhere = Path("/proc/nowhere")
-    made = environment_after(monkeypatch, nowhere, HOME="/proc/none", **set_by_hand)
-    assert made == ["/somewhere", "/else"]
+    numba, matplotlib = environment_after(monkeypatch, nowhere, HOME="/proc/none", **set_by_hand)
+    assert (Path(numba).parent, matplotlib) == (Path("/somewhere"), "/else")
+    # a process that is started from this one stays there
+    again, _ = environment_after(monkeypatch, nowhere, HOME="/proc/none", **{caches.NUMBA: numba})
+    assert again == numba
+
+
+_MODULES = {
+    "inner.py": "from numba import njit\n@njit(inline='always')\ndef inner(): return {}\n",
+    "outer.py": (
+        "from numba import njit\nfrom inner import inner\n"
+        "@njit(cache=True)\ndef outer(): return inner()\n"
+    ),
+}
+_RUN = (
+    "import sys; from pathlib import Path; from trainer import caches\n"
+    "caches.prepare(Path(sys.argv[1])); sys.path.insert(0, sys.argv[1])\n"
+    "from outer import outer; print(outer(), sum(outer.stats.cache_hits.values()))"
+)
+
+
+def test_a_change_in_another_module_is_compiled(tmp_path: Path) -> None:
+    """numba looks at the file of the function alone, and `inner` is compiled into it."""
+    found = []
+    for number in (1, 1, 2):
+        for name, text in _MODULES.items():
+            path, written = tmp_path / name, text.format(number)
+            if not path.exists() or path.read_text() != written:
+                path.write_text(written)
+        made = subprocess.run(
+            [sys.executable, "-c", _RUN, str(tmp_path)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        found.append(made.stdout.split())
+    # compiled; from the cache; compiled again
+    assert found == [["1", "0"], ["1", "1"], ["2", "0"]]
+
+
+def test_what_other_sources_have_left_is_removed_when_it_is_old(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "__pycache__"
+    kept = {"sources-new": 0, "other": 9}
+    for name, days in {**kept, "sources-old": 8}.items():
+        (place / name).mkdir(parents=True)
+        (place / name / "outer.nbi").touch()
+        moment = time.time() - days * 86_400
+        os.utime(place / name, (moment, moment))
+    environment_after(monkeypatch, tmp_path, HOME=str(tmp_path))
+    assert {path.name for path in place.iterdir()} == set(kept)
 
 
 def test_what_somebody_else_has_made_is_not_used(
@@ -134,15 +187,15 @@ def test_what_somebody_else_has_made_is_not_used(
     theirs.mkdir(mode=0o777)
     theirs.chmod(0o777)
     numba, matplotlib = environment_after(monkeypatch, nowhere, HOME="/proc/none")
-    assert Path(numba).parent != theirs
-    assert Path(numba).parent.stat().st_mode & 0o077 == 0
+    assert Path(numba).parents[1] != theirs
+    assert Path(numba).parents[1].stat().st_mode & 0o077 == 0
     theirs.rmdir()
     theirs.symlink_to(tmp_path / "elsewhere")
     numba, _ = environment_after(monkeypatch, nowhere, HOME="/proc/none")
-    assert Path(numba).parent != theirs
+    assert Path(numba).parents[1] != theirs
     theirs.unlink()
     numba, matplotlib = environment_after(monkeypatch, nowhere, HOME="/proc/none")
-    assert [numba, matplotlib] == [str(theirs / "numba"), str(theirs / "matplotlib")]
+    assert [Path(numba).parent, Path(matplotlib)] == [theirs / "numba", theirs / "matplotlib"]
 
 
 # -- full disks ------------------------------------------------------------------------------------

@@ -233,6 +233,26 @@ def pulled_like(table: Table, model: Model, keys: Keys) -> None:
     assert known.astype(bool).tolist() == expected_known
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2e38])
+@pytest.mark.parametrize("column", range(10))
+def test_no_change_makes_a_state_that_is_not_finite(column: int, wrong: float) -> None:
+    """Of the row with the wrong number, the segment that has it stays; all else is changed."""
+    table = Table(WIDE, SEED)
+    keys = np.array([5, 6], np.uint64)
+    large = np.full((2, WIDE.floats), 2e38, np.float32)
+    table.change(keys, large, None, 1)
+    before, _ = table.pull_states(keys)
+    changes = np.full((2, WIDE.floats), -1e38, np.float32)
+    changes[0, column] = wrong
+    table.change(keys, changes, None, 1)
+    after, _ = table.pull_states(keys)
+    assert np.isfinite(after).all()
+    stays = slice(0, 4) if column < 4 else slice(4, 10)
+    expected = before - np.float32(1e38)
+    expected[0, stays] = before[0, stays]
+    np.testing.assert_array_equal(after, expected)
+
+
 # -- keys that collide -----------------------------------------------------------------------------
 
 

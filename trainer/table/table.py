@@ -95,7 +95,13 @@ def _read_state(state, positions, out, first):
 def _add_change(state, positions, changes, first):
     for i in range(len(positions)):
         p = positions[i]
-        if p >= 0:
+        if p < 0:
+            continue
+        finite = True
+        for j in range(state.shape[1]):
+            finite &= np.isfinite(state[p, j] + changes[i, first + j])
+        # a value and its n belong together: both are changed, or none
+        if finite:
             for j in range(state.shape[1]):
                 state[p, j] += changes[i, first + j]
 
@@ -239,7 +245,8 @@ class Table:
     def change(self, keys: Keys, changes: Floats, counts: Counts | None, now: int) -> None:
         """Add what a worker's own steps have changed of the states that `pull_states` gave.
 
-        `changes`: (keys, floats). All else is as in `push`.
+        `changes`: (keys, floats). A segment of a row that would not be finite afterwards stays as
+        it is. All else is as in `push`.
         """
         positions = self._pushed(keys, counts, now)
         for state, first in zip(self._states, self._first_of_state, strict=True):
