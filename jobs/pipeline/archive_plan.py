@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from configuration import stores
 from jobs.pipeline.config import ArchiveSource, ConfigError, hour_ms
 from schemas.events import Stream
 
@@ -176,8 +177,14 @@ def _found(stream: Stream, source: ArchiveSource, warnings: list[str]) -> list[_
 def opened(folder: str) -> tuple[fs.FileSystem, str]:
     """The file system of a folder (an absolute path or a URI), and the path in it.
 
-    Raises OSError, or ValueError for a URI that pyarrow does not know.
+    Raises OSError, ValueError for a URI that pyarrow does not know, and ConfigError for one of an
+    object store: the plan would not find the service that `[object_storage]` names.
     """
+    if stores.is_stored(folder):
+        raise ConfigError(
+            f"{folder}: an archive in object storage is not joined again from there; copy the"
+            " hours to a folder, or mount the bucket"
+        )
     if "://" in folder:
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(folder)
         return found
