@@ -13,7 +13,7 @@ import msgspec
 from configuration import paths
 from configuration.reading import ConfigError, Section, Wrong
 from schemas.formats import declared
-from schemas.formats.declared import FormatError
+from schemas.formats.declared import FormatError, RegistryError
 
 # What reads Avro and Protocol Buffers is imported by those who need it: few pipelines do.
 
@@ -141,7 +141,7 @@ def check(key: str, section: FormatSection) -> None:
     """Asks the registry whether it has what the job will need. Raises ConfigError."""
     if section.registry is None:
         return
-    from schemas.formats.registry import RegistryClient, RegistryError
+    from schemas.formats.registry import RegistryClient
 
     try:
         RegistryClient(_registry(section.registry)).check(_KINDS[type(section)])

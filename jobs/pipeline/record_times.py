@@ -10,6 +10,7 @@ from jobs.pipeline.record_format import FormatSection
 from schemas.bad_record import BadRecord
 from schemas.decoding import readable_time
 from schemas.events import STREAMS, Stream
+from schemas.formats.declared import RegistryError
 from schemas.mapping.decoding import texts_of
 from schemas.mapping.plan import Mappings
 
@@ -31,7 +32,6 @@ def times_of(mappings: Mappings) -> Mapping[Stream, TimeOf]:
 
 def transcoded(section: FormatSection, time_of: TimeOf) -> TimeOf:
     """The same of records of another format."""
-    from schemas.formats.registry import RegistryError
     from schemas.formats.transcode import transcoder
 
     transcode = transcoder(record_format.of(section))

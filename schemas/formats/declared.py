@@ -13,6 +13,10 @@ class FormatError(Exception):
     """A schema or a registry is of no use. One line: what is wrong with it, and what to do."""
 
 
+class RegistryError(Exception):
+    """The registry gives no answer. One line: what it said, and what to do."""
+
+
 @dataclass(frozen=True)
 class Registry:
     """A schema registry with Confluent's API, and records in Confluent's wire format.

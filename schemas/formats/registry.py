@@ -17,7 +17,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas.bad_record import BadRecord
-from schemas.formats.declared import FormatError, Registry
+from schemas.formats.declared import FormatError, Registry, RegistryError
 
 #: Properties of Confluent's client that are numbers, with what holds where the file is silent. The
 #: client's own default for `timeout` (s) is to wait without end.
@@ -36,10 +36,6 @@ _MAX_UNKNOWN = 10_000
 _NO_SCHEMA, _NO_SUBJECT, _NO_VERSION = 40403, 40401, 40402
 
 _T = TypeVar("_T")
-
-
-class RegistryError(Exception):
-    """The registry gives no answer. One line: what it said, and what to do."""
 
 
 @dataclass(frozen=True)

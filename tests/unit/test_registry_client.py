@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from schemas.decoding import BadRecord
-from schemas.formats.declared import FormatError, Registry
-from schemas.formats.registry import RegistryClient, RegistryError
+from schemas.formats.declared import FormatError, Registry, RegistryError
+from schemas.formats.registry import RegistryClient
 from services.process import free_port
 
 #: Quick retries, for tests.

@@ -21,6 +21,7 @@ from rich.progress import Progress as ProgressBar
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, Pipeline, load
 from schemas.events import Stream
+from schemas.formats.declared import RegistryError
 from tools.audit import report as audit_report
 from tools.audit.actions import Assignment, Requests, take_late
 from tools.audit.eras import eras_of
@@ -150,7 +151,7 @@ def check(
         pipeline = load(config, overrides or ())
         with ProgressBar(console=console, transient=True) as bar:
             report = audit(pipeline, _shown_by(bar))
-    except ConfigError as error:
+    except (ConfigError, RegistryError) as error:
         console.print(f"audit: {error}", markup=False, soft_wrap=True)
         return WRONG
     out = Console(highlight=False)

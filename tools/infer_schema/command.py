@@ -23,11 +23,12 @@ from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, Source, loa
 from schemas import event_files, json_record
 from schemas.decoding import BadRecord, Bounds
 from schemas.features import Scope
+from schemas.formats.declared import RegistryError
 from schemas.mapping.decoding import Skipped, texts_of
 from schemas.samples import reserved_columns
 from tools.infer_schema import proposal
 from tools.infer_schema.seen import PLAIN, Place, Seen, places, where
-from tools.try_mapping.reading import json_of, not_answered, of_json, read
+from tools.try_mapping.reading import json_of, of_json, read
 
 PROPOSED, NOTHING, WRONG = 0, 1, 2
 
@@ -53,11 +54,8 @@ def infer_schema(
     try:
         pipeline = load(config, overrides or ())
         pipeline = pipeline if sample is None else of_json(pipeline)
-        try:
-            seen, unused = _look(pipeline, sample, most)
-        except not_answered(pipeline) as error:
-            raise ConfigError(str(error)) from None
-    except (ConfigError, event_files.EventFileError) as error:
+        seen, unused = _look(pipeline, sample, most)
+    except (ConfigError, RegistryError, event_files.EventFileError) as error:
         errors.print(f"infer-schema: {error}", markup=False, soft_wrap=True)
         return WRONG
     for what, count in unused.most_common():

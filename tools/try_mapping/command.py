@@ -20,7 +20,8 @@ from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
 from schemas import event_files
 from schemas.events import STREAMS, Stream
-from tools.try_mapping.reading import not_answered, of_json, read
+from schemas.formats.declared import RegistryError
+from tools.try_mapping.reading import of_json, read
 from tools.try_mapping.show import show
 from tools.try_mapping.tried import tried
 
@@ -57,14 +58,11 @@ def try_mapping(
     try:
         pipeline = load(config, overrides or ())
         pipeline = pipeline if sample is None else of_json(pipeline)
-        try:
-            rejected = [
-                _shown(pipeline, name, sample, topic, most, out, errors)
-                for name in _streams(pipeline, stream, sample, topic)
-            ]
-        except not_answered(pipeline) as error:
-            raise ConfigError(str(error)) from None
-    except (ConfigError, event_files.EventFileError) as error:
+        rejected = [
+            _shown(pipeline, name, sample, topic, most, out, errors)
+            for name in _streams(pipeline, stream, sample, topic)
+        ]
+    except (ConfigError, RegistryError, event_files.EventFileError) as error:
         errors.print(f"try-mapping: {error}", markup=False, soft_wrap=True)
         return WRONG
     return ALL_REJECTED if any(rejected) else SHOWN

@@ -12,6 +12,7 @@ from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
 from schemas import event_files
 from schemas.bad_record import BadRecord
 from schemas.events import Origin, Stream
+from schemas.formats.declared import RegistryError
 from schemas.mapping.decoding import texts_of
 from tools.audit.source import Record, records
 
@@ -76,15 +77,15 @@ def events_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], list[byte
     neither do those whose schema cannot be asked for.
     """
     texts = texts_of(pipeline.mappings, stream)
-    faults: tuple[type[Exception], ...] = (BadRecord, *not_answered(pipeline))
-    if texts is None and len(faults) == 1:
+    source = getattr(pipeline.sources, stream)
+    if texts is None and (isinstance(source, FilesSource) or source.format is None):
         return None
     as_json = json_of(pipeline, stream)
 
     def events(raw: bytes) -> list[bytes]:
         try:
             text = as_json(raw)
-        except faults:
+        except (BadRecord, RegistryError):
             return []
         if texts is None:
             return [text]
@@ -92,13 +93,3 @@ def events_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], list[byte
         return said if isinstance(said, list) else []
 
     return events
-
-
-def not_answered(pipeline: Pipeline) -> tuple[type[Exception], ...]:
-    """What is raised when a schema registry cannot be asked; nothing where no format needs one."""
-    sources = (pipeline.sources.features, pipeline.sources.actions)
-    if all(isinstance(source, FilesSource) or source.format is None for source in sources):
-        return ()
-    from schemas.formats.registry import RegistryError
-
-    return (RegistryError,)
