@@ -21,6 +21,7 @@ _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars"
 
 CHECKPOINT_FOLDER = "execution.checkpointing.dir"
 RESTORE_PATH = "execution.state-recovery.path"
+METADATA = "_metadata"
 #: Flink's internal option. The Kubernetes operator sets a new id for each deployment that does not
 #: go on by itself.
 _FIXED_JOB_ID = "$internal.pipeline.job-id"
@@ -133,6 +134,9 @@ def recovering_job(env: Any) -> str | None:
 
 def restore_from(env: Any, snapshot: str) -> None:
     """Make the job go on from a checkpoint or savepoint."""
+    if is_stored(snapshot):
+        # By its file: whether there is a folder of that name, servers answer in different ways.
+        snapshot = places.below(snapshot, METADATA)
     _set(env, RESTORE_PATH, places.as_uri(snapshot))
 
 

@@ -235,7 +235,7 @@ public final class CommitFiles extends AbstractStreamOperator
             if (again) {
                 ParquetFiles.pending(writers, token).commitAfterRecovery();
             } else {
-                commitOnce(token);
+                ParquetFiles.makeVisible(writers, ParquetFiles.recoverable(writers, token));
             }
             for (int i = 0; inputs != null && i < inputs.length; i++) {
                 Path input = new Path(inputs[i]);
@@ -250,16 +250,6 @@ public final class CommitFiles extends AbstractStreamOperator
         incomplete.add(ParquetFiles.partition(file));
         lastVisible.set(getProcessingTimeService().getCurrentProcessingTime());
         return true;
-    }
-
-    private void commitOnce(byte[] token) throws IOException {
-        try {
-            ParquetFiles.pending(writers, token).commit();
-        } catch (IOException e) {
-            // An object store may have done it, and its answer was lost. This looks, and fails if not.
-            LOG.warn("a file could not be made visible at once ({}); looking again", e.toString());
-            ParquetFiles.pending(writers, token).commitAfterRecovery();
-        }
     }
 
     /** All rows that came before this watermark are visible. */

@@ -197,10 +197,28 @@ final class ParquetFiles {
             org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
             byte[] token)
             throws java.io.IOException {
-        return pendingFile(
-                writers,
-                org.apache.flink.core.io.SimpleVersionedSerialization.readVersionAndDeSerialize(
-                        writers.getProperties().getPendingFileRecoverableSerializer(), token));
+        return pendingFile(writers, recoverable(writers, token));
+    }
+
+    /** The other way of `token`. */
+    static Object recoverable(
+            org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
+            byte[] token)
+            throws java.io.IOException {
+        return org.apache.flink.core.io.SimpleVersionedSerialization.readVersionAndDeSerialize(
+                writers.getProperties().getPendingFileRecoverableSerializer(), token);
+    }
+
+    /** Of a finished file. An object store may have done it, and its answer was lost: then it looks. */
+    static void makeVisible(
+            org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter writers,
+            Object pending)
+            throws java.io.IOException {
+        try {
+            pendingFile(writers, pending).commit();
+        } catch (java.io.IOException e) {
+            pendingFile(writers, pending).commitAfterRecovery();
+        }
     }
 
     static org.apache.flink.streaming.api.functions.sink.filesystem.BucketWriter.PendingFile

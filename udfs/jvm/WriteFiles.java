@@ -155,7 +155,7 @@ public final class WriteFiles extends AbstractStreamOperator
         byte[] token = null;
         if (format.compact()) {
             // Its name is hidden, and a file has to be there to be compacted.
-            ParquetFiles.pendingFile(writers, pending).commit();
+            ParquetFiles.makeVisible(writers, pending);
         } else {
             token = ParquetFiles.token(writers, pending);
         }
