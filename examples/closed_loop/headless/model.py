@@ -63,8 +63,9 @@ class Model:
             self._encoder.chunk(table, targets(table, self._rules)),
             self._config.train.batch,
         )
+        by_row = self._config.steps == "sample"
         for start in range(0, chunk.rows, size):
-            batch = chunk.batch(start, min(size, chunk.rows - start))
+            batch = chunk.batch(start, min(size, chunk.rows - start), by_row=by_row)
             self._learner.learn(batch, self._parameters, self._sequence, 0)
             self._sequence += 1
         self.rows += chunk.rows
