@@ -25,7 +25,8 @@ from schemas.formats.declared import FormatError
 #: Makes a dict of the bytes of a message. Raises BadRecord: `broken_record`.
 Reader = Callable[[bytes], dict[str, Any]]
 
-_WRAPPERS = frozenset(
+#: Messages that are the value within.
+WRAPPERS = frozenset(
     f"google.protobuf.{name}Value"
     for name in ("Bool", "Int32", "UInt32", "Int64", "UInt64", "Float", "Double", "String", "Bytes")
 )
@@ -186,7 +187,7 @@ def _single(field: FieldDescriptor, known: dict[str, _Convert]) -> _Convert | No
     kind = field.message_type
     if kind is None or kind.GetOptions().map_entry:
         return None
-    if kind.full_name in _WRAPPERS:
+    if kind.full_name in WRAPPERS:
         return lambda wrapper: wrapper.value
     if kind.full_name == "google.protobuf.Any":
         raise FormatError(f"{field.full_name} is an Any, which says nothing of its own type")

@@ -100,18 +100,25 @@ class RegistryClient:
         if not self._registry.subjects:
             self._asked(self._client.get_subjects)
         for subject in self._registry.subjects:
-            try:
-                found = self._asked(partial(self._client.get_latest_version, subject))
-            except _AbsentError:
-                raise FormatError(
-                    f"registry.subjects: {self._registry.url} has no subject {subject!r}; the"
-                    " usual name is that of the topic with -value"
-                ) from None
-            registered = found.schema.schema_type
+            registered = self.newest(subject).kind
             if registered != kind:
                 raise FormatError(
                     f"the schema of {subject!r} is {registered}, and the format says {kind}"
                 )
+
+    def newest(self, subject: str) -> Registered:
+        """The latest schema of a subject. Raises FormatError or RegistryError."""
+        try:
+            found = self._asked(partial(self._client.get_latest_version, subject)).schema
+        except _AbsentError:
+            raise FormatError(
+                f"registry.subject: {self._registry.url} has no subject {subject!r}; the usual name"
+                " is that of the topic with -value"
+            ) from None
+        try:
+            return self._with_references(found)
+        except BadRecord as bad:
+            raise FormatError(bad.message) from None
 
     def _ask(self, schema_id: int) -> Registered:
         try:
@@ -130,6 +137,9 @@ class RegistryClient:
                     f"schema {schema_id} is registered under {', '.join(under) or 'no subject'},"
                     f" not under {' or '.join(self._registry.subjects)}",
                 )
+        return self._with_references(schema)
+
+    def _with_references(self, schema: Any) -> Registered:
         references: dict[str, str] = {}
         self._follow(schema.references or (), references)
         return Registered(schema.schema_type, schema.schema_str, references)

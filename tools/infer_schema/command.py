@@ -1,6 +1,7 @@
-"""Which features do my records have? Proposes `[features]` from a sample of JSON records.
+"""Which features do my records have? Proposes `[features]` from a sample of records, or from the
+schema of a topic.
 
-    python -m tools.infer_schema --config FILE [--sample FILE]
+    python -m tools.infer_schema --config FILE [--sample FILE | --from-schema]
 
 The configuration needs no `[features]` yet; with `[events.features]` the records are looked at
 through it. Exit codes: 0 proposed, 1 no record could be used, 2 the configuration is wrong, or
@@ -19,11 +20,12 @@ import typer
 from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, Source, load
+from jobs.pipeline import record_format
+from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source, load
 from schemas import event_files, json_record
 from schemas.decoding import BadRecord, Bounds
 from schemas.features import Scope
-from schemas.formats.declared import RegistryError
+from schemas.formats.declared import FormatError, RegistryError
 from schemas.mapping.decoding import Skipped, texts_of
 from schemas.samples import reserved_columns
 from tools.infer_schema import proposal
@@ -43,19 +45,29 @@ def infer_schema(
     most: Annotated[
         int, typer.Option("--records", metavar="N", min=1, help="How many records to look at.")
     ] = 1_000,
+    from_schema: Annotated[
+        bool,
+        typer.Option(
+            "--from-schema",
+            help="Look at the Avro or Protobuf schema of the source, not at records.",
+        ),
+    ] = False,
 ) -> int:
     """Propose the features of a pipeline from a sample of its records.
 
     Prints [features] as TOML, with the types that were seen and the share of missing values, to be
-    edited (docs/mapping.md). Exit codes: 0 proposed, 1 no record could be used, 2 the configuration
-    is wrong or something cannot be read.
+    edited (docs/mapping.md). With --from-schema, what the schema of the source allows. Exit codes:
+    0 proposed, 1 no record could be used, 2 the configuration is wrong or something cannot be read.
     """
     errors = Console(stderr=True, highlight=False)
     try:
         pipeline = load(config, overrides or ())
         pipeline = pipeline if sample is None else of_json(pipeline)
-        seen, unused = _look(pipeline, sample, most)
-    except (ConfigError, RegistryError, event_files.EventFileError) as error:
+        if from_schema:
+            seen, unused = _of_schema(pipeline), Counter[str]()
+        else:
+            seen, unused = _look(pipeline, sample, most)
+    except (ConfigError, FormatError, RegistryError, event_files.EventFileError) as error:
         errors.print(f"infer-schema: {error}", markup=False, soft_wrap=True)
         return WRONG
     for what, count in unused.most_common():
@@ -70,7 +82,8 @@ def infer_schema(
         if seen.where.items is None:
             labels |= {("item", place) for _, place in labels}
     reserved = frozenset(reserved_columns(pipeline.kinds))
-    print(proposal.toml(seen, reserved, labels, mapped=mappings.features is not None), end="")
+    mapped = mappings.features is not None
+    print(proposal.toml(seen, reserved, labels, mapped=mapped, counted=not from_schema), end="")
     return PROPOSED
 
 
@@ -84,6 +97,23 @@ def _place(source: Source) -> object:
     if isinstance(source, KafkaSource):
         return source.topics, source.topic_pattern
     return source.path
+
+
+def _of_schema(pipeline: Pipeline) -> Seen:
+    """What the schema of the feature events has. Raises ConfigError, FormatError, RegistryError."""
+    source, mapping = pipeline.sources.features, pipeline.mappings.features
+    if isinstance(source, FilesSource) or source.format is None:
+        raise ConfigError(
+            "sources.features.format: there is none, so there is no schema to look at; leave"
+            " --from-schema out to look at records"
+        )
+    # few pipelines need it, and it takes a while to import
+    from tools.infer_schema.examples import examples
+
+    seen = Seen(PLAIN if mapping is None else where(mapping))
+    for record in examples(record_format.of(source.format)):
+        seen.add(record)
+    return seen
 
 
 def _look(pipeline: Pipeline, sample: Path | None, most: int) -> tuple[Seen, Counter[str]]:

@@ -45,11 +45,12 @@ def toml(
     labels: frozenset[tuple[Scope, Place]] = frozenset(),
     *,
     mapped: bool,
+    counted: bool = True,
 ) -> str:
     """`[features]`, and `events.features.fields` for those that are not where the mapping looks.
 
     `reserved`: names that columns of the samples have. `labels`: places that actions are read from,
-    in the same records. `mapped`: there is a mapping.
+    in the same records. `mapped`: there is a mapping. `counted`: the records were real ones.
     """
     found = [_found(seen, scope, place, v) for (scope, place), v in seen.values.items()]
     found.sort(key=lambda one: one.scope)
@@ -59,7 +60,7 @@ def toml(
     for one, name in zip(found, names, strict=True):
         is_object = (one.logged, one.place) in seen.objects
         type_ = None if is_object else merged(set(one.types))
-        told = _told(one)
+        told = _told(one) if counted else _allowed(one)
         fault = name_fault(name)
         if (one.logged, one.place) in labels:
             fault = "[events.actions] reads it, so it may not be known when items are ranked"
@@ -129,6 +130,12 @@ def _told(one: _Found) -> str:
     missing = one.of - one.present
     share = f"{missing:,} of {one.of:,} missing ({missing / one.of:.1%})" if one.of else "none"
     return "; ".join([share, *_types(one)])
+
+
+def _allowed(one: _Found) -> str:
+    """What a schema says of a place."""
+    types = [type_.replace("<>", " (empty)") for type_ in one.types]
+    return "; ".join(["may be absent" if one.present < one.of else "always there", *types])
 
 
 def _types(one: _Found) -> Iterator[str]:
