@@ -1,7 +1,9 @@
 """How events lie in files: a JSON record per line, as plain text or compressed with gzip or zstd.
 
-Whether and how a file is compressed is told by its first bytes, not by its name. A UTF-8 byte-order
-mark at the start is passed over, and so are blank lines. All offsets count uncompressed bytes.
+Avro containers and Parquet files are read as the lines of JSON that say the same.
+
+What a file is, is told by its first bytes, not by its name. A UTF-8 byte-order mark at the start is
+passed over, and so are blank lines. All offsets count uncompressed bytes, or bytes of these lines.
 """
 
 from __future__ import annotations
@@ -17,8 +19,13 @@ from typing import BinaryIO, TypeVar
 
 from backports import zstd
 
+from schemas import row_files
+from schemas.row_files import RowFileError
+
 #: What the name of an event file ends in, in lower case; one of `COMPRESSED` may follow.
 SUFFIXES = (".jsonl", ".ndjson", ".json")
+#: The same of files of rows, which are compressed within.
+OF_ROWS = (".avro", ".parquet")
 COMPRESSED = (".gz", ".zst", ".zstd")
 _OTHER_COMPRESSION = (".bz2", ".lz4", ".snappy", ".xz", ".zip")
 
@@ -44,6 +51,8 @@ def named_like_events(name: str) -> bool:
     Raises EventFileError for the name of an event file in a compression that is not read.
     """
     lower = name.lower()
+    if lower.endswith(OF_ROWS):
+        return True
     for suffix in _OTHER_COMPRESSION:
         if lower.endswith(suffix) and lower.removesuffix(suffix).endswith(SUFFIXES):
             raise EventFileError(
@@ -60,7 +69,7 @@ def readable(path: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
-#: Opens a compressed file: its uncompressed bytes.
+#: Opens a compressed file, or one of rows: the bytes of its lines.
 _Opener = Callable[["Path | io.RawIOBase"], BinaryIO]
 
 
@@ -74,8 +83,18 @@ def _zstd(file: Path | io.RawIOBase) -> BinaryIO:
     return zstd.ZstdFile(file)  # type: ignore[return-value]
 
 
+def _avro(file: Path | io.RawIOBase) -> BinaryIO:
+    return row_files.open_avro(file.open("rb") if isinstance(file, Path) else file)
+
+
+def _parquet(file: Path | io.RawIOBase) -> BinaryIO:
+    return row_files.open_parquet(file.open("rb") if isinstance(file, Path) else file)
+
+
 #: By the first bytes of a file. The second kind of frame of zstd holds no data, and may come first.
-_COMPRESSIONS: tuple[tuple[bytes, _Opener], ...] = (
+_OPENERS: tuple[tuple[bytes, _Opener], ...] = (
+    (row_files.AVRO, _avro),
+    (row_files.PARQUET, _parquet),
     (b"\x1f\x8b", _gzip),
     (b"\x28\xb5\x2f\xfd", _zstd),
     *((bytes([0x50 + n]) + b"\x2a\x4d\x18", _zstd) for n in range(16)),
@@ -83,7 +102,7 @@ _COMPRESSIONS: tuple[tuple[bytes, _Opener], ...] = (
 
 
 def _opener(path: Path) -> _Opener | None:
-    """How a file is compressed; None: it is not.
+    """What opens a file that is not plain text; None: it is.
 
     Raises EventFileError for a file that cannot be read, or that is UTF-16.
     """
@@ -95,7 +114,7 @@ def _opener(path: Path) -> _Opener | None:
     start = _reading(path, look)
     if start[:2] in _UTF_16:
         raise EventFileError(f"{readable(path)}: this is UTF-16 text; convert it to UTF-8")
-    return next((opener for magic, opener in _COMPRESSIONS if start.startswith(magic)), None)
+    return next((opener for magic, opener in _OPENERS if start.startswith(magic)), None)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -203,7 +222,7 @@ class RangeReader:
         if file is not None and file.tell() != start:
             file = None
         if file is None and (opener := _opener(place)) is not None:
-            file = opener(_Unopened(place))
+            file = _reading(place, partial(opener, _Unopened(place)))
         if file is None:
             data = _reading(place, partial(_read_plain, place, start, end - start))
         else:
@@ -247,10 +266,9 @@ class _Unopened(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("only from the start")
-        self._at = offset
-        return offset
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}.get(whence)
+        self._at = offset + (self._path.stat().st_size if start is None else start)
+        return self._at
 
     def read(self, size: int = -1) -> bytes:
         data = _read_plain(self._path, self._at, size)
@@ -268,6 +286,8 @@ def _reading(path: Path, read: Callable[[], _T]) -> _T:
         raise EventFileError(
             f"{readable(path)}: this compressed file is {said}; replace it by a whole one"
         ) from None
+    except RowFileError as error:
+        raise EventFileError(f"{readable(path)}: its rows cannot be read: {error}") from None
     except OSError as error:
         raise EventFileError(
             f"{readable(path)}: cannot be read: {error.strerror or error}"

@@ -26,13 +26,13 @@ def json_text(value: Any) -> bytes:
     except (TypeError, ValueError, OverflowError) as error:
         raise BadRecord("broken_record", str(error)) from None
     # the encoder writes null for what is not finite; few records have a null at all
-    if b"null" in text and (path := _not_finite(value)) is not None:
+    if b"null" in text and (path := not_finite(value)) is not None:
         raise BadRecord("not_finite", f"{path} is NaN or infinite")
     return text
 
 
-def _not_finite(value: Any) -> str | None:
-    """The path of the first number that is not finite."""
+def not_finite(value: Any) -> str | None:
+    """The path of the first number that is not finite; None if all are."""
     waiting = [("$", value)]
     while waiting:
         path, inner = waiting.pop()
