@@ -117,13 +117,13 @@ def all_idle(job: Job, vertices: Iterable[str], idle_ms: int) -> bool:
     return all(min(job.metrics(f"decode {v}", "sourceIdleTime") or [0]) > idle_ms for v in vertices)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("idle", "before", "after", "compact_before"),
     [
         ("features actions", 1, 2, True),
-        pytest.param("features", 2, 1, False, marks=pytest.mark.thorough),
-        pytest.param("actions", 2, 2, True, marks=pytest.mark.thorough),
-        pytest.param("features actions", 2, 1, True, marks=pytest.mark.thorough),
+        ("features", 2, 1, False),
+        ("actions", 2, 2, True),
     ],
 )
 def test_hours_are_complete_and_nothing_is_lost(
