@@ -40,7 +40,9 @@ TIME = 1_700_000_000_000
 KINDS = (ActionKind("click", 60_000), ActionKind("purchase", 60_000, "sum"))
 _ANY = 1 << 30
 
-_ids = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=1, max_size=8)
+_ids = st.text(st.characters(min_codepoint=33, codec="utf-8"), min_size=1, max_size=8).filter(
+    lambda text: not text.isspace()
+)
 _times = st.integers(TIME, TIME + 10**9)
 _items = st.lists(
     st.fixed_dictionaries(
