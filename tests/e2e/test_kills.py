@@ -177,7 +177,7 @@ def test_killed_at_many_moments(tmp_path: Path, compact: bool, parallelism: int,
             return len(seen) >= number
 
         log = tmp_path / f"{attempt}.log"
-        code = killed(tmp_path, log, moment if attempt < 8 else lambda seen: False, *how)
+        code = killed(tmp_path, log, moment if attempt < 5 else lambda seen: False, *how)
         if code is not None:
             assert code == 0, log.read_text()
             break
