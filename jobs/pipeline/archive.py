@@ -71,6 +71,7 @@ def replayed(pipeline: Pipeline, begin: str | None = None, end: str | None = Non
             raise ConfigError(f"sources.{stream}.type: only topics are archived")
         kept = ArchiveSource(
             path=section.path,
+            format=source.format,
             from_=begin,
             to=end,
             out_of_orderness=source.out_of_orderness,

@@ -170,6 +170,27 @@ def test_a_join_over_topics_can_be_joined_again_from_its_archive(tmp_path: Path)
         archive.replayed(config.load(written(tmp_path, KAFKA)))
 
 
+def test_what_decides_about_records_is_the_same_when_they_are_joined_again(tmp_path: Path) -> None:
+    path = written(tmp_path, KAFKA + ARCHIVE)
+    live = config.load(
+        path,
+        [
+            'sources.features.format={ type = "avro", registry = { url = "http://r:8081" } }',
+            "sources.features.out_of_orderness=7s",
+            "sources.features.max_future=8s",
+            "sources.features.max_record_bytes=9",
+        ],
+    )
+    # `max_drift` is about how they are read
+    shared = {*KafkaSource.__struct_fields__} & {*ArchiveSource.__struct_fields__} - {"max_drift"}
+    usual = config.load(path).sources.features
+    again = archive.replayed(live).sources.features
+    for key in shared:
+        value = getattr(live.sources.features, key)
+        assert value != getattr(usual, key), f"try {key} with a value of its own"
+        assert getattr(again, key) == value
+
+
 def test_an_archive_is_a_source_of_both_streams(tmp_path: Path) -> None:
     path = written(
         tmp_path,
