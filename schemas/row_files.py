@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from schemas.formats.declared import first_line
 from schemas.formats.json_form import not_finite
 
 #: The first bytes of each kind of file.
@@ -202,5 +203,5 @@ def _same(value: Any) -> Any:
 
 
 def _said(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error) else name

@@ -94,6 +94,10 @@ class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="ty
     not_after: _Time | None = None
     max_record_bytes: _Positive = 4 << 20
 
+    @property
+    def format(self) -> None:
+        """No other than that of the files, which they say themselves."""
+
 
 class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
     """`[sources.*] type = "kafka"`.
@@ -646,7 +650,6 @@ def secrets_of(pipeline: Pipeline) -> set[str]:
     for source in (pipeline.sources.features, pipeline.sources.actions):
         if isinstance(source, KafkaSource):
             found |= secrets.of_properties(source.properties)
-        form = None if isinstance(source, FilesSource) else source.format
-        if form is not None and form.registry is not None:
-            found |= secrets.of_properties(form.registry.properties)
+        if source.format is not None and source.format.registry is not None:
+            found |= secrets.of_properties(source.format.registry.properties)
     return found

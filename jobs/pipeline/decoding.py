@@ -14,13 +14,12 @@ def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeS
     """
 
     def of(source: Source) -> StreamSettings:
-        section = None if isinstance(source, FilesSource) else source.format
         return StreamSettings(
             int(source.out_of_orderness),
             source.max_record_bytes,
             not_after=source.not_after if isinstance(source, FilesSource) else None,
             max_future_ms=None if isinstance(source, FilesSource) else int(source.max_future),
-            format=None if section is None else record_format.of(section),
+            format=None if source.format is None else record_format.of(source.format),
         )
 
     return DecodeSettings(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.pipeline import kafka_preflight, record_format
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import UnreadableError
 from schemas.events import Stream
 
@@ -26,7 +26,7 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     )
     notes = []
     for stream, source in streams:
-        if not isinstance(source, FilesSource) and source.format is not None:
+        if source.format is not None:
             record_format.check(f"sources.{stream}.format", source.format)
         if isinstance(source, KafkaSource):
             try:

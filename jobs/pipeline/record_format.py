@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +16,9 @@ from configuration.reading import ConfigError, Section, Wrong
 from schemas.formats import declared
 from schemas.formats.declared import FormatError, RegistryError
 
-# What reads Avro and Protocol Buffers is imported by those who need it: few pipelines do.
+# What reads Avro and Protocol Buffers is imported when it is needed: few pipelines do.
+if TYPE_CHECKING:
+    from schemas.formats.transcode import Transcoder
 
 
 class RegistrySection(Section, frozen=True, kw_only=True):
@@ -96,10 +99,8 @@ def resolved(
         properties = references(name, section.registry.properties)
         changes["registry"] = msgspec.structs.replace(section.registry, properties=properties)
     section = msgspec.structs.replace(section, **changes)
-    from schemas.formats.transcode import transcoder
-
     try:
-        transcoder(of(section))
+        transcoder(section)
     except FormatError as error:
         raise wrong(key, str(error)) from None
     except OSError as error:
@@ -131,6 +132,13 @@ def of(section: FormatSection) -> declared.Format:
     if section.descriptor_set is not None:
         descriptors = Path(section.descriptor_set).read_bytes()
     return declared.Protobuf(descriptors, section.message, registry)
+
+
+def transcoder(section: FormatSection) -> Transcoder:
+    """What makes JSON of records. Raises OSError and FormatError for the files of the section."""
+    from schemas.formats import transcode
+
+    return transcode.transcoder(of(section))
 
 
 def _registry(section: RegistrySection) -> declared.Registry:

@@ -32,9 +32,7 @@ def times_of(mappings: Mappings) -> Mapping[Stream, TimeOf]:
 
 def transcoded(section: FormatSection, time_of: TimeOf) -> TimeOf:
     """The same of records of another format."""
-    from schemas.formats.transcode import transcoder
-
-    transcode = transcoder(record_format.of(section))
+    transcode = record_format.transcoder(section)
 
     def time(raw: bytes) -> int | None:
         try:

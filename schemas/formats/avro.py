@@ -14,7 +14,7 @@ import fastavro
 from fastavro.read import SchemaResolutionError
 
 from schemas.bad_record import BadRecord
-from schemas.formats.declared import FormatError
+from schemas.formats.declared import FormatError, first_line
 
 #: Reads the one datum in the bytes. Raises BadRecord: `broken_record`, `wrong_schema`, `too_deep`.
 Reader = Callable[[bytes], Any]
@@ -39,7 +39,7 @@ def parsed(text: str, references: Iterable[str] = ()) -> Any:
     except fastavro.schema.UnknownType as error:
         raise FormatError(f"this Avro schema names an unknown type: {error.name}") from None
     except (ValueError, TypeError, KeyError, fastavro.schema.SchemaParseException) as error:
-        raise FormatError(f"this is no Avro schema: {_one_line(error)}") from None
+        raise FormatError(f"this is no Avro schema: {first_line(error)}") from None
     for each in named.values():
         _check(each, named, ())
     _check(schema, named, ())
@@ -55,13 +55,13 @@ def reader(writer: Any, as_schema: Any = None) -> Reader:
             value = fastavro.schemaless_reader(data, writer, as_schema)
         except SchemaResolutionError as error:
             raise BadRecord(
-                "wrong_schema", f"it cannot be read as the reader's schema: {_one_line(error)}"
+                "wrong_schema", f"it cannot be read as the reader's schema: {first_line(error)}"
             ) from None
         except Exception as error:
             # damaged bytes end in whatever the reader stumbles over: there is no list of it
             raise BadRecord(
                 "broken_record",
-                f"it is no datum of its Avro schema: {type(error).__name__}: {_one_line(error)}",
+                f"it is no datum of its Avro schema: {type(error).__name__}: {first_line(error)}",
             ) from None
         left = len(payload) - data.tell()
         if left:
@@ -157,9 +157,3 @@ def _without_logical_types(schema: Any, named: Mapping[str, Any]) -> Any:
         return kept
 
     return fastavro.parse_schema(plain(schema))
-
-
-def _one_line(error: Exception) -> str:
-    """The first line of what an error says, without what it quotes at length."""
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

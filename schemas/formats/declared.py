@@ -17,6 +17,14 @@ class RegistryError(Exception):
     """The registry gives no answer. One line: what it said, and what to do."""
 
 
+def first_line(said: object) -> str:
+    """The first line of what an error says, without what it quotes at length; its type if it says
+    nothing.
+    """
+    lines = str(said).splitlines()
+    return lines[0][:200] if lines else type(said).__name__
+
+
 @dataclass(frozen=True)
 class Registry:
     """A schema registry with Confluent's API, and records in Confluent's wire format.

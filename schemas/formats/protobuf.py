@@ -20,7 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from schemas.bad_record import BadRecord
-from schemas.formats.declared import FormatError
+from schemas.formats.declared import FormatError, first_line
 
 #: Makes a dict of the bytes of a message. Raises BadRecord: `broken_record`.
 Reader = Callable[[bytes], dict[str, Any]]
@@ -55,22 +55,22 @@ def pool_of(descriptors: bytes) -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     waiting = {file.name: file for file in files.file}
 
-    def add(name: str, asked_by: str) -> None:
+    def add(name: str) -> None:
         file = waiting.pop(name, None)
         if file is None:
             return
         for imported in file.dependency:
-            add(imported, name)
+            add(imported)
         try:
             pool.Add(file)
         except TypeError as error:
             raise FormatError(
-                f"{name} cannot be used: {_one_line(error)}; was the descriptor set made with"
+                f"{name} cannot be used: {first_line(error)}; was the descriptor set made with"
                 " --include_imports?"
             ) from None
 
     for name in list(waiting):
-        add(name, name)
+        add(name)
     return pool
 
 
@@ -109,7 +109,7 @@ def reader(descriptor: Descriptor) -> Reader:
             found = message.FromString(payload)
         except DecodeError as error:
             raise BadRecord(
-                "broken_record", f"it is no message {descriptor.full_name}: {_one_line(error)}"
+                "broken_record", f"it is no message {descriptor.full_name}: {first_line(error)}"
             ) from None
         try:
             value = convert(found)
@@ -195,8 +195,3 @@ def _single(field: FieldDescriptor, known: dict[str, _Convert]) -> _Convert | No
         as_json: _Convert = json_format.MessageToDict
         return as_json
     return _message(kind, known)
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

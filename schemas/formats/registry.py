@@ -17,11 +17,11 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas.bad_record import BadRecord
-from schemas.formats.declared import FormatError, Registry, RegistryError
+from schemas.formats.declared import FormatError, Registry, RegistryError, first_line
 
 #: Properties of Confluent's client that are numbers, with what holds where the file is silent. The
 #: client's own default for `timeout` (s) is to wait without end.
-NUMBERS = {
+_NUMBERS = {
     "timeout": 10,
     "max.retries": 5,
     "retries.wait.ms": 500,
@@ -60,9 +60,9 @@ class RegistryClient:
         self._clock = clock
         self._known: dict[int, Registered] = {}
         self._unknown: dict[int, tuple[float, str, str]] = {}
-        properties: dict[str, Any] = dict(NUMBERS)
+        properties: dict[str, Any] = dict(_NUMBERS)
         for name, value in registry.properties.items():
-            properties[name] = _number(name, value) if name in NUMBERS else value
+            properties[name] = _number(name, value) if name in _NUMBERS else value
         try:
             self._client = SchemaRegistryClient({**properties, "url": registry.url})
         except (ValueError, TypeError, OSError) as error:
@@ -177,12 +177,12 @@ class RegistryClient:
                 hint = "; is this the address of a schema registry, path included?"
             raise RegistryError(
                 f"the schema registry {url} answered with HTTP status {error.http_status_code}:"
-                f" {_one_line(error.error_message)}{hint}"
+                f" {first_line(error.error_message)}{hint}"
             ) from None
         except Exception as error:
             # of whichever HTTP library the client has found, or of what the answer was read with
             raise RegistryError(
-                f"the schema registry {url} gives no answer: {_one_line(error)}; start it, or"
+                f"the schema registry {url} gives no answer: {first_line(error)}; start it, or"
                 " correct registry.url"
             ) from None
 
@@ -199,8 +199,3 @@ def _number(name: str, value: str) -> float:
     if number < 0:
         raise FormatError(f"registry.properties: {name} = {value!r} is below 0")
     return number
-
-
-def _one_line(said: object) -> str:
-    lines = str(said).splitlines()
-    return lines[0][:200] if lines else type(said).__name__

@@ -1,34 +1,21 @@
 """What a record says, whatever its format and shape: all its events, read for the audit.
 
 What is applied of the job is the mapping itself, and what makes JSON of another format: the
-libraries of the formats are trusted. Whether the bytes are JSON, and whether what the
-mapping made of them are good events, is decided by the audit's own decoder.
+libraries of the formats are trusted. Whether the bytes are JSON, and whether what the mapping made
+of them are good events, is decided by the audit's own decoder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jobs.pipeline import record_format
-from jobs.pipeline.config import FilesSource, Pipeline
-from jobs.pipeline.record_format import FormatSection
+from jobs.pipeline.config import Pipeline
 from schemas.bad_record import BadRecord
 from schemas.events import STREAMS, Stream
 from schemas.mapping.decoding import Skipped, Texts, texts_of
 from tools.audit.decoding import DecodedAction, DecodedRequest, Decoder
 
-if TYPE_CHECKING:
-    from schemas.formats.transcode import Transcoder
-
 #: The events of a record; or that it is skipped; or the reason why it is bad.
 Said = list["DecodedRequest | DecodedAction"] | Skipped | str
-
-
-def _transcoder(section: FormatSection) -> Transcoder:
-    # few pipelines need it, and it takes a while to import
-    from schemas.formats.transcode import transcoder
-
-    return transcoder(record_format.of(section))
 
 
 class Decoders:
@@ -40,9 +27,9 @@ class Decoders:
         self._of_texts = Decoder(pipeline, max_items, any_length=True)
         sources = {"features": pipeline.sources.features, "actions": pipeline.sources.actions}
         self._transcode = {
-            stream: _transcoder(source.format)
+            stream: record_format.transcoder(source.format)
             for stream, source in sources.items()
-            if not isinstance(source, FilesSource) and source.format is not None
+            if source.format is not None
         }
         self._most = {stream: source.max_record_bytes for stream, source in sources.items()}
         mappings, schema = pipeline.mappings, pipeline.schema

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline import record_format
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline, Source, load
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, Source, load
 from schemas import event_files, json_record
 from schemas.decoding import BadRecord, Bounds
 from schemas.features import Scope
@@ -102,7 +102,7 @@ def _place(source: Source) -> object:
 def _of_schema(pipeline: Pipeline) -> Seen:
     """What the schema of the feature events has. Raises ConfigError, FormatError, RegistryError."""
     source, mapping = pipeline.sources.features, pipeline.mappings.features
-    if isinstance(source, FilesSource) or source.format is None:
+    if source.format is None:
         raise ConfigError(
             "sources.features.format: there is none, so there is no schema to look at; leave"
             " --from-schema out to look at records"

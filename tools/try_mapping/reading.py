@@ -62,11 +62,9 @@ def json_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], bytes]:
     It raises BadRecord, and RegistryError when a schema registry cannot be asked.
     """
     source = getattr(pipeline.sources, stream)
-    if isinstance(source, FilesSource) or source.format is None:
+    if source.format is None:
         return bytes
-    from schemas.formats.transcode import transcoder
-
-    transcode = transcoder(record_format.of(source.format))
+    transcode = record_format.transcoder(source.format)
     return lambda raw: transcode(raw)[0]
 
 
@@ -78,7 +76,7 @@ def events_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], list[byte
     """
     texts = texts_of(pipeline.mappings, stream)
     source = getattr(pipeline.sources, stream)
-    if texts is None and (isinstance(source, FilesSource) or source.format is None):
+    if texts is None and source.format is None:
         return None
     as_json = json_of(pipeline, stream)
 
