@@ -17,10 +17,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import BinaryIO
 
+from configuration import output_lock
 from configuration.output_lock import HeldError
 from configuration.store_requests import AlreadyThereError, StoreError
-from configuration.stores import StorePath
+from configuration.stores import Folder, StorePath
 
 #: After so many seconds without a renewal, the holder is taken for dead.
 LEASE_S = 30.0
@@ -151,6 +153,11 @@ def take(
             break
         time.sleep(min(_LOOK_S, lease_s / 6))
     return lease.start()
+
+
+def take_either(path: Folder) -> BinaryIO | Lease:
+    """Lock a file, by `output_lock.take`, or an object, by `take`."""
+    return take(path) if isinstance(path, StorePath) else output_lock.take(path)
 
 
 def _stop_at_once() -> None:

@@ -21,8 +21,7 @@ from services.java import JavaError
 from services.kafka_listeners import Listener, addresses, of_users, protocols
 from services.kafka_programs import BrokerError
 from services.process import ProcessId
-from services.started import Started
-from services.waiting import DeadlineError, wait_until
+from services.started import Started, await_answer
 
 RUN_FOLDER = Path(__file__).resolve().parents[1] / ".run" / "kafka"
 USUAL_PORT = 9092
@@ -159,14 +158,15 @@ class KafkaBroker(Started):
             environment=os.environ,
             tied=tied,
         )
-        try:
-            wait_until(self._answers_or_ended, _READY_DEADLINE_S, "the Kafka broker to answer")
-        except DeadlineError as error:
-            self.stop()
-            raise BrokerError(f"{error}; its log ends:\n{process.tail(self.log)}") from error
-        if not self.is_running():
-            self.stop()
-            raise BrokerError(f"the Kafka broker ended; its log:\n{process.tail(self.log)}")
+        await_answer(
+            self._process,
+            self._answers,
+            name="the Kafka broker",
+            within_s=_READY_DEADLINE_S,
+            log=self.log,
+            stop=self.stop,
+            error=BrokerError,
+        )
         if not tied:
             note = {"process": asdict(self._process), "port": self.port}
             self._note.write_text(json.dumps(note), encoding="utf-8")
@@ -197,9 +197,7 @@ class KafkaBroker(Started):
         new_id = kafka_programs.new_cluster_id()
         kafka_programs.format_storage(command, new_id, properties, *users)
 
-    def _answers_or_ended(self) -> bool:
-        if not self.is_running():
-            return True
+    def _answers(self) -> bool:
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
 

@@ -17,8 +17,7 @@ from services import process
 from services.jars import jar_paths
 from services.java import find_java_home
 from services.process import ProcessId
-from services.started import Started
-from services.waiting import DeadlineError, wait_until
+from services.started import Started, await_answer
 
 _READY_DEADLINE_S = 60.0
 _MAIN = "org.gaul.s3proxy.Main"
@@ -107,13 +106,15 @@ class ObjectStore(Started):
             environment=os.environ,
             tied=True,
         )
-        try:
-            wait_until(self._answers_or_ended, _READY_DEADLINE_S, "S3Proxy to answer")
-        except DeadlineError as error:
-            self.stop()
-            raise ObjectStoreError(f"{error}; its log ends:\n{process.tail(self.log)}") from error
-        if not self._process.is_running():
-            raise ObjectStoreError(f"S3Proxy ended; its log:\n{process.tail(self.log)}")
+        await_answer(
+            self._process,
+            self._answers,
+            name="S3Proxy",
+            within_s=_READY_DEADLINE_S,
+            log=self.log,
+            stop=self.stop,
+            error=ObjectStoreError,
+        )
 
     def stop(self) -> None:
         """Stop it; the objects stay."""
@@ -121,9 +122,7 @@ class ObjectStore(Started):
             process.stop(self._process)
         self._process = None
 
-    def _answers_or_ended(self) -> bool:
-        if self._process is None or not self._process.is_running():
-            return True
+    def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(self.endpoint, timeout=2):
                 return True

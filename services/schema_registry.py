@@ -13,8 +13,7 @@ import requests
 from services import process, programs
 from services.java import find_java_home
 from services.process import ProcessId
-from services.started import Started
-from services.waiting import DeadlineError, wait_until
+from services.started import Started, await_answer
 
 _READY_DEADLINE_S = 180.0
 _ASK_S = 5.0
@@ -60,17 +59,15 @@ class SchemaRegistry(Started):
             environment=os.environ,
             tied=True,
         )
-        try:
-            wait_until(self._answers_or_ended, _READY_DEADLINE_S, "the schema registry to answer")
-        except DeadlineError as error:
-            self.stop()
-            raise SchemaRegistryError(
-                f"{error}; its log ends:\n{process.tail(self.log)}"
-            ) from error
-        if not self._process.is_running():
-            raise SchemaRegistryError(
-                f"the schema registry ended; its log:\n{process.tail(self.log)}"
-            )
+        await_answer(
+            self._process,
+            self._answers,
+            name="the schema registry",
+            within_s=_READY_DEADLINE_S,
+            log=self.log,
+            stop=self.stop,
+            error=SchemaRegistryError,
+        )
 
     def stop(self) -> None:
         """Stop it; what it knew is gone."""
@@ -78,9 +75,7 @@ class SchemaRegistry(Started):
             process.stop(self._process)
         self._process = None
 
-    def _answers_or_ended(self) -> bool:
-        if self._process is None or not self._process.is_running():
-            return True
+    def _answers(self) -> bool:
         try:
             answer = requests.get(f"{self.url}/subjects", timeout=_ASK_S)
         except requests.RequestException:

@@ -18,7 +18,7 @@ from services import process
 from services.java import find_java_home
 from services.place import LOOPBACK, Place
 from services.process import ProcessId
-from services.waiting import DeadlineError, wait_until
+from services.started import await_answer
 
 _READY_DEADLINE_S = 60.0
 _MAIN = "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer"
@@ -97,13 +97,15 @@ class ZooKeeper:
             environment=os.environ,
             tied=tied,
         )
-        try:
-            wait_until(self._answers_or_ended, _READY_DEADLINE_S, "ZooKeeper to answer")
-        except DeadlineError as error:
-            self.stop()
-            raise ZooKeeperError(f"{error}; its log ends:\n{process.tail(self.log)}") from error
-        if not self.is_running():
-            raise ZooKeeperError(f"ZooKeeper ended; its log:\n{process.tail(self.log)}")
+        await_answer(
+            self._process,
+            self._answers,
+            name="ZooKeeper",
+            within_s=_READY_DEADLINE_S,
+            log=self.log,
+            stop=self.stop,
+            error=ZooKeeperError,
+        )
 
     def stop(self) -> None:
         """Stop it; its data stay."""
@@ -125,9 +127,7 @@ class ZooKeeper:
         self._port = note["port"]
         self._process = ProcessId(note["pid"], note["started"])
 
-    def _answers_or_ended(self) -> bool:
-        if not self.is_running():
-            return True
+    def _answers(self) -> bool:
         try:
             with socket.create_connection((self._place.address, self._port), 1) as connection:
                 connection.sendall(b"ruok")

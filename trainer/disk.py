@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from configuration import output_lock, store_lock
+from configuration import durable, output_lock, store_lock
 from configuration.store_requests import StoreError
 from configuration.stores import Folder, StorePath
 
@@ -87,11 +87,7 @@ def sync(folder: Folder) -> None:
     """Flushes a folder: the names in it. Raises OSError."""
     if isinstance(folder, StorePath):
         return  # an object lasts when the store has answered
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.flush_names(folder)
 
 
 @contextmanager
@@ -102,33 +98,14 @@ def locked(folder: Folder) -> Iterator[None]:
     object store). Raises LockedError if another process has it, WriteError if the folder cannot be
     written to.
     """
-    if isinstance(folder, StorePath):
-        with _leased(folder):
-            yield
-        return
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = output_lock.take(folder / ".lock")
+            lock = store_lock.take_either(folder / ".lock")
         except output_lock.HeldError as holder:
-            raise _in_use(folder, holder) from None
+            raise LockedError(
+                f"{folder} is in use by another trainer ({holder}): stop that one, or set"
+                " another output.path"
+            ) from None
     with lock:
         yield
-
-
-@contextmanager
-def _leased(folder: StorePath) -> Iterator[None]:
-    with naming(folder):
-        try:
-            lease = store_lock.take(folder / ".lock")
-        except output_lock.HeldError as holder:
-            raise _in_use(folder, holder) from None
-    with lease:
-        yield
-
-
-def _in_use(folder: Folder, holder: Exception) -> LockedError:
-    return LockedError(
-        f"{folder} is in use by another trainer ({holder}): stop that one, or set another"
-        " output.path"
-    )

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from configuration import output_lock, store_lock
-from configuration.store_lock import Lease
 from configuration.store_requests import AWS, ObjectStorageSection
-from configuration.stores import StorePath, folder
+from configuration.stores import folder
 from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.runs import Start
@@ -96,10 +94,9 @@ def locked(
     another process holds it, or when it cannot be written.
     """
     path = folder(output, store) / LOCK
-    lock: BinaryIO | Lease
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = store_lock.take(path) if isinstance(path, StorePath) else output_lock.take(path)
+        lock = store_lock.take_either(path)
     except output_lock.HeldError as holder:
         raise ConfigError(
             f"{written.key}: another {written.job} writes to {output} ({holder}); wait for it, "

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configuration import durable
+
 
 class PlaceError(Exception):
     """A place cannot be looked at, or changed, from here. One line."""
@@ -98,18 +100,9 @@ def write(place: str, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # or the name may outlive a loss of power, and the data not
         partial.replace(path)
-        _flush_names(path.parent)
+        durable.flush_names(path.parent)
     except OSError as error:
         raise PlaceError(f"{place}: {error.strerror or error}") from None
-
-
-def _flush_names(folder: Path) -> None:
-    """What is done in a folder afterwards is not on the disk before the names that it has now."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def delete(place: str) -> None:
