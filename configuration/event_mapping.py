@@ -15,6 +15,7 @@ import msgspec
 
 from configuration.mapping_values import Reader
 from configuration.reading import Section, Wrong, key_of
+from schemas.actions import NEEDS_VALUE
 from schemas.features import FeatureSchema
 from schemas.mapping.plan import ActionMapping, Mappings, RequestMapping, Said
 
@@ -227,7 +228,8 @@ def _says(
     wrong: Wrong,
 ) -> tuple[Said, ...]:
     found = []
-    for n, table in enumerate(read.tables("says", section.says)):
+    tables = read.tables("says", section.says)
+    for n, table in enumerate(tables):
         key = f"says[{n}]"
         read.keys(key, table, ("kind", "when", "value", "event_time", "event_id"))
         full = f"events.actions.{key}"
@@ -238,13 +240,13 @@ def _says(
         value = None
         if "value" in table:
             value = read.value(f"{key}.value", table["value"], of_item=of_item)
-        elif kinds[kind] in ("sum", "max", "last"):
+        elif kinds[kind] in NEEDS_VALUE:
             raise wrong(
                 f"{full}.value",
                 f'this key is required, since [actions.{kind}] has label = "{kinds[kind]}"',
             )
         when = read.conditions(f"{key}.when", table.get("when"), of_item=of_item)
-        if not when and section.action is None and len(read.tables("says", section.says)) > 1:
+        if not when and section.action is None and len(tables) > 1:
             raise wrong(
                 f"{full}.when",
                 "this key is required where a record may say several things: a path, such as"

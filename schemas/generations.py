@@ -100,12 +100,6 @@ def hour_of(partition: str) -> str | None:
     return f"{day[3:]}T{hour[3:]}"
 
 
-def partition_of(hour: str) -> str:
-    """The other way."""
-    day, _, number = hour.partition("T")
-    return f"dt={day}/hr={number}"
-
-
 def decode(text: bytes | None, name: str = POINTER) -> Current:
     """Of the bytes of a pointer; None: there is none. `name`: for errors. Raises PointerError."""
     if text is None:

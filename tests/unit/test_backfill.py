@@ -24,9 +24,10 @@ from jobs.backfill.work import Slice, Work
 from jobs.pipeline.config import ConfigError
 from jobs.pipeline.stopping import Stopped
 from schemas import generations
-from schemas.generations import hour_of, partition_of
+from schemas.generations import hour_of
 from services import process
 from services.waiting import wait_until
+from tests.partitions import partition_of
 
 FIRST, END = (hours.read(hour, "") for hour in ("2026-11-01T22", "2026-11-02T00"))
 PERIOD = hours.between(FIRST, END)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from schemas import generations
 from schemas.generations import Current, Generation, PointerError
+from tests.partitions import partition_of
 from tools.audit.output import Output
 from tools.list_files.command import main
 
@@ -34,7 +35,7 @@ def put(output: Path, *names: str) -> None:
 
 
 def at(hour: int) -> str:
-    return generations.partition_of(HOURS[hour])
+    return partition_of(HOURS[hour])
 
 
 def taken(output: Path, table: str) -> list[str]:

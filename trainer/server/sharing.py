@@ -31,18 +31,25 @@ from trainer.table.table import FREE, MAX_LOAD, Counts, Keys
 _LEAST = 1024
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _probe(places, key):
+    """The place that has a key, or the free one that it would get."""
+    at: Any = np.int64(home(key, len(places)))
+    while places[at] != key and places[at] != uint64(FREE):
+        at += 1
+        if at == len(places):
+            at = 0
+    return at
+
+
 @njit(cache=True, nogil=True)
 def _add(places, sums, keys, samples, sign):
     """Add samples, and their squares, to the sums of keys. Returns how many places were taken."""
     taken = 0
     for i in range(len(keys)):
         if samples[i] > 0:
-            at: Any = np.int64(home(keys[i], len(places)))
-            while places[at] != keys[i] and places[at] != uint64(FREE):
-                at += 1
-                if at == len(places):
-                    at = 0
-            if places[at] == uint64(FREE):
+            at = _probe(places, keys[i])
+            if places[at] != keys[i]:
                 places[at] = keys[i]
                 taken += 1
             of = np.int64(samples[i])
@@ -55,11 +62,7 @@ def _add(places, sums, keys, samples, sign):
 def _effective(places, sums, keys):
     out = np.ones(len(keys), np.float32)
     for i in range(len(keys)):
-        at: Any = np.int64(home(keys[i], len(places)))
-        while places[at] != keys[i] and places[at] != uint64(FREE):
-            at += 1
-            if at == len(places):
-                at = 0
+        at = _probe(places, keys[i])
         if places[at] == keys[i] and sums[at, 1] > 0:
             out[i] = np.float64(sums[at, 0]) ** 2 / np.float64(sums[at, 1])
     return out
