@@ -2,6 +2,10 @@
 
 Requests go to the server byte by byte, so that their signatures stay what they are. Before and
 behind it, some of them get the faults that clients of object stores have to live with.
+
+One answer of S3Proxy is put right on the way. Its objects are files, so that it takes the mark of a
+folder, the object `chk-1/`, for an object `chk-1`, too. To Flink's file system a checkpoint's
+folder is then a file, and it looks for the checkpoint's state beside it. No S3 says so.
 """
 
 from __future__ import annotations
@@ -104,6 +108,8 @@ class FaultyProxy(Started):
             if not answer:
                 return
             body = _body(head, answer, answered)
+            if _is_folder(head, answer):
+                answer, body = _NO_SUCH_OBJECT, b""
             if fate == "lost":
                 return
             if fate == "half":
@@ -158,6 +164,17 @@ def _body(asked: bytes, answer: bytes, stream: BinaryIO) -> bytes:
         pieces += [size, stream.read(int(size.split(b";")[0], 16) + 2)]
         if len(pieces[-1]) == 2:
             return b"".join(pieces)
+
+
+#: The answer to a HEAD.
+_NO_SUCH_OBJECT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+def _is_folder(asked: bytes, answer: bytes) -> bool:
+    """Whether an object was asked for, and the answer is of the folder with that name."""
+    method, target, _ = asked.split(b" ", 2)
+    kind = _header(answer, b"content-type")
+    return method == b"HEAD" and not target.endswith(b"/") and kind == b"application/x-directory"
 
 
 def _refusal(fault: Fault) -> bytes:

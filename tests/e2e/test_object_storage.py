@@ -41,6 +41,8 @@ def test_killed_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
         on_s3 = (
             *("--set", f"output.path=s3://{BUCKET}/out"),
             *("--set", f"object_storage.endpoint={proxy.endpoint}"),
+            # state of any size is a file of its own, which the checkpoint names by its folder
+            *("--set", 'flink."execution.checkpointing.data-inline-threshold"=0b'),
         )
         log = tmp_path / "first.log"
         number = len(names(folder)) + rng.randrange(10, 40)
