@@ -88,6 +88,8 @@ class BatchRunner:
         self.late: list[LateAction] = []
         self.rejected: list[Rejection] = []
         self.counts: dict[str, int] = defaultdict(int)
+        #: Entries that were removed at their ends, without asking.
+        self.removed = 0
         self.asked = self.moved = 0
         self._begin_batch()
         self._open()
@@ -200,9 +202,24 @@ class BatchRunner:
                 last = None
                 continue
             self.timers.remove(due[0])
-            self._step(key, at, None)
-            last = at
+            if not self._only_waits(key, at):
+                self._step(key, at, None)
+                last = at
         self._steps.append((-1, watermark, None))
+
+    def _only_waits(self, key: str, now: int) -> bool:
+        """Whether a key has nothing but an entry that waits for its end. Due ones are removed."""
+        if self.rules.key != "request_id":
+            return False
+        entries = self.state[key].entries
+        end = entries[key][:9] if list(entries) == [key] else b""
+        comes_along = key not in self._unloaded and self._load_at_most > 0
+        if key in self._keys or not comes_along or self.state[key].log or end[:1] != b"\xd3":
+            return False
+        if _unpack(end) <= now:
+            del entries[key]
+            self.removed += 1
+        return True
 
     def _run(self, *, ended: bool) -> None:
         if self._steps:

@@ -103,7 +103,9 @@ def test_requests_of_versions_two_and_three_are_read_and_written_alike(version: 
     assert settled == StoredRequest(
         *(version, "r2", *times, ["i1", "i2"], True, b"", "u1", [2**64 - 1, 7])
     )
-    assert (pack_request(request), pack_request(settled)) == (pending, tombstone)
+    end = b"\xd3" + times[2].to_bytes(8, "big")
+    assert (pack_request(request), pack_request(settled)) == (pending, end + tombstone)
+    assert unpack_request(end + tombstone) == settled
 
 
 def test_logs_of_versions_two_and_three_are_read_and_written_alike() -> None:

@@ -8,10 +8,15 @@ lateness can change over a savepoint. Its body carries the names of its features
 added, at the end and with a default, so a release can read what older releases wrote. Version 2
 added the rows before the deadline. Version 3 added `LogChange`; before that, a log had only
 actions.
+
+A tombstone begins with its end: a msgpack integer of 8 bytes, the time at which it is forgotten.
+The operator (`udfs/jvm/KeyedBatches.java`) reads it, and removes a tombstone that is all of its key
+without asking Python, which is what becomes of most. Tombstones of earlier releases have no end.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 
 import msgspec
@@ -77,6 +82,9 @@ class LogChange(msgspec.Struct, array_like=True, tag="c", frozen=True):
 
 LogEntry = ActionEvent | LogChange
 
+#: The head of a msgpack integer of 8 bytes. A packed request begins with the head of an array.
+_INT64 = 0xD3
+_END = struct.Struct(">Bq")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_request = msgspec.msgpack.Decoder(StoredRequest).decode
 _unpack_entry = msgspec.msgpack.Decoder(LogEntry).decode
@@ -91,12 +99,14 @@ def pack_request(request: StoredRequest) -> bytes:
     """A request as it is stored. Raises ValueError for one whose body is not loaded."""
     if request.body is None:
         raise ValueError(f"the body of request {request.request_id!r} is not loaded")
+    if request.settled:
+        return _END.pack(_INT64, request.forget_time) + _pack(request)
     return _pack(request)
 
 
 def unpack_request(blob: bytes) -> StoredRequest:
     """A request that was stored. Raises StateVersionError."""
-    request = _unpack_request(blob)
+    request = _unpack_request(blob if blob[0] != _INT64 else memoryview(blob)[_END.size :])
     if request.version > VERSION:
         raise StateVersionError(
             f"state of version {request.version}; this release reads up to {VERSION}"

@@ -4,6 +4,10 @@
 // both. This operator knows keys, a state of named entries and a log for each key, timers, counters
 // and side outputs. What they mean, only Python knows.
 //
+// An entry may begin with its end: a msgpack integer of 8 bytes. A key that has only such an entry, and
+// no log, waits for nothing but that time. Then the entry is removed here: half of all timers are
+// these, and each would be a key to load, a step, and a key in the reply.
+//
 // A batch ends when it is large, when it is old, before a checkpoint, and at the end of the input. A
 // watermark does not end it but is a step of it, and is sent on when the batch is done. All state is
 // written before `flush` returns, so a checkpoint has everything.
@@ -47,6 +51,8 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
         implements OneInputStreamOperator, Triggerable, ProcessingTimeCallback {
     /** A key with more entries, or with a longer log, is read by Python as far as it needs it. */
     private static final int LOADED_AT_MOST = 32;
+    /** The head of a msgpack integer of 8 bytes. */
+    private static final byte INT64 = (byte) 0xd3;
     /** Instead of a key: time has come to here. */
     private static final int TIME = -1;
 
@@ -217,17 +223,43 @@ public final class KeyedBatches extends AbstractEmbeddedPythonFunctionOperator
 
     public void onEventTime(InternalTimer timer) throws Exception {
         long at = timer.getTimestamp();
+        Row key = (Row) timer.getKey();
+        if (onlyWaits((String) key.getField(0), at)) {
+            return;
+        }
         if (full() && someDue && at > lastDue) {
             // Many at once, as at the end of the input. The cut is between two times, for Python
             // may set further timers for a time that is due, and a key's are to fire in order.
             timeIs(lastDue);
             run();
         }
-        Row key = (Row) timer.getKey();
         step(indexOf((String) key.getField(0), key), at);
         steps.nil();
         someDue = true;
         lastDue = at;
+    }
+
+    /**
+     * Whether the current key has nothing but an entry that waits for its end, which is removed if
+     * that is now. False, too, if something of the key is in the batch, since the state then does
+     * not say it yet, and if the key would not be loaded, since Python may remember it then.
+     */
+    private boolean onlyWaits(String key, long now) throws Exception {
+        if (!onlyOwnEntry || index.containsKey(key) || unloaded.contains(key)) {
+            return false;
+        }
+        byte[] entry = (byte[]) entries.get(key);
+        if (entry == null || entry[0] != INT64) {
+            return false;
+        }
+        Iterable logged = (Iterable) log.get();
+        if (logged != null && logged.iterator().hasNext()) {
+            return false;
+        }
+        if (new Packed(entry).integer() <= now) {
+            entries.remove(key);
+        }
+        return true;
     }
 
     public void onProcessingTime(InternalTimer timer) {}
