@@ -1,8 +1,9 @@
 """What a schema registry says of the id that a record carries.
 
 A schema that is registered never changes, so each is asked for once. A registry that cannot be
-asked is no fault of the record: `RegistryError` is then raised, which fails the job; Flink starts
-it again from its last checkpoint, and no record is lost.
+asked is no fault of the record: `RegistryError` is then raised, which fails the join; Flink starts
+it again from its last checkpoint, and no record is lost. The archive needs no schema to keep a
+record, and goes on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _NUMBERS = {
 }
 #: For so long (s) an id that the registry did not know is not asked for again.
 _UNKNOWN_FOR_S = 30.0
+#: For so long (s) a registry that could not be asked is left alone: a try takes about as long.
+_DOWN_FOR_S = 30.0
 #: So many unknown ids are remembered: damaged records may carry any number.
 _MAX_UNKNOWN = 10_000
 _NO_SCHEMA, _NO_SUBJECT, _NO_VERSION = 40403, 40401, 40402
@@ -60,6 +63,7 @@ class RegistryClient:
         self._clock = clock
         self._known: dict[int, Registered] = {}
         self._unknown: dict[int, tuple[float, str, str]] = {}
+        self._down: tuple[float, str] | None = None
         properties: dict[str, Any] = dict(_NUMBERS)
         for name, value in registry.properties.items():
             properties[name] = _number(name, value) if name in _NUMBERS else value
@@ -81,8 +85,14 @@ class RegistryClient:
             since, reason, message = self._unknown[schema_id]
             if self._clock() - since < _UNKNOWN_FOR_S:
                 raise BadRecord(reason, message)
+        if self._down is not None and self._clock() - self._down[0] < _DOWN_FOR_S:
+            raise RegistryError(self._down[1])
         try:
             known = self._ask(schema_id)
+            self._down = None
+        except RegistryError as error:
+            self._down = (self._clock(), str(error))
+            raise
         except BadRecord as bad:
             if len(self._unknown) >= _MAX_UNKNOWN:
                 self._unknown.clear()

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from schemas.actions import ActionKind
+from schemas.bad_record import BadRecord
 from schemas.events import Stream
 from schemas.features import FeatureSchema
+from schemas.formats.declared import RegistryError
 from udfs.core import archive_batches
 from udfs.core.archive_batches import ReadRecords
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
@@ -94,3 +96,47 @@ def test_counts_are_those_of_one_batch() -> None:
     for _ in range(2):
         _, (counts, _, _) = msgspec.msgpack.decode(host.run(msgspec.msgpack.encode([(None, T)])))
         assert sorted(counts) == [["actions_archived", 1], ["unusable/actions/empty_record", 1]]
+
+
+def test_a_registry_that_cannot_be_asked_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The join would wait for it. An archive that waits loses what retention removes."""
+    down = True
+
+    class Decoder:
+        def decode(self, raw: bytes, *_: object) -> object:
+            if down and raw != b"known":
+                raise RegistryError("the schema registry gives no answer")
+            raise BadRecord("broken_record", "as ever")
+
+    monkeypatch.setattr(archive_batches, "request_decoder", lambda _: Decoder())
+    host = ReadRecords(settings(reject_unknown=True), "features")
+    host.open()
+
+    def run(*values: bytes) -> tuple[list[list[Any]], dict[str, int], list[list[str]]]:
+        records = [(value, T) for value in values]
+        rows, (counts, warnings, _) = msgspec.msgpack.decode(
+            host.run(msgspec.msgpack.encode(records))
+        )
+        assert {name for name, _ in counts} <= set(archive_batches.counters("features"))
+        return rows, dict(counts), warnings
+
+    rows, counts, warnings = run(b"new", b"known", b"new")
+    assert [row[4] for row in rows] == [
+        *("registry_unavailable", "broken_record", "registry_unavailable")
+    ]
+    assert rows[0][:4] == NOTHING
+    assert counts["unusable/features/registry_unavailable"] == 2
+    assert counts["features_archived"] == 3
+    assert warnings == [
+        [
+            "archive",
+            "records kept without their ids (registry_unavailable) by this subtask: 1;"
+            " the schema registry gives no answer",
+        ]
+    ]
+    _, _, warnings = run(*[b"new"] * 10)
+    assert len(warnings) == 1, "and not for each"
+    assert " by this subtask: 10;" in warnings[0][1]
+    down = False
+    rows, counts, warnings = run(b"new")
+    assert (rows[0][4], warnings) == ("broken_record", [])

@@ -68,15 +68,22 @@ def serving() -> Iterator[tuple[str, Answers]]:
     ],
 )
 def test_an_answer_that_is_none_fails_the_job(status: int, body: object, says: str) -> None:
+    now = 0.0
     with serving() as (url, answers):
         answers.status, answers.body = status, body
-        client = RegistryClient(Registry(url, (), QUICK))
+        client = RegistryClient(Registry(url, (), QUICK), clock=lambda: now)
         with pytest.raises(RegistryError) as error:
             client.registered(7)
         assert says in str(error.value)
         assert "\n" not in str(error.value)
+        # a try takes long, so the next one waits
+        asked = len(answers.paths)
+        with pytest.raises(RegistryError) as again:
+            client.registered(8)
+        assert (str(again.value), len(answers.paths)) == (str(error.value), asked)
         # and it goes on when the registry does
         answers.status, answers.body = 200, {"schema": '"string"'}
+        now = 31.0
         assert client.registered(7).text == '"string"'
 
 

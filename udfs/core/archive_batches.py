@@ -10,16 +10,22 @@ import msgspec
 
 from schemas.decoding import BadRecord
 from schemas.events import ActionEvent, Origin, Stream, unpack_front
+from schemas.formats.declared import RegistryError
 from schemas.mapping.decoding import Skipped
 from udfs.core.batch_reply import PackedReports, Reports
 from udfs.core.decode_batches import REASONS, action_decoder, request_decoder
 from udfs.core.decode_settings import DecodeSettings
 
 #: Event time (epoch ms), request id, user id, item ids, why the join would reject the record, and
-#: that in words. A good record has no reason; a bad one has a reason and nothing else.
+#: that in words. A good record has no reason; a bad one has a reason and nothing else, and so has
+#: one that could not be read (`UNREAD`).
 Read = tuple[
     "int | None", "str | None", "str | None", "list[str] | None", "str | None", "str | None"
 ]
+
+#: The reason of a record whose schema is in a registry that could not be asked. It is kept all the
+#: same, since it may be read later. The join knows no such reason: it waits for the registry.
+UNREAD = "registry_unavailable"
 
 #: A decoder notes where a record was read, and the archive has that already.
 _NOWHERE = Origin("", None, 0)
@@ -29,7 +35,10 @@ _unpack = msgspec.msgpack.Decoder(list[tuple[bytes | None, int]]).decode
 
 def counters(stream: Stream) -> tuple[str, ...]:
     """All counters of a stream, in the form of `batch_reply.Reports.counts`."""
-    return (f"{stream}_archived", *(f"unusable/{stream}/{why}" for why in REASONS[stream]))
+    return (
+        f"{stream}_archived",
+        *(f"unusable/{stream}/{why}" for why in (*REASONS[stream], UNREAD)),
+    )
 
 
 class ReadRecords:
@@ -44,6 +53,7 @@ class ReadRecords:
         self._requests = request_decoder(self._settings)
         self._actions = action_decoder(self._settings)
         self._reports = Reports()
+        self._unread, self._warn_at = 0, 1
         self._read = self._request if self._stream == "features" else self._action
 
     def run(self, batch: bytes) -> bytes:
@@ -56,9 +66,21 @@ class ReadRecords:
             except BadRecord as bad:
                 counts[f"unusable/{stream}/{bad.reason}"] += 1
                 said.append((None, None, None, None, bad.reason, bad.message))
+            except RegistryError as error:
+                counts[f"unusable/{stream}/{UNREAD}"] += 1
+                said.append((None, None, None, None, UNREAD, str(error)))
+                self._warn(str(error))
         counts[f"{stream}_archived"] += len(said)
         reports: PackedReports = self._reports.taken()
         return _pack((said, reports))
+
+    def _warn(self, why: str) -> None:
+        """At the first record that could not be read, the tenth, the hundredth, and so on."""
+        self._unread += 1
+        if self._unread >= self._warn_at:
+            self._warn_at *= 10
+            message = f"records kept without their ids ({UNREAD}) by this subtask: {self._unread}"
+            self._reports.warnings.append(("archive", f"{message}; {why}"))
 
     def _request(self, value: bytes, time: int) -> Read:
         request = self._requests.decode(value, _NOWHERE, time)
