@@ -80,7 +80,8 @@ def backfill(
             made_by = {"margin": margin, "join": document(config, sets)}
             planned = work.plan(*period, edges, made_by, slice_hours)
             if dry_run:
-                shown.show(pipeline, output, planned, edges)
+                replayed = sources.replayed(pipeline)
+                shown.show(replayed, sources.listed(replayed), output, planned, edges)
                 return DONE
             with locked(output):
                 left = work.load(output)
@@ -121,11 +122,18 @@ def _run(
     edges: Margins,
 ) -> None:
     """Join and publish, with a progress bar of hours."""
-    last = planned.slices[-1]
-    span = edges.of(hours.read(last.first, "from"), hours.read(last.end, "to"))
-    for note in sources.notes(sources.cut(pipeline, *span)):
+    pipeline = sources.replayed(pipeline)
+    listings = sources.listed(pipeline)
+
+    def to_read(piece: Slice) -> tuple[tuple[int, int], bool, Pipeline]:
+        span = edges.of(hours.read(piece.first, "from"), hours.read(piece.end, "to"))
+        goes_on = sources.go_on(listings, span[1])
+        return span, goes_on, sources.cut(pipeline, *span, goes_on=goes_on)
+
+    *_, of_the_last = to_read(planned.slices[-1])
+    for note in sources.notes(of_the_last, listings):
         _say(f"warning: {note}")
-    of_slice = {piece.folder: _hours(piece) for piece in planned.slices}
+    hours_of = {piece.folder: _hours(piece) for piece in planned.slices}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -134,24 +142,24 @@ def _run(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("joining", total=sum(of_slice.values()))
+        task = bar.add_task("joining", total=sum(hours_of.values()))
 
         def join(piece: Slice, folder: Path) -> None:
-            span = edges.of(hours.read(piece.first, "from"), hours.read(piece.end, "to"))
-            if sources.are_empty(sources.cut(pipeline, *span)):
+            span, goes_on, of_slice = to_read(piece)
+            if sources.are_empty(of_slice, listings):
                 folder.mkdir()
                 return
 
             def watch() -> None:
                 bar.update(task, description=f"joining {piece.first}, {_size(folder):.1f} MB")
 
-            join_apart(config, overrides, span, folder, watch)
+            join_apart(config, overrides, span, folder, watch, goes_on=goes_on)
 
         running.to_the_end(
             output,
             planned,
             join,
-            joined=lambda piece: bar.advance(task, of_slice[piece.folder]),
+            joined=lambda piece: bar.advance(task, hours_of[piece.folder]),
         )
     _say(f"done; {planned.first} to {planned.end} are replaced in {output}")
 

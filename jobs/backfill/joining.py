@@ -39,13 +39,19 @@ def join(
     into: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows go.")],
     first: Annotated[str, typer.Option("--from", metavar="HOUR", help="First hour to read.")],
     end: Annotated[str, typer.Option("--to", metavar="HOUR", help="The hour to read up to.")],
+    goes_on: Annotated[
+        bool, typer.Option("--goes-on", help="Both streams have records after that.")
+    ] = False,
     overrides: Overrides = None,
 ) -> int:
     """Join the records of these hours into a folder. Exit codes: those of `jobs.join_samples`."""
 
     def of_slice(path: Path, overrides: Sequence[str]) -> Pipeline:
         begin, stop = hours.read(first, "--from"), hours.read(end, "--to")
-        return sources.into(sources.cut(load(path, overrides), begin, stop), str(into.absolute()))
+        replayed = sources.replayed(load(path, overrides))
+        return sources.into(
+            sources.cut(replayed, begin, stop, goes_on=goes_on), str(into.absolute())
+        )
 
     program = replace(join_samples.PROGRAM, name="backfill", load=of_slice)
     asked = Asked(config, tuple(overrides or ()), False, None, overwrite=False, append=False)
@@ -58,10 +64,13 @@ def join_apart(
     span: tuple[int, int],
     into: Path,
     watch: Callable[[], None],
+    *,
+    goes_on: bool = False,
 ) -> None:
     """The same in a process of its own, until that has ended.
 
-    `span`: what to read, epoch ms. `watch` is called every now and then. Raises JoinError.
+    `span`: what to read, epoch ms. `goes_on`: see `sources.go_on`. `watch` is called every now and
+    then. Raises JoinError.
     """
     from services import process
 
@@ -69,6 +78,7 @@ def join_apart(
     sets = [word for override in overrides for word in ("--set", override)]
     words = [sys.executable, "-m", "jobs.backfill.joining", "--config", str(config.absolute())]
     words += ["--into", str(into), "--from", hours.text(span[0]), "--to", hours.text(span[1])]
+    words += ["--goes-on"] if goes_on else []
     path = [str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     started = process.start(
         [*words, *sets],

@@ -11,6 +11,7 @@ from rich.table import Table
 from jobs.backfill import hours, publication, sources
 from jobs.backfill.margins import Margins
 from jobs.backfill.running import TABLES
+from jobs.backfill.sources import Listings
 from jobs.backfill.work import Work
 from jobs.pipeline.config import Pipeline
 
@@ -18,8 +19,13 @@ from jobs.pipeline.config import Pipeline
 _WIDTH = 120
 
 
-def show(pipeline: Pipeline, output: Path, planned: Work, edges: Margins) -> None:
-    """Print it. Raises ConfigError as the join would before it starts, OSError, PointerError."""
+def show(
+    pipeline: Pipeline, listings: Listings, output: Path, planned: Work, edges: Margins
+) -> None:
+    """Print it. `pipeline`, `listings`: of `sources.replayed` and `sources.listed`.
+
+    Raises ConfigError as the join would before it starts, OSError, PointerError.
+    """
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for head in ("replaces from", "to", "reads from", "to", "that is", "in place of"):
         grid.add_column(head, no_wrap=True)
@@ -27,8 +33,8 @@ def show(pipeline: Pipeline, output: Path, planned: Work, edges: Margins) -> Non
     notes: list[str] = []
     for piece in planned.slices:
         span = edges.of(hours.read(piece.first, "from"), hours.read(piece.end, "to"))
-        source = sources.cut(pipeline, *span)
-        read, notes = sources.described(source), sources.notes(source)
+        source = sources.cut(pipeline, *span, goes_on=sources.go_on(listings, span[1]))
+        read, notes = sources.described(source, listings), sources.notes(source, listings)
         files: list[Path] = []
         for table in TABLES:
             found = publication.replaced(output, table, piece.first, piece.end)

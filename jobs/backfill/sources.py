@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import msgspec
-from pyarrow import fs
 
 from jobs.backfill import hours
 from jobs.backfill.margins import HOUR_MS
-from jobs.pipeline import archive, archive_plan, file_plan
+from jobs.pipeline import archive, archive_files, archive_plan, file_plan
+from jobs.pipeline.archive_files import Listing
 from jobs.pipeline.config import (
     ArchiveSource,
-    ConfigError,
     FilesSource,
     KafkaSource,
     Pipeline,
@@ -21,29 +19,54 @@ from jobs.pipeline.config import (
     hour_ms,
 )
 from schemas.events import STREAMS, Stream
-from schemas.generations import hour_of
 
-_FOLDER = re.compile(r".*/(dt=[^/]+/hr=[^/]+)/[^/._][^/]*\.parquet")
+#: What an archive has of each stream; empty for event files.
+Listings = Mapping[Stream, Listing]
 
 
-def cut(pipeline: Pipeline, begin: int, end: int) -> Pipeline:
-    """The pipeline with sources that read from `begin` to `end` (whole hours, epoch ms).
+def replayed(pipeline: Pipeline) -> Pipeline:
+    """The pipeline as a backfill reads it: topics are read from their archive.
 
-    Topics are read from their archive. Event files know no hours, and are read whole. If both
-    streams of an archive go on after the end, the input is complete up to there, although nothing
-    in it says so (join-semantics 11). Raises ConfigError for topics without an archive.
+    Raises ConfigError for topics without an archive.
+    """
+    if isinstance(pipeline.sources.features, KafkaSource):
+        return archive.replayed(pipeline)
+    return pipeline
+
+
+def listed(pipeline: Pipeline) -> Listings:
+    """What there is to read for a pipeline that `replayed` gave. Raises ConfigError."""
+    if are_whole(pipeline):
+        return {}
+    sources = {stream: getattr(pipeline.sources, stream) for stream in STREAMS}
+    return {
+        stream: archive_files.listed(stream, source, pipeline.object_storage)
+        for stream, source in sources.items()
+    }
+
+
+def go_on(listings: Listings, end: int) -> bool:
+    """Whether both streams of an archive have records at `end` (epoch ms) or later.
+
+    Then the input is complete up to there, although nothing in it says so (join-semantics 11).
+    """
+    of_each = [any(file.hour >= end for file in listing.files) for listing in listings.values()]
+    return bool(of_each) and all(of_each)
+
+
+def cut(pipeline: Pipeline, begin: int, end: int, *, goes_on: bool) -> Pipeline:
+    """A pipeline that `replayed` gave, with sources that read from `begin` to `end` (whole hours,
+    epoch ms). `goes_on`: what `go_on` says of the end.
+
+    Event files know no hours, and are read whole.
     """
     if are_whole(pipeline):
         return pipeline
-    if isinstance(pipeline.sources.features, KafkaSource):
-        pipeline = archive.replayed(pipeline)
     first, last = hours.text(begin), hours.text(end)
     sources = {}
-    goes_on = True
     for stream in STREAMS:
         source = getattr(pipeline.sources, stream)
         assert isinstance(source, ArchiveSource)
-        goes_on = goes_on and any(hour >= last for hour in _hours(stream, source))
         sources[stream] = msgspec.structs.replace(
             source, from_=max(first, source.from_ or first), to=min(last, source.to or last)
         )
@@ -58,45 +81,42 @@ def are_whole(pipeline: Pipeline) -> bool:
     return isinstance(pipeline.sources.features, FilesSource)
 
 
-def are_empty(pipeline: Pipeline) -> bool:
-    """Whether there is nothing to read for a pipeline that `cut` gave. Raises ConfigError."""
+def are_empty(pipeline: Pipeline, listings: Listings) -> bool:
+    """Whether there is nothing to read for a pipeline that `cut` gave."""
     if are_whole(pipeline):
         return False
-    for stream in STREAMS:
-        source = getattr(pipeline.sources, stream)
-        if any(source.from_ <= hour < source.to for hour in _hours(stream, source)):
+    for stream, listing in listings.items():
+        begin, end = getattr(pipeline.sources, stream).range_ms
+        if any(begin <= file.hour < end for file in listing.files):
             return False
     return True
 
 
-def notes(pipeline: Pipeline) -> list[str]:
+def notes(pipeline: Pipeline, listings: Listings) -> list[str]:
     """What a person should know of a pipeline that `cut` gave: an archive that ends too early."""
-    if are_whole(pipeline):
-        return []
     found = []
-    for stream in STREAMS:
+    for stream, listing in listings.items():
         source = getattr(pipeline.sources, stream)
-        last = max(_hours(stream, source), default="none")
-        if last == "none" or hours.text(hour_ms(last) + HOUR_MS) < source.to:
+        last = max((file.hour for file in listing.files), default=None)
+        if last is None or last + HOUR_MS < hour_ms(source.to):
             found.append(
                 f"the archive of {stream} should be read up to {source.to}, and its last hour is"
-                f" {last}. If more is to come, wait for it: rows are made of what is there"
+                f" {'none' if last is None else hours.text(last)}. If more is to come, wait for it:"
+                " rows are made of what is there"
             )
     return found
 
 
-def described(pipeline: Pipeline) -> str:
+def described(pipeline: Pipeline, listings: Listings) -> str:
     """How much there is to read of a pipeline that `cut` gave. Raises ConfigError."""
     features, actions = pipeline.sources.features, pipeline.sources.actions
     if isinstance(features, FilesSource) and isinstance(actions, FilesSource):
         chunks = file_plan.plan(features, actions).chunks
         size = sum(chunk.end - chunk.start for chunk in chunks)
         return f"{len({chunk.path for chunk in chunks}):,} files, {size / 1e6:,.1f} MB"
-    assert isinstance(features, ArchiveSource)
-    assert isinstance(actions, ArchiveSource)
     found = [
-        archive_plan.of_stream("features", features),
-        archive_plan.of_stream("actions", actions),
+        archive_plan.of_stream(stream, getattr(pipeline.sources, stream), listing)
+        for stream, listing in listings.items()
     ]
     records, size = (sum(getattr(each, of) for each in found) for of in ("records", "bytes"))
     return f"{records:,} records, {size / 1e6:,.1f} MB"
@@ -115,18 +135,3 @@ def into(pipeline: Pipeline, folder: str) -> Pipeline:
         output=msgspec.structs.replace(pipeline.output, path=folder, table="files"),
         runtime=msgspec.structs.replace(pipeline.runtime, checkpoint_path=None, metrics_port=None),
     )
-
-
-def _hours(stream: Stream, source: ArchiveSource) -> Iterator[str]:
-    """The hours of which an archive has records."""
-    folder = f"{source.path.rstrip('/')}/{stream}"
-    try:
-        system, root = archive_plan.opened(folder)
-        listed = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"sources.{stream}.path: {folder}: {error}") from None
-    for info in listed:
-        named = _FOLDER.fullmatch(info.path)
-        hour = hour_of(named[1]) if named else None
-        if hour is not None:
-            yield hour

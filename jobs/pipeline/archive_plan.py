@@ -9,28 +9,27 @@ first offset is due.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from configuration import stores
-from jobs.pipeline.config import ArchiveSource, ConfigError, hour_ms
+from configuration.store_requests import AWS, ObjectStorageSection
+from jobs.pipeline import archive_files
+from jobs.pipeline.archive_files import ArchiveFile, Listing
+from jobs.pipeline.config import ArchiveSource, ConfigError
 from schemas.events import Stream
 
 _Ints = npt.NDArray[np.int64]
 _HOUR_MS = 3_600_000
 #: The hour (epoch ms) of records without a timestamp.
 _NO_TIME = 0
-_FILE = re.compile(r"dt=(\d{4}-\d\d-\d\d)/hr=(\d\d)/([^/]+)")
 _FILES_AT_ONCE = 8
 #: About so many records lie between the fastest and the slowest reader when nothing is configured.
 _RECORDS_OF_DRIFT = 50_000
@@ -87,22 +86,19 @@ class Plan:
         return sum(self.by_hour.values())
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file below the folder of its stream; its hour as epoch ms."""
-
-    name: str
-    hour: int
-    size: int
-
-
-def plan(features: ArchiveSource, actions: ArchiveSource) -> Plan:
+def plan(
+    features: ArchiveSource, actions: ArchiveSource, store: ObjectStorageSection = AWS
+) -> Plan:
     """What to read of an archive. Looks into every file of the range, at the offsets only.
 
-    Raises ConfigError when there is nothing, an hour is not complete, or a file cannot be read.
+    `store`: the service of `s3://`. Raises ConfigError when there is nothing, an hour is not
+    complete, or a file cannot be read.
     """
     sources: dict[Stream, ArchiveSource] = {"features": features, "actions": actions}
-    found = [of_stream(stream, source) for stream, source in sources.items()]
+    found = [
+        of_stream(stream, source, archive_files.listed(stream, source, store))
+        for stream, source in sources.items()
+    ]
     warnings = [warning for each in found for warning in each.warnings]
     if not any(each.partitions for each in found):
         raise ConfigError("; ".join(warnings))
@@ -117,49 +113,40 @@ def plan(features: ArchiveSource, actions: ArchiveSource) -> Plan:
     )
 
 
-def of_stream(stream: Stream, source: ArchiveSource) -> Plan:
-    """The same for one stream, which may have nothing in a range."""
+def of_stream(stream: Stream, source: ArchiveSource, listing: Listing) -> Plan:
+    """The same for one stream, which may have nothing in a range.
+
+    `listing`: what its folder has (`archive_files.listed`).
+    """
     warnings: list[str] = []
-    files = _found(stream, source, warnings)
+    files = _found(stream, source, listing, warnings)
     by_hour = Counter[int]()
-    partitions = _partitions(stream, source, files, by_hour)
+    partitions = _partitions(stream, listing, files, by_hour)
     if source.range_ms == (None, None):
         warnings += _gaps(stream, partitions)
     size = sum(file.size for file in files)
     return Plan(partitions, by_hour, len(files), size, _drift(source, by_hour), warnings)
 
 
-def _found(stream: Stream, source: ArchiveSource, warnings: list[str]) -> list[_File]:
+def _found(
+    stream: Stream, source: ArchiveSource, listing: Listing, warnings: list[str]
+) -> list[ArchiveFile]:
     """The files of a stream in its range, by name. Raises ConfigError."""
-    key = f"sources.{stream}"
-    folder = f"{source.path.rstrip('/')}/{stream}"
+    key, folder = f"sources.{stream}", listing.folder
     begin, end = source.range_ms
     whole = begin is None and end is None
-    files: list[_File] = []
-    complete: set[int] = set()
-    try:
-        system, root = opened(folder)
-        listed = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}.path: {folder}: {error}") from None
-    for info in listed:
-        named = _FILE.fullmatch(info.path.removeprefix(root).lstrip("/"))
-        if named is None or info.type != fs.FileType.File:
-            continue
-        hour = hour_ms(f"{named[1]}T{named[2]}")
-        inside = hour != _NO_TIME and (begin or hour) <= hour < (end or hour + 1)
-        if not whole and not inside:
-            continue
-        if named[3] == "_SUCCESS":
-            complete.add(hour)
-        elif named[3].endswith(".parquet") and named[3][0] not in "._":
-            files.append(_File(named[0], hour, info.size))
+    files = [
+        file
+        for file in listing.files
+        if whole
+        or (file.hour != _NO_TIME and (begin or file.hour) <= file.hour < (end or file.hour + 1))
+    ]
     if not files and whole:
         raise ConfigError(f"{key}.path: no archived records in {folder}")
     if not files:
         # an hour without an action is no error
         warnings.append(f"{key}: no archived records in {folder} from `from` to `to`")
-    open_hours = sorted({file.hour for file in files} - complete)
+    open_hours = sorted({file.hour for file in files} - listing.complete)
     if open_hours:
         text = (
             f"{key}: {len(open_hours)} {'hour is' if len(open_hours) == 1 else 'hours are'} not"
@@ -171,38 +158,22 @@ def _found(stream: Stream, source: ArchiveSource, warnings: list[str]) -> list[_
                 f' {key}.incomplete = "read"'
             )
         warnings.append(f"{text}. Records that come to them later are not read")
-    return sorted(files, key=lambda file: file.name)
-
-
-def opened(folder: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder (an absolute path or a URI), and the path in it.
-
-    Raises OSError, ValueError for a URI that pyarrow does not know, and ConfigError for one of an
-    object store: the plan would not find the service that `[object_storage]` names.
-    """
-    if stores.is_stored(folder):
-        raise ConfigError(
-            f"{folder}: an archive in object storage is not joined again from there; copy the"
-            " hours to a folder, or mount the bucket"
-        )
-    if "://" in folder:
-        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(folder)
-        return found
-    return fs.LocalFileSystem(), folder
+    return files
 
 
 def _partitions(
-    stream: Stream, source: ArchiveSource, files: list[_File], by_hour: Counter[int]
+    stream: Stream, listing: Listing, files: list[ArchiveFile], by_hour: Counter[int]
 ) -> list[Partition]:
-    system, root = opened(f"{source.path.rstrip('/')}/{stream}")
     found: dict[tuple[str, int], Partition] = {}
 
-    def look(file: _File) -> list[tuple[str, int, int, Run]]:
+    def look(file: ArchiveFile) -> list[tuple[str, int, int, Run]]:
         try:
-            with system.open_input_file(f"{root}/{file.name}") as data:
+            with listing.open(file.name) as data:
                 return list(_runs(file.name, data))
         except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"sources.{stream}.path: {root}/{file.name}: {error}") from None
+            raise ConfigError(
+                f"sources.{stream}.path: {listing.folder}/{file.name}: {error}"
+            ) from None
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for file, runs in zip(files, pool.map(look, files), strict=True):
@@ -216,7 +187,7 @@ def _partitions(
     return [found[place] for place in sorted(found)]
 
 
-def _runs(name: str, data: pa.NativeFile) -> Iterator[tuple[str, int, int, Run]]:
+def _runs(name: str, data: Any) -> Iterator[tuple[str, int, int, Run]]:
     """Topic, partition, number of records, and the run, for each run of a file."""
     table = pq.ParquetFile(data).read(columns=["topic", "partition", "offset"], use_threads=False)
     if not table.num_rows:

@@ -14,7 +14,7 @@ from typing import Any
 
 from configuration.stores import is_stored
 from jobs.pipeline import object_storage, places
-from jobs.pipeline.config import ConfigError, LogFormat, Pipeline
+from jobs.pipeline.config import ArchiveSource, ConfigError, LogFormat, Pipeline
 
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars"
 
@@ -107,8 +107,10 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
 
 def uses_s3(pipeline: Pipeline) -> bool:
     """Whether anything that the job reads or writes is on `s3://`."""
+    both = (pipeline.sources.features, pipeline.sources.actions)
+    read = [source.path for source in both if isinstance(source, ArchiveSource)]
     named = (pipeline.output.path, pipeline.checkpoints, *pipeline.flink.values())
-    return any(map(is_stored, named))
+    return any(map(is_stored, (*read, *named)))
 
 
 def option(env: Any, key: str) -> str | None:

@@ -72,7 +72,10 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
         return _files(planned, settings, env, tables, folder)
     limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
     if isinstance(sources.features, ArchiveSource) and isinstance(sources.actions, ArchiveSource):
-        return _archive(sources.features, sources.actions, settings, env, limits)
+        planned_archive = archive_plan.plan(
+            sources.features, sources.actions, pipeline.object_storage
+        )
+        return _archive(sources.features, sources.actions, planned_archive, settings, env, limits)
     assert isinstance(sources.features, KafkaSource)
     assert isinstance(sources.actions, KafkaSource)
     streams: tuple[tuple[Stream, KafkaSource], ...] = (
@@ -182,11 +185,11 @@ def _files(planned: Plan, settings: DecodeSettings, env: Any, tables: Any, folde
 def _archive(
     features: ArchiveSource,
     actions: ArchiveSource,
+    planned: archive_plan.Plan,
     settings: DecodeSettings,
     env: Any,
     limits: Limits,
 ) -> Events:
-    planned = archive_plan.plan(features, actions)
     _warn(planned.warnings)
     decoded = archive_source.decoded(features, actions, planned, settings, env, limits)
     ordered = archive_source.in_order(keyed(decoded), settings)

@@ -1,5 +1,6 @@
 """The join on `s3://`: output and checkpoints in a store whose requests fail, and a SIGKILL in the
-middle. Every row is there once, and nothing that a reader would take by mistake.
+middle. Every row is there once, and nothing that a reader would take by mistake. An archive is
+joined again from there, with the same rows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import pytest
 
 from configuration.store_requests import ObjectStorageSection
 from configuration.stores import StorePath
+from jobs.pipeline import archive_plan
+from jobs.pipeline.config import ArchiveSource, ConfigError
+from schemas.events import STREAMS
 from services.object_store import ObjectStore
+from tests import oracle
+from tests.e2e import outcomes
 from tests.e2e.test_kills import check, go_on, killed, names, story
 from tests.e2e.test_time import hours
 from tests.faulty_proxy import FaultyProxy
+from tests.flink import running, test_archive_source
+from tests.objects import upload
+from tools.audit import source
 
 BUCKET = "stitch"
+
+
+def place(store: ObjectStore, key: str) -> StorePath:
+    return StorePath(f"s3://{BUCKET}/{key}", ObjectStorageSection(endpoint=store.endpoint))
 
 
 @pytest.fixture
@@ -56,7 +69,7 @@ def test_killed_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
         assert code == 0, log.read_text()
         assert len(proxy.injected) > 3, proxy.injected
     check(folder, due, whole=True)
-    output = StorePath(f"s3://{BUCKET}/out", ObjectStorageSection(endpoint=store.endpoint))
+    output = place(store, "out")
     read = 0
     for name, _ in (output / "samples").walk():
         if name.endswith(".parquet"):
@@ -64,3 +77,41 @@ def test_killed_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
                 read += pq.read_table(file).num_rows
     assert read == len(due.rows) + 1, "and the far one"
     assert not (output / "_lock").is_file(), "given back"
+
+
+def test_an_archive_has_the_same_plan_there(store: ObjectStore, tmp_path: Path) -> None:
+    test_archive_source.keep(tmp_path / "archive", test_archive_source.story(5), seed=5)
+    upload(tmp_path / "archive", place(store, "archive"))
+    # what Flink's file system leaves for a folder, and what is not finished
+    (store.data / BUCKET / "archive" / "actions" / "dt=2023-11-14" / "hr=01").mkdir()
+    place(store, "archive/features/dt=2023-11-14/hr=22/.part-1.parquet").write_bytes(b"half")
+    on_disk, stored = (
+        ArchiveSource(path=path) for path in (f"{tmp_path}/archive", f"s3://{BUCKET}/archive")
+    )
+    section = ObjectStorageSection(endpoint=store.endpoint)
+    with FaultyProxy(store.endpoint, seed=1, share=0.2) as proxy:
+        faulty = ObjectStorageSection(endpoint=proxy.endpoint)
+        assert archive_plan.plan(stored, stored, faulty) == archive_plan.plan(on_disk, on_disk)
+        for stream in STREAMS:
+            read = list(source.records(stream, stored, [], faulty))
+            assert read == list(source.records(stream, on_disk, []))
+        assert proxy.injected
+    none = ArchiveSource(path=f"s3://{BUCKET}/none")
+    with pytest.raises(ConfigError, match="no archived records in s3://stitch/none/features"):
+        archive_plan.plan(none, none, section)
+
+
+@pytest.mark.thorough
+def test_an_archive_is_joined_again_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
+    arrivals, rules = test_archive_source.story(5), test_archive_source.rules("request_id")
+    test_archive_source.keep(tmp_path / "archive", arrivals, seed=5)
+    upload(tmp_path / "archive", place(store, "archive"))
+    config = tmp_path / "pipeline.toml"
+    config.write_text(test_archive_source.configuration(rules))
+    with FaultyProxy(store.endpoint, seed=5, share=0.05) as proxy:
+        archive = [f"sources.{stream}.path=s3://{BUCKET}/archive" for stream in STREAMS]
+        service = f"object_storage.endpoint={proxy.endpoint}"
+        running.join(config, tmp_path / "out", "runtime.parallelism=2", service, *archive)
+        assert len(proxy.injected) > 1, proxy.injected
+    expected = oracle.expected(test_archive_source.timeline(arrivals), rules)
+    outcomes.check_written(tmp_path / "out", rules, expected)

@@ -19,6 +19,7 @@ from configuration.stores import StorePath, address_of, from_address
 from services.object_store import ObjectStore
 from services.waiting import wait_until
 from tests.faulty_proxy import FaultyProxy
+from tests.objects import upload
 from tests.trainer.runs import train
 from trainer import checkpoint
 from trainer.config import load
@@ -46,9 +47,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory, store: ObjectStore) -> Pat
     root = tmp_path_factory.mktemp("samples")
     write(TRAFFIC, root)
     output = root / "out"
-    for path in sorted(output.rglob("*.parquet")):
-        place(store, f"joined/{path.relative_to(output)}").write_bytes(path.read_bytes())
-    hour = path.relative_to(output).parent
+    upload(output, place(store, "joined"))
+    hour = max(output.rglob("*.parquet")).relative_to(output).parent
     place(store, f"joined/{hour}/.uncompacted-part-0").write_bytes(b"not Parquet")
     place(store, f"joined/{hour}/_SUCCESS").write_bytes(b"")
     return root

@@ -108,12 +108,6 @@ def test_missing_offsets_are_named_where_nothing_was_left_out(tmp_path: Path) ->
     assert planned(folder, from_="2026-11-01T00").warnings == []
 
 
-def test_an_archive_in_an_object_store_is_refused() -> None:
-    source = ArchiveSource(path="s3://bucket/archive")
-    with pytest.raises(ConfigError, match=r"s3://bucket/archive/features: an archive in object"):
-        plan(source, source)
-
-
 def test_files_that_are_not_finished_are_passed_over(tmp_path: Path) -> None:
     folder = archive(tmp_path, [Kept("t", 0, 0, START)])
     hour = folder / "features" / archives.hour_of(START)

@@ -44,8 +44,15 @@ def keep(folder: Path, stream: str, *at: int) -> None:
     archives.write(folder / "archive" / stream, records)
 
 
+def listed(folder: Path) -> sources.Listings:
+    return sources.listed(sources.replayed(pipeline(folder)))
+
+
 def cut(folder: Path, first: int, end: int, *overrides: str) -> Pipeline:
-    return sources.cut(pipeline(folder, *overrides), START + first * HOUR, START + end * HOUR)
+    replayed = sources.replayed(pipeline(folder, *overrides))
+    stop = START + end * HOUR
+    goes_on = sources.go_on(sources.listed(replayed), stop)
+    return sources.cut(replayed, START + first * HOUR, stop, goes_on=goes_on)
 
 
 def test_topics_are_read_from_their_archive(tmp_path: Path) -> None:
@@ -58,7 +65,7 @@ def test_topics_are_read_from_their_archive(tmp_path: Path) -> None:
         assert source.range_ms == (START + HOUR, START + 3 * HOUR)
     assert int(found.sources.features.out_of_orderness) == 30_000
     assert found.bounded
-    assert sources.described(found).startswith("4 records, ")
+    assert sources.described(found, listed(tmp_path)).startswith("4 records, ")
 
 
 def test_the_input_is_complete_where_it_was_cut_if_it_goes_on(tmp_path: Path) -> None:
@@ -74,25 +81,25 @@ def test_the_input_is_complete_where_it_was_cut_if_it_goes_on(tmp_path: Path) ->
 def test_hours_without_a_record_are_empty(tmp_path: Path) -> None:
     keep(tmp_path, "features", 0, 5)
     keep(tmp_path, "actions", 0, 4)
-    assert sources.are_empty(cut(tmp_path, 1, 4))
-    assert not sources.are_empty(cut(tmp_path, 1, 5))
-    assert not sources.are_empty(cut(tmp_path, 5, 6))
+    assert sources.are_empty(cut(tmp_path, 1, 4), listed(tmp_path))
+    assert not sources.are_empty(cut(tmp_path, 1, 5), listed(tmp_path))
+    assert not sources.are_empty(cut(tmp_path, 5, 6), listed(tmp_path))
 
 
 def test_an_archive_that_ends_too_early_is_noted(tmp_path: Path) -> None:
     keep(tmp_path, "features", 0, 1, 2)
     keep(tmp_path, "actions", 0, 1)
-    assert sources.notes(cut(tmp_path, 0, 2)) == []
-    (note,) = sources.notes(cut(tmp_path, 0, 3))
+    assert sources.notes(cut(tmp_path, 0, 2), listed(tmp_path)) == []
+    (note,) = sources.notes(cut(tmp_path, 0, 3), listed(tmp_path))
     assert "actions" in note
     assert "its last hour is 2026-11-01T01" in note
     (tmp_path / "archive").rename(tmp_path / "elsewhere")
-    assert len(sources.notes(cut(tmp_path, 0, 1))) == 2
+    assert len(sources.notes(cut(tmp_path, 0, 1), listed(tmp_path))) == 2
 
 
 def test_topics_without_an_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="archive: this section is required"):
-        sources.cut(pipeline(tmp_path, archived=False), START, START + HOUR)
+        sources.replayed(pipeline(tmp_path, archived=False))
 
 
 def test_a_join_of_a_slice_shares_nothing_with_the_live_one(tmp_path: Path) -> None:

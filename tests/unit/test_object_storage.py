@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from configuration.store_requests import AWS, ObjectStorageSection
 from configuration.stores import StorePath, address_of, folder, from_address
 from jobs.pipeline import environment, object_storage
-from jobs.pipeline.config import ConfigError, Pipeline, document, load
+from jobs.pipeline.config import (
+    ArchiveSource,
+    ConfigError,
+    Pipeline,
+    SourcesSection,
+    document,
+    load,
+)
 from services.jars import read_lock, read_requested
 from tests.configured import toml
 from tests.timeline import Rules
@@ -85,6 +93,12 @@ class TestFlink:
         self, tmp_path: Path, override: str, used: bool
     ) -> None:
         assert environment.uses_s3(pipeline(tmp_path, "", override)) == used
+
+    def test_it_is_loaded_for_an_archive_that_is_read(self, tmp_path: Path) -> None:
+        said = pipeline(tmp_path)
+        archive = ArchiveSource(path="s3://bucket/archive")
+        sources = SourcesSection(features=archive, actions=archive)
+        assert environment.uses_s3(msgspec.structs.replace(said, sources=sources))
 
     @pytest.mark.parametrize(
         "key", ["s3.access-key", "s3.secret.key", "fs.s3a.secret.key", "fs.s3a.session.token"]

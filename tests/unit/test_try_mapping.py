@@ -144,7 +144,7 @@ def test_the_topic_of_one_stream_says_which(
     base = BASE[: BASE.index("[sources.features]")] + KAFKA_SOURCES + '[output]\npath = "out"\n'
     asked = []
 
-    def records(stream: Stream, source: KafkaSource, _: list[str]) -> Iterator[Record]:
+    def records(stream: Stream, source: KafkaSource, *_: object) -> Iterator[Record]:
         asked.append((stream, source.topics, source.start, source.end))
         yield Record(json.dumps(ACTION).encode(), Origin("x", 2, 17), TS * 1000)
 

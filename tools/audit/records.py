@@ -186,7 +186,8 @@ def read_source(
             int(settings.out_of_orderness), is_one_log=is_one_log(stream, settings)
         )
         bad = source.bad[stream] = Counter()
-        for record in _told(records(stream, settings, report.notes), stream, progress):
+        found = records(stream, settings, report.notes, pipeline.object_storage)
+        for record in _told(found, stream, progress):
             reached.read(record)
             said = decoders.read(stream, record.raw, record.time)
             source.read[stream] += len(said) if isinstance(said, list) else 1

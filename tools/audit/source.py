@@ -7,21 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyarrow.dataset as ds
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from jobs.pipeline import archive_plan
+from configuration.store_requests import AWS, ObjectStorageSection
+from jobs.pipeline import archive_files, archive_plan
 from jobs.pipeline.config import ArchiveSource, ConfigError, FilesSource, KafkaSource, Source
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect, refused
 from jobs.pipeline.kafka_consumer import partitions as partitions_of
 from schemas import event_files
-from schemas.archive import ARCHIVE
 from schemas.events import Origin, Stream
 
 _TIMEOUT_MS = 10_000
 #: Without a record for so long a topic is taken to be unreachable (there are still some to come).
 _SILENT_S = 60
 
+
+#: Of a file of an archive.
+_READ = ["topic", "partition", "offset", "timestamp", "value"]
 
 #: A topic, and the number of a partition.
 Place = tuple[str, int]
@@ -99,16 +104,18 @@ def is_one_log(stream: Stream, source: Source) -> bool:
     return len({path.parent for path in find(stream, source.path)}) == 1
 
 
-def records(stream: Stream, source: Source, notes: list[str]) -> Iterator[Record]:
+def records(
+    stream: Stream, source: Source, notes: list[str], store: ObjectStorageSection = AWS
+) -> Iterator[Record]:
     """All records of a source: of files in the order of their paths, of Kafka and of an archive
     partition by partition in order, from the configured start to the end as it is now.
 
-    Raises ConfigError when it cannot be read.
+    `store`: the service of an archive on `s3://`. Raises ConfigError when it cannot be read.
     """
     if isinstance(source, FilesSource):
         return _of_files(stream, source)
     if isinstance(source, ArchiveSource):
-        return _of_archive(stream, source, notes)
+        return _of_archive(stream, source, notes, store)
     return _of_kafka(stream, source, notes)
 
 
@@ -121,18 +128,21 @@ def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
             raise ConfigError(f"sources.{stream}.path: {error}") from None
 
 
-def _of_archive(stream: Stream, source: ArchiveSource, notes: list[str]) -> Iterator[Record]:
-    planned = archive_plan.of_stream(stream, source)
+def _of_archive(
+    stream: Stream, source: ArchiveSource, notes: list[str], store: ObjectStorageSection
+) -> Iterator[Record]:
+    listing = archive_files.listed(stream, source, store)
+    planned = archive_plan.of_stream(stream, source, listing)
     notes += planned.warnings
-    system, root = archive_plan.opened(f"{source.path.rstrip('/')}/{stream}")
     for partition in planned.partitions:
-        place = (ds.field("topic") == partition.topic) & (
-            ds.field("partition") == partition.partition
+        place = (pc.field("topic") == partition.topic) & (
+            pc.field("partition") == partition.partition
         )
-        files = sorted({f"{root}/{run.file}" for run in partition.runs})
-        rows = ds.dataset(files, schema=ARCHIVE, format="parquet", filesystem=system).to_table(
-            columns=["offset", "timestamp", "value"], filter=place
-        )
+        tables = []
+        for name in sorted({run.file for run in partition.runs}):
+            with listing.open(name) as file:
+                tables.append(pq.read_table(file, columns=_READ).filter(place))
+        rows = pa.concat_tables(tables)
         for batch in rows.sort_by("offset").to_batches():
             for offset, time, value in zip(*(column.to_pylist() for column in batch), strict=True):
                 yield Record(

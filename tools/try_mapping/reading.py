@@ -36,7 +36,7 @@ def read(
             source = msgspec.structs.replace(source, topic=topic, topic_pattern=None)
     elif topic is not None:
         raise ConfigError(f"--topic: sources.{stream} is no Kafka source")
-    yield from records(stream, source, notes)
+    yield from records(stream, source, notes, pipeline.object_storage)
 
 
 def of_json(pipeline: Pipeline) -> Pipeline:
