@@ -48,6 +48,11 @@ class Places:
         """See `Cluster`."""
         return self._plan.coordinator
 
+    @property
+    def shared(self) -> str:
+        """See `Cluster`."""
+        return str(self._folder / f"shared-{self._life}")
+
     def start_server(self, number: int) -> Process:
         """See `Cluster`."""
         place = number % len(self._plan.servers)

@@ -16,6 +16,9 @@ from typing import Any
 import msgspec
 import zmq
 
+from trainer.reading.ledger import Entry
+from trainer.reading.tables import SampleReader
+from trainer.run import shared_chunks
 from trainer.run.job import Job
 from trainer.run.worker import Worker
 from trainer.server import wire
@@ -95,6 +98,26 @@ class ServerDies(_Wrapped):
         hit = self._number == 0 and request.sequence == AT and request.shard == 0
         if hit and self.once("a server died"):
             os.kill(int((self._folder / "server-0").read_text()), signal.SIGKILL)
+
+
+class NotesDecoding(_Wrapped):
+    """Nothing goes wrong; each chunk that a worker decodes is a line of `decoded`."""
+
+    def __init__(self, channel: Channel, number: int, folder: Path) -> None:
+        super().__init__(channel, number, folder)
+        chunk = SampleReader.chunk
+
+        def noting(reader: SampleReader, entry: Entry, index: int) -> Any:
+            with (folder / "decoded").open("a") as notes:
+                notes.write(f"{entry.path} {index}\n")
+            return chunk(reader, entry, index)
+
+        SampleReader.chunk = noting  # type: ignore[method-assign,assignment]
+        # compiling its code may take the first worker long
+        shared_chunks.WAIT_S = 120.0
+
+    def push(self, server: int, frames: Frames, request: wire.PushRequest) -> None:
+        self._channel.send(server, frames)
 
 
 def faulty_main(fault: str, folder: Path, job: bytes, number: int, control: str) -> None:

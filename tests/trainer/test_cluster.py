@@ -6,6 +6,7 @@ runs, and each is looked at from several sides.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import ray
 
 from tests.trainer import runs
-from tests.trainer.runs import BATCH, ROWS, Run, snapshots_of
+from tests.trainer.runs import BATCH, ROWS, TRAFFIC, Run, snapshots_of
 from trainer import checkpoint
 from trainer.run.cluster import Cluster
 from trainer.run.coordinator import Coordinator, coordinator_of
@@ -43,10 +44,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fault_free(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="module")
+def fault_free(folder: Path, notes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """BSP on two workers and two servers: what the runs with faults are to equal."""
     output = tmp_path_factory.mktemp("fault-free")
-    return runs.train(runs.configured(folder, output, *TWO, *BSP))
+    return runs.train(runs.configured(folder, output, *TWO, *BSP), faults=("NotesDecoding", notes))
+
+
+def test_two_workers_decode_each_file_once(fault_free: Run, notes: Path) -> None:
+    decoded = (notes / "decoded").read_text().splitlines()
+    assert len(decoded) == len(set(decoded)) == TRAFFIC.files
+    assert fault_free.metric("rows") == ROWS
+    # what they shared by is gone with the run
+    assert not (Path(tempfile.gettempdir()) / fault_free.runner.cluster.shared).exists()
 
 
 @pytest.mark.thorough

@@ -14,7 +14,8 @@ import pytest
 import xxhash
 
 from trainer.features.batch import Batch, Occurrences, Targets
-from trainer.features.encode import MOST_SLICES, Chunk, Encoder, SliceNames
+from trainer.features.chunk import Chunk
+from trainer.features.encode import MOST_SLICES, Encoder, SliceNames
 from trainer.reading.tables import dictionary_encoded
 from trainer.spec import Ftrl, ModelSpec, Segment, Slot, TableSpec
 

@@ -24,7 +24,8 @@ from tests.trainer import runs
 from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout
 from trainer.features.batch import Targets
-from trainer.features.encode import Chunk, Encoder
+from trainer.features.chunk import Chunk
+from trainer.features.encode import Encoder
 from trainer.features.keys import keys_of
 from trainer.limits import MAX_GRADIENT
 from trainer.losses import objective

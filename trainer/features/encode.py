@@ -10,8 +10,6 @@ distinct value. The distinct keys of a batch are found by marking codes, without
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from trainer.features.batch import Batch, ByRow, Clipped, Floats, Ints, Keys, Occurrences, Targets
-from trainer.features.by_row import Rows, SlotPart
+from trainer.features.batch import Batch, Floats, Ints, Keys, Targets
+from trainer.features.chunk import Beyond, Chunk, Codes, Column, Sliced
 from trainer.features.keys import keys_of
 from trainer.limits import transformed
 from trainer.reading.files import ReadError
@@ -36,41 +34,6 @@ _LARGEST_LOG = 1025 * _PER_DOUBLING
 #: are numbered by hashing, which takes longer.
 _WIDEST = 4096
 
-Codes = npt.NDArray[np.int32]
-
-
-@dataclass
-class Column:
-    """One slot of a chunk: for every occurrence a code, its row and its value.
-
-    `rows` None: there is one occurrence per row, in order. `values` None: all values are 1. `keys`:
-    the key of each code. `repeats`: a key may occur more than once in a row.
-    """
-
-    codes: Codes
-    rows: Ints | None
-    values: Floats | None
-    keys: Keys
-    seen: npt.NDArray[np.int64]
-    place: Codes
-    repeats: bool
-    beyond: _Beyond | None = None
-
-
-@dataclass
-class _Beyond:
-    """Which occurrences were `clipped`, and their `numbers` as the samples have them."""
-
-    slot: str
-    clipped: npt.NDArray[np.bool_]
-    numbers: npt.NDArray[np.float64]
-
-    def between(self, start: int, end: int) -> Clipped | None:
-        found = self.numbers[start:end][self.clipped[start:end]]
-        if not len(found):
-            return None
-        return Clipped(self.slot, len(found), float(found[np.argmax(np.abs(found))]))
-
 
 class Encoder:
     """Makes batches of tables of samples for a model."""
@@ -82,7 +45,8 @@ class Encoder:
         number: Callable[[str, str], int] | None = None,
     ) -> None:
         self.spec = spec
-        self.slices = _Slices(slice_by, number or SliceNames().number)
+        self.slices = _Slices(slice_by)
+        self._number = number or SliceNames().number
         self._slots = [_encoder(slot) for slot in spec.slots]
         self._of_table = [
             [n for n, slot in enumerate(spec.slots) if slot.table == t]
@@ -102,8 +66,13 @@ class Encoder:
         """
         columns = [encode(table) for encode in self._slots]
         times = table["event_time"].to_numpy()
-        slices = partial(self.slices.of, table.select(self.slices.columns))
-        return Chunk(columns, targets, times, slices, self._of_table)
+        return self.whole(columns, targets, times, self.slices.of(table))
+
+    def whole(
+        self, columns: list[Column], targets: Targets, times: npt.NDArray[np.int64], sliced: Sliced
+    ) -> Chunk:
+        """A chunk of what was encoded, here or by another encoder of the same model."""
+        return Chunk(columns, targets, times, sliced, self._number, self._of_table)
 
     def candidates(self, table: pa.Table) -> Batch:
         """A batch of rows that are to be ranked: they have neither a time nor labels.
@@ -114,131 +83,6 @@ class Encoder:
         table = table.append_column("event_time", pa.array(np.zeros(rows, np.int64)))
         none = np.zeros((rows, 0), np.float32)
         return self.chunk(table, Targets(none, none, none, none)).batch(0, rows)
-
-
-class Chunk:
-    """Encoded rows, from which batches are cut.
-
-    `slices`: finds the numbers of the slices' values. It is called with the first batch, and not
-    before, because a worker asks the coordinator for numbers, by the one thread that may do so.
-    """
-
-    def __init__(
-        self,
-        columns: list[Column],
-        targets: Targets,
-        times: npt.NDArray[np.int64],
-        slices: Callable[[], Ints],
-        of_table: list[list[int]],
-    ) -> None:
-        self.rows = len(times)
-        self._columns, self._targets, self._times = columns, targets, times
-        self._find_slices, self._of_table = slices, of_table
-        self._batches = 0
-
-    @cached_property
-    def _slices(self) -> Ints:
-        return self._find_slices()
-
-    def batch(self, start: int, rows: int, *, by_row: bool = False) -> Batch:
-        """Rows `start` up to `start + rows` of the chunk. `by_row`: see `Batch.by_row`."""
-        end = start + rows
-        self._batches += 1
-        t = self._targets
-        targets = Targets(
-            t.labels[start:end],
-            t.weights[start:end],
-            t.delayed[start:end],
-            t.delayed_weights[start:end],
-        )
-        arranged = None
-        if by_row:
-            tables, arranged = self._rows(start, end)
-        else:
-            tables = [self._occurrences(slots, start, end) for slots in self._of_table]
-        clipped = [
-            found
-            for column in self._columns
-            if column.beyond is not None
-            and (found := column.beyond.between(*self._bounds(column, start, end))) is not None
-        ]
-        times, slices = self._times[start:end], self._slices[start:end]
-        return Batch(rows, tables, targets, times, slices, clipped, arranged)
-
-    @staticmethod
-    def _bounds(column: Column, start: int, end: int) -> tuple[int, int]:
-        """The occurrences of the rows from `start` to `end`."""
-        if column.rows is None:
-            return start, end
-        first, last = np.searchsorted(column.rows, np.array([start, end], np.int32))
-        return int(first), int(last)
-
-    def _rows(self, start: int, end: int) -> tuple[list[Any], ByRow]:
-        parts = [self._part(column, start, end) for column in self._columns]
-        rows = Rows(end - start, parts)
-        tables = [
-            rows.add(slots, [parts[s] for s in slots], self._batches) for slots in self._of_table
-        ]
-        return tables, rows.made
-
-    def _part(self, column: Column, start: int, end: int) -> SlotPart:
-        at = slice(*self._bounds(column, start, end))
-        return SlotPart(
-            column.codes[at],
-            None if column.rows is None else column.rows[at] - np.int32(start),
-            None if column.values is None else column.values[at],
-            *(column.keys, column.seen, column.place, column.repeats),
-        )
-
-    def _occurrences(self, slots: list[int], start: int, end: int) -> Occurrences:
-        bounds = [self._bounds(self._columns[s], start, end) for s in slots]
-        starts = np.cumsum([0, *(b - a for a, b in bounds)], dtype=np.int64)
-        total = int(starts[-1])
-        index, row = np.empty(total, np.int32), np.empty(total, np.int32)
-        value = np.empty(total, np.float32)
-        keys, counts = np.empty(total, np.uint64), np.zeros(total, np.uint32)
-        used = 0
-        for n, (s, (a, b)) in enumerate(zip(slots, bounds, strict=True)):
-            column, at = self._columns[s], slice(int(starts[n]), int(starts[n + 1]))
-            codes = column.codes[a:b]
-            marks = (column.keys, column.seen, column.place, self._batches)
-            before, used = used, _distinct(codes, *marks, index[at], keys, counts, used)
-            if column.rows is None:
-                row[at] = np.arange(b - a, dtype=np.int32)
-            else:
-                row[at] = column.rows[a:b] - start
-            if column.repeats:
-                _count_rows(index[at], row[at], counts, before, used)
-            value[at] = 1.0 if column.values is None else column.values[a:b]
-        return Occurrences(keys[:used], counts[:used], index, row, value, tuple(slots), starts)
-
-
-@njit(cache=True, nogil=True)
-def _distinct(codes, key_of, seen, place, generation, index, keys, counts, used):
-    """Number the codes that occur, starting at `used`. Returns how many numbers are used then."""
-    for i in range(len(codes)):
-        code = codes[i]
-        if seen[code] != generation:
-            seen[code] = generation
-            place[code] = used
-            keys[used] = key_of[code]
-            used += 1
-        number = place[code]
-        index[i] = number
-        counts[number] += np.uint32(1)
-    return used
-
-
-@njit(cache=True, nogil=True)
-def _count_rows(index, row, counts, first, end):
-    """Count in how many rows each of the keys `first` up to `end` occurs."""
-    last = np.full(end - first, -1, np.int32)
-    counts[first:end] = np.uint32(0)
-    for i in range(len(index)):
-        number = index[i]
-        if last[number - first] != row[i]:
-            last[number - first] = row[i]
-            counts[number] += np.uint32(1)
 
 
 # -- slots ---------------------------------------------------------------------------------------
@@ -254,9 +98,8 @@ def _encoder(slot: Slot) -> Any:
 def _column(
     codes: Codes, keys: Keys, rows: Ints | None = None, values: Floats | None = None
 ) -> Column:
-    marks = np.zeros(len(keys), np.int64), np.empty(len(keys), np.int32)
     repeats = rows is not None and bool((rows[1:] == rows[:-1]).any())
-    return Column(codes, rows, values, keys, *marks, repeats)
+    return Column(codes, rows, values, keys, repeats)
 
 
 class _Constant:
@@ -329,7 +172,7 @@ class _Value(_Column):
         values, clipped = transformed(numbers, log1p=slot.log1p, scale=slot.scale, clip=slot.clip)
         column = _column(np.zeros(len(values), np.int32), self._keys, rows, values)
         if clipped.any():
-            column.beyond = _Beyond(slot.name, clipped, numbers)
+            column.beyond = Beyond(slot.name, clipped, numbers)
         return column
 
 
@@ -424,24 +267,24 @@ class SliceNames:
 
 
 class _Slices:
-    """Small integers for the values of columns; -1 is a missing value."""
+    """The texts of the columns that the evaluation slices by."""
 
-    def __init__(self, columns: Sequence[str], number: Callable[[str, str], int]) -> None:
+    def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)
-        self._number = number
 
-    def of(self, table: pa.Table) -> Ints:
-        """The numbers of all rows, (rows, columns)."""
-        out = np.full((table.num_rows, len(self.columns)), -1, np.int32)
+    def of(self, table: pa.Table) -> Sliced:
+        """Those of all rows."""
+        codes = np.full((table.num_rows, len(self.columns)), -1, np.int32)
+        texts = []
         for n, name in enumerate(self.columns):
             array, rows = _flat(table[name])
             if not pa.types.is_dictionary(array.type):
                 array = array.dictionary_encode()
-            codes = array.indices.to_numpy(zero_copy_only=False)
+            indices = array.indices.to_numpy(zero_copy_only=False)
             # a dictionary may have values that do not occur
-            used = np.flatnonzero(np.bincount(codes, minlength=len(array.dictionary)))
-            texts = array.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist()
-            numbers = np.full(len(array.dictionary), -1, np.int32)
-            numbers[used] = [self._number(name, text) for text in texts]
-            out[slice(None) if rows is None else rows, n] = numbers[codes]
-        return out
+            used = np.flatnonzero(np.bincount(indices, minlength=len(array.dictionary)))
+            place = np.full(len(array.dictionary), -1, np.int32)
+            place[used] = np.arange(len(used))
+            codes[slice(None) if rows is None else rows, n] = place[indices]
+            texts.append(array.dictionary.take(pa.array(used)).cast(pa.string()).to_pylist())
+        return Sliced(self.columns, codes, texts)

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from configuration.stores import from_address
 from trainer.features.batch import Batch
-from trainer.features.encode import Chunk, Encoder
+from trainer.features.chunk import Chunk
+from trainer.features.encode import Encoder
 from trainer.losses.targets import Bools, targets
 from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
@@ -16,6 +17,7 @@ from trainer.reading.ledger import ALL, Entry
 from trainer.reading.tables import CHUNK_ROWS, SampleReader
 from trainer.run.chunks import Chunks
 from trainer.run.job import Job, Task
+from trainer.run.shared_chunks import SharedChunks
 
 
 class Batches:
@@ -32,7 +34,16 @@ class Batches:
         self._columns = list(dict.fromkeys(read))
         self._root = from_address(job.root)
         self._reader = SampleReader(self._root, self._columns, self._chunk_rows, job.samples)
-        self._chunks = Chunks(self._of_file, self._chunk_rows)
+        self._shared = (
+            SharedChunks(self._of_file, self._encoder, job.shared) if job.shared else None
+        )
+        self._chunks = Chunks(self._shared or self._of_file, self._chunk_rows)
+
+    def close(self) -> None:
+        """No more batches are asked for."""
+        self._chunks.close()
+        if self._shared is not None:
+            self._shared.close()
 
     def of(self, task: Task, part: int, parts: int) -> Batch:
         """Part number `part` of `parts` equal parts of a task; it may have no rows.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from trainer.features.encode import Chunk
+from trainer.features.chunk import Chunk
 from trainer.reading.ledger import Entry
 
 _Place = tuple[Entry, int]
@@ -46,6 +46,11 @@ class Chunks:
         if self._next is None:
             self._begin(self._guess(place, after))
         return self._current[1]
+
+    def close(self) -> None:
+        """Waits for the chunk that is being made."""
+        if self._thread is not None:
+            self._thread.shutdown()
 
     def _taken(self, place: _Place) -> Chunk:
         begun, self._next = self._next, None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -12,6 +15,7 @@ import ray
 
 from trainer.run.ray_node import LocalRay, connect
 from trainer.run.runner import RunError
+from trainer.run.shared_chunks import PREFIX
 from trainer.server.process import ServerProcess
 
 #: The body of a worker's process: the job in msgpack, the worker's number, the coordinator's
@@ -90,6 +94,13 @@ class Cluster:
         return "127.0.0.1" if self._local else str(ray.util.get_node_ip_address())
 
     @property
+    def shared(self) -> str:
+        """A folder for the workers on a machine. Relative: to the machine's temporary folder."""
+        return (
+            f"{PREFIX}{self._namespace}" if self._ray is None else str(self._ray.folder / "shared")
+        )
+
+    @property
     def _cpus(self) -> int:
         """The CPUs that a process asks Ray for. On this machine there may be more processes than
         CPUs.
@@ -153,5 +164,8 @@ class Cluster:
         """Leaves the Ray cluster, and stops it if it was started here."""
         if self._ray is not None:
             self._ray.stop()
-        elif self._started:
+            return
+        if self._started:
             ray.shutdown()
+        # on other machines the workers of the next run remove it
+        shutil.rmtree(Path(tempfile.gettempdir()) / self.shared, ignore_errors=True)

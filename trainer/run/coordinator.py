@@ -98,7 +98,7 @@ class Coordinator:
         self._events: list[str] = []
         self._shards, self._replicas, self._virtual_nodes = servers, replicas, virtual_nodes
         self._dense = 0 if has_dense(job.spec) else None
-        self._cluster = cluster
+        self.cluster = cluster
         self._context = zmq.Context()
         self.servers = Servers(cluster, self._context)
         self.workers = Workers(cluster, self._context, job, names)
@@ -413,5 +413,5 @@ class Coordinator:
         """End all processes."""
         self.workers.stop()
         self.servers.stop()
-        self._cluster.stop()
+        self.cluster.stop()
         self._context.term()

@@ -28,6 +28,8 @@ class Job(msgspec.Struct, frozen=True):
     `exposure` and `leaves_out`: how corrections are made (`corrections.apply`). `batch_rows`:
     samples per batch. `steps`: whether a batch makes a step of each key for each sample that has
     it, or one. `slice_share`: the share of the rows that are counted in slices of the evaluation.
+    `shared`: the folder by which workers share chunks (`trainer.run.shared_chunks`); "": they do
+    not.
     """
 
     spec: ModelSpec
@@ -43,6 +45,7 @@ class Job(msgspec.Struct, frozen=True):
     layout: Layout
     steps: StepsPer = "batch"
     slice_share: float = 1.0
+    shared: str = ""
 
     @property
     def samples(self) -> pa.Schema:

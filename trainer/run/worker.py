@@ -100,6 +100,7 @@ class Worker:
             except Exception as error:
                 self._send(Failed(self._number, f"{type(error).__name__}: {error}"))
                 raise
+        self._batches.close()
         self._channel.close()
         self._control.disable_monitor()
         self._breaks.close()

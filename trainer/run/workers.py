@@ -35,7 +35,9 @@ class Workers:
     ) -> None:
         self.processes: dict[int, Process] = {}
         self._cluster, self._names = cluster, names
-        self._job = msgspec.msgpack.encode(job)
+        # one worker alone decodes each file once anyway
+        shared = cluster.shared if job.workers > 1 else ""
+        self._job = msgspec.msgpack.encode(msgspec.structs.replace(job, shared=shared))
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
         port = self._socket.bind_to_random_port(f"tcp://{cluster.interface}")
