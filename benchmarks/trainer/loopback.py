@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from trainer.features.encode import SliceNames
-from trainer.reading.ledger import Cursor, Ledger, Planner
+from trainer.reading.ledger import Ledger
+from trainer.reading.planner import Cursor, Planner
 from trainer.run.batches import Batches
 from trainer.run.job import Job, Task
 from trainer.run.learner import Learner

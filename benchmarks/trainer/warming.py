@@ -10,7 +10,8 @@ import msgspec
 
 from benchmarks.trainer.sessions import coordinator_in
 from trainer.config import TrainerConfig, load
-from trainer.reading.ledger import Cursor, Ledger, Planner
+from trainer.reading.ledger import Ledger
+from trainer.reading.planner import Cursor, Planner
 from trainer.run.coordinator import Coordinator
 from trainer.run.job import Job, Task
 from trainer.run.session import Session

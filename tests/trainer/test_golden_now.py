@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from trainer.evaluation.tally import Layout, Tally
-from trainer.reading.ledger import Cursor, Entry
+from trainer.reading.ledger import Entry
+from trainer.reading.planner import Cursor
 from trainer.run.session import State
 from trainer.server.shard import Push, ShardSnapshot, TablePush
 from trainer.server.shard_file import snapshot_from_bytes, snapshot_to_bytes

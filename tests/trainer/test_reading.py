@@ -19,16 +19,8 @@ from schemas.features import Feature, FeatureSchema, FeatureType
 from schemas.generations import Generation
 from schemas.samples import LATE_ACTIONS, samples
 from trainer.reading.files import ReadError
-from trainer.reading.ledger import (
-    ALL,
-    SETTLED_NS,
-    Cursor,
-    Entry,
-    Ledger,
-    Planner,
-    Ticket,
-    Wanted,
-)
+from trainer.reading.ledger import SETTLED_NS, Entry, Ledger, Wanted
+from trainer.reading.planner import ALL, Cursor, Planner, Ticket
 from trainer.reading.tables import SampleReader, dictionary_encoded
 
 FEATURES = FeatureSchema.of(

@@ -29,7 +29,8 @@ from trainer.evaluation.tally import Layout
 from trainer.features.encode import SliceNames
 from trainer.features.keys import keys_of
 from trainer.losses.targets import LossRules
-from trainer.reading.ledger import Cursor, Ledger, Planner
+from trainer.reading.ledger import Ledger
+from trainer.reading.planner import Cursor, Planner
 from trainer.run.job import Job, Task
 from trainer.run.local import LocalRunner
 from trainer.spec import Encoding, Ftrl, ModelSpec, Segment, Slot, TableSpec

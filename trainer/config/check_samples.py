@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configuration.reading import Wrong
+from configuration.stores import StorePath
 from trainer.config.resolved import LOSS_OF, TrainerConfig
 from trainer.limits import MIN_SAMPLING_RATE
 
@@ -19,6 +20,11 @@ def check_samples(config: TrainerConfig, wrong: Wrong) -> None:
             "samples.path",
             f"{error} is neither a local folder nor on s3://; mount it, and set samples.path",
         ) from None
+    if config.samples.table == "iceberg" and isinstance(config.folder, StorePath):
+        raise wrong(
+            "samples.table",
+            f'the job keeps no Iceberg table in an object store ({config.folder}); set "files"',
+        )
     if config.samples.poll <= 0:
         raise wrong("samples.poll", "must be longer than 0")
     first, end = config.samples.first, config.samples.end

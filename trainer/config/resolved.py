@@ -52,8 +52,9 @@ class TrainerConfig(Document, frozen=True, kw_only=True):
 
     @property
     def wanted(self) -> Wanted:
-        """Which partitions are read."""
-        return Wanted(self.samples.first, self.samples.end, self.samples.anew)
+        """Which samples are read."""
+        said = self.samples
+        return Wanted(said.first, said.end, said.anew, said.table)
 
     @property
     def actions(self) -> tuple[ActionKind, ...]:

@@ -32,9 +32,10 @@ class SamplesSection(Section, frozen=True, kw_only=True):
     overrides included. `path`: the folder that holds `samples/` and `late_actions/`, where it is
     not the pipeline's output.path. `follow`: wait for new files, and look for them every `poll`.
     `late_actions`: "train" on the corrections that they make (docs/corrections.md), or "ignore"
-    them. `from`, `to`: hours such as "2026-11-01T00", UTC: only the partitions from the one up to
-    the other, which is left out. `anew`: partitions that were joined again (docs/backfill.md) since
-    they were trained on are trained on once more.
+    them. `table`: the files of samples are listed ("files"), or are those of the Iceberg table that
+    the job keeps over them ("iceberg"). `from`, `to`: hours such as "2026-11-01T00", UTC: only the
+    partitions from the one up to the other, which is left out. `anew`: partitions that were joined
+    again (docs/backfill.md) since they were trained on are trained on once more.
     """
 
     pipeline: str = "pipeline.toml"
@@ -42,6 +43,7 @@ class SamplesSection(Section, frozen=True, kw_only=True):
     follow: bool = False
     poll: Duration = Duration(2000)
     late_actions: Literal["train", "ignore"] = "train"
+    table: Literal["files", "iceberg"] = "files"
     first: _Hour | None = msgspec.field(default=None, name="from")
     end: _Hour | None = msgspec.field(default=None, name="to")
     anew: bool = False

@@ -6,6 +6,7 @@ A feature or an action may be added, removed or widened over a savepoint of the 
 * a declared column of a feature or an action that it does not have is null in every row;
 * a column that is not declared any more is not read;
 * an integer or float32 column that is float64 now is converted;
+* an int32 that is int8 here, as in files of an Iceberg table, is converted;
 * any other type is an error, as is a missing column that every sample has.
 """
 
@@ -25,6 +26,8 @@ ALWAYS = frozenset(sample_layout(FeatureSchema(()), ()).names)
 
 #: Types of a column: what it was, and what it may be now.
 _WIDER = {(pa.int64(), pa.float64()), (pa.float32(), pa.float64())}
+#: What an Iceberg table has for a type that it lacks. Files of a compaction have that.
+_IN_ICEBERG = (pa.int32(), pa.int8())
 
 
 def absent(found: pa.Schema, expected: pa.Schema, name: str) -> tuple[str, ...]:
@@ -44,7 +47,8 @@ def absent(found: pa.Schema, expected: pa.Schema, name: str) -> tuple[str, ...]:
         if field.name in missing:
             continue
         there = found.field(field.name).type
-        if not (same(there, field.type) or _is_wider(there, field.type)):
+        alike = same(there, field.type) or (there, field.type) == _IN_ICEBERG
+        if not (alike or _is_wider(there, field.type)):
             raise ReadError(
                 f"{name}: column {field.name!r} is {there}, and declared as {field.type} now."
                 " Only int64 and float32 may become float64. Declare the new feature under another"
@@ -82,6 +86,8 @@ def conformed(table: pa.Table, expected: pa.Schema, columns: Iterable[str]) -> p
         if _is_wider(column.type, wanted):
             # an integer beyond 2**53 becomes the float64 that is nearest
             column = column.cast(wanted, safe=False)
+        elif (column.type, wanted) == _IN_ICEBERG:
+            column = column.cast(wanted)
         made[name] = column
     return pa.table(made)
 

@@ -41,7 +41,7 @@ def open_parquet(
         ) from None
     except (pa.ArrowException, OSError) as error:
         raise ReadError(
-            f"{name}: cannot be read as Parquet ({_first_line(error)}). The join names a file so "
+            f"{name}: cannot be read as Parquet ({first_line(error)}). The join names a file so "
             "when it is complete, so it was damaged or copied in part: restore it, or move it away"
         ) from None
 
@@ -72,5 +72,6 @@ def _same(found: pa.DataType, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

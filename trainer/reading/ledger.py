@@ -6,14 +6,15 @@ function of the ledger. A checkpoint stores only `Ledger.entries` and a `Cursor`
 A partition that was joined again has another generation of files (`schemas.generations`). The
 ledger stays with the generation of which it has files already, so nothing is trained on twice
 because it was replaced; `Wanted.anew` says otherwise.
+
+The files of samples are listed, or taken from an Iceberg table over them (`Wanted.table`). Those of
+late actions are always listed.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Literal
 
@@ -22,26 +23,25 @@ import pyarrow as pa
 
 from configuration.stores import Folder, StorePath
 from schemas import generations
-from schemas.generations import Current, PointerError
+from schemas.generations import Current
 from schemas.samples import LATE_ACTIONS
 from trainer.reading.columns import absent
 from trainer.reading.files import ReadError, check_columns, open_parquet
-
-Stream = Literal["samples", "late_actions"]
+from trainer.reading.iceberg_table import TABLE, TableFile, Tables, View
+from trainer.reading.listing import DATA, Found, Stream, partitions, pointer, scan, split
 
 #: A folder that changed so recently may change again within the same time stamp, so it is listed
 #: again next time. Long enough for the time stamps of any file system and file server.
 SETTLED_NS = 10 * 10**9
 
-#: Data files below a stream's folder.
-_DATA = re.compile(r"dt=[^/]*/hr=[^/]*/[^._/][^/]*")
-
-#: `Ticket.rows` of a late file, whose corrections are not counted before they are made.
-ALL = -1
+#: A visible file that is younger and not in the table may be about to be added to it.
+_JUST_MADE_NS = 3600 * 10**9
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A committed file. `path` is relative to the root, with slashes. `size`: bytes.
+    """A committed file. `path` is relative to the root, with slashes; absolute for a file of an
+    Iceberg table that is elsewhere. `size`: bytes. `home`: where files of its hour lie, if it does
+    not lie there itself, because the table was compacted.
 
     `rows` are those in the file: samples, or late actions. `row_groups`: rows of each. `absent`:
     columns that are declared, and that the file lacks: they are read as null.
@@ -53,43 +53,27 @@ class Entry(msgspec.Struct, frozen=True):
     rows: int
     row_groups: tuple[int, ...]
     absent: tuple[str, ...] = ()
+    # left out where there is none, so that checkpoints are those of releases without it
+    home: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def partition(self) -> tuple[str, str]:
         """The generation (its folder; empty: none) and `dt=YYYY-MM-DD/hr=HH`, the hour of the
         request: the files that are about the same samples have the same.
         """
-        return _split(self.path)[:2]
-
-
-class Cursor(msgspec.Struct, frozen=True):
-    """The next row to read. `row` is counted within the row group.
-
-    What was read to its end is never pointed into: (entry + 1, 0, 0) stands for that, whether the
-    ledger has such an entry already or not.
-    """
-
-    entry: int = 0
-    row_group: int = 0
-    row: int = 0
-
-
-class Ticket(msgspec.Struct, frozen=True):
-    """A batch: `rows` rows of an entry from row `start` of the file on; ALL: whatever it gives."""
-
-    entry: int
-    start: int
-    rows: int
+        return split(f"{self.home}/" if self.home else self.path)[:2]
 
 
 class Wanted(msgspec.Struct, frozen=True):
     """Which partitions are read. `first`, `end`: hours such as `2026-11-01T00` (UTC; the end is not
     in it), None: no bound. `anew`: those that were replaced since they were read are read again.
+    `table`: what says which files of samples there are.
     """
 
     first: str | None = None
     end: str | None = None
     anew: bool = False
+    table: Literal["files", "iceberg"] = "files"
 
     def has(self, partition: str) -> bool:
         """Whether a partition such as `dt=2026-11-01/hr=00` is within the bounds."""
@@ -125,33 +109,39 @@ class Ledger:
         self._read_from = {hour: made for made, hour in (e.partition for e in self.entries)}
         self._settled: dict[str, int] = {}
         self._clock = clock
+        self._tables = Tables()
+        #: What the last look saw of the table.
+        self._view: View | None = None
 
     def discover(self, root: Folder) -> list[Entry]:
         """Append what is new under `root`, in the order in which it is to be read, and return it.
 
         The order of one look: hour of the request; samples before late actions; time of the file;
-        natural order of the name. Raises ReadError for a file that is not what its name and place
-        promise, and OSError for a folder that cannot be listed; the ledger is as before then.
+        natural order of the name. With a table, before all that, the snapshots in the order in
+        which they added the files; late actions come behind the last samples of their hour.
+
+        Raises ReadError for a file that is not what its name and place promise, and for a table
+        that is not there or cannot be followed; OSError for a folder that cannot be listed. The
+        ledger is as before then.
         """
         now = self._clock()
-        found: list[_Found] = []
         settled: dict[str, int] = {}
         # one look at the pointer, so that a period which is replaced meanwhile is of one state
         current = pointer(root)
         # Late actions first: the samples that they correct are committed before them, or with them.
-        for stream in ("late_actions", "samples"):
-            if isinstance(root, StorePath):
-                found += self._stored(root, stream, current)
-                continue
-            for folder, modified in _partitions(root, stream, current, self._reads):
-                if self._settled.get(folder) == modified:
-                    continue
-                found += self._files(root, stream, folder)
-                if now - modified > SETTLED_NS:
-                    settled[folder] = modified
-        found.sort(key=_Found.order)
+        found = self._listed(root, "late_actions", current, settled)
+        view = None
+        if self._wanted.table == "iceberg":
+            view = _table(self._tables, root)
+            of_table = self._of_table(root, view, current)
+            found = self._settling(root, view, current, found, of_table, settled) + of_table
+        else:
+            _check_listed(self.entries)
+            found += self._listed(root, "samples", current, settled)
+        found.sort(key=Found.order)
         new = [self._entry(root, file) for file in found]
-        self._settled |= settled
+        self._settled |= {f: time for f, time in settled.items() if now - time > SETTLED_NS}
+        self._view = view
         self._known.update(entry.path for entry in new)
         self._read_from |= {hour: made for made, hour in (entry.partition for entry in new)}
         self.rows += sum(entry.rows for entry in new)
@@ -162,18 +152,33 @@ class Ledger:
         """Whether files of a partition are read from a generation."""
         if not self._wanted.has(partition):
             return False
+        if self._wanted.table == "iceberg":
+            return True  # what the table has says it, see `_settling`
         holder = current.folder(partition)
         return made == (holder if self._wanted.anew else self._read_from.get(partition, holder))
 
-    def _files(self, root: Path, stream: Stream, folder: str) -> Iterator[_Found]:
-        for file in _scan(root / folder):
+    def _listed(
+        self, root: Folder, stream: Stream, current: Current, settled: dict[str, int]
+    ) -> list[Found]:
+        """New files by their names. `settled` gets the folders that were listed."""
+        if isinstance(root, StorePath):
+            return list(self._stored(root, stream, current))
+        found: list[Found] = []
+        for folder, modified in partitions(root, stream, current, self._reads):
+            if self._settled.get(folder) != modified:
+                found += self._files(root, stream, folder)
+                settled[folder] = modified
+        return found
+
+    def _files(self, root: Path, stream: Stream, folder: str) -> Iterator[Found]:
+        for file in scan(root / folder):
             path = f"{folder}/{file.name}"
             if path in self._known or not file.is_file():
                 continue
             stat = file.stat()
-            yield _Found(stream, path, stat.st_size, stat.st_mtime_ns)
+            yield Found(stream, path, stat.st_size, stat.st_mtime_ns)
 
-    def _stored(self, root: StorePath, stream: Stream, current: Current) -> Iterator[_Found]:
+    def _stored(self, root: StorePath, stream: Stream, current: Current) -> Iterator[Found]:
         # All at once, each time: in a store a folder has no time at which it changed.
         for place in current.places(stream):
             made = place.removesuffix(stream).rstrip("/")
@@ -181,12 +186,73 @@ class Ledger:
                 path, partition = f"{place}/{name}", name.rpartition("/")[0]
                 if (
                     path not in self._known
-                    and _DATA.fullmatch(name)
+                    and DATA.fullmatch(name)
                     and self._reads(made, partition, current)
                 ):
-                    yield _Found(stream, path, status.st_size, status.st_mtime_ns)
+                    yield Found(stream, path, status.st_size, status.st_mtime_ns)
 
-    def _entry(self, root: Folder, file: _Found) -> Entry:
+    def _of_table(self, root: Folder, view: View, current: Current) -> list[Found]:
+        """Files of samples with rows that were not read yet. Raises ReadError."""
+        if view is self._view:
+            return []
+        known: dict[str, set[str]] = {}
+        for entry in self.entries:
+            if entry.stream == "samples":
+                known.setdefault(entry.partition[1], set()).add(entry.path)
+        found = []
+        for hour in filter(self._wanted.has, view.by_partition):
+            made = self._read_from.get(hour)
+            new = view.unread(hour, known.get(hour, ()), made, current, self._wanted.anew)
+            if made is None:
+                joined = [file.generation for file in new if file.generation is not None]
+                made = joined[-1] if joined else current.folder(hour)
+            for file in new:
+                home = "" if file.generation is not None else f"{made}/samples/{hour}".lstrip("/")
+                found.append(_found(root, file, home))
+        return found
+
+    def _settling(
+        self,
+        root: Folder,
+        view: View,
+        current: Current,
+        late: list[Found],
+        samples: list[Found],
+        settled: dict[str, int],
+    ) -> list[Found]:
+        """Of files of late actions those whose samples the table has, to be read behind them.
+
+        The table gets files when they are visible already, so late actions may be ahead of it.
+        `settled`: folders of the others are taken out, to be listed again.
+        """
+        made = dict(self._read_from)
+        last: dict[str, int] = {}
+        for file in samples:
+            generation, hour, _ = split(file.place)
+            made[hour] = generation
+            last[hour] = max(file.sequence, last.get(hour, 0))
+        there = {file.path for file in samples} | self._known | view.files.keys()
+        taken = []
+        for file in late:
+            generation, hour, _ = split(file.path)
+            wanted = made.get(hour, current.folder(hour))
+            if generation == wanted and not self._is_behind(
+                root, f"{generation}/samples/{hour}".lstrip("/"), there, hour in made
+            ):
+                taken.append(msgspec.structs.replace(file, sequence=last.get(hour, 0)))
+            else:
+                settled.pop(file.path.rpartition("/")[0], None)
+        return taken
+
+    def _is_behind(self, root: Folder, folder: str, there: Set[str], has_some: bool) -> bool:
+        """Whether the table is about to get files of a folder."""
+        assert isinstance(root, Path)
+        new = [file for file in scan(root / folder) if f"{folder}/{file.name}" not in there]
+        oldest = self._clock() - _JUST_MADE_NS
+        # one that is old was deleted from the table, or compacted
+        return any(not has_some or file.stat().st_mtime_ns > oldest for file in new)
+
+    def _entry(self, root: Folder, file: Found) -> Entry:
         with open_parquet(root / file.path, file.path, file.size) as opened:
             lacking: tuple[str, ...] = ()
             if file.stream == "samples":
@@ -195,134 +261,60 @@ class Ledger:
                 check_columns(opened.schema_arrow, LATE_ACTIONS, file.path)
             footer = opened.metadata
             groups = tuple(footer.row_group(n).num_rows for n in range(footer.num_row_groups))
-        return Entry(file.stream, file.path, file.size, sum(groups), groups, lacking)
+        return Entry(
+            file.stream,
+            file.path,
+            file.size,
+            sum(groups),
+            groups,
+            lacking,
+            file.home or msgspec.UNSET,
+        )
 
 
-class _Found(msgspec.Struct, frozen=True):
-    stream: Stream
-    path: str
-    size: int
-    modified: int
-
-    def order(self) -> tuple[str, bool, int, list[str | int]]:
-        _, partition, name = _split(self.path)
-        pieces = re.split(r"(\d+)", name)
-        natural: list[str | int] = [int(p) if n % 2 else p for n, p in enumerate(pieces)]
-        # the name itself for names that differ in leading zeros only
-        return partition, self.stream != "samples", self.modified, [*natural, name]
+def _check_listed(entries: Iterable[Entry]) -> None:
+    """Raises ReadError if the rows of files that are listed may have been read elsewhere."""
+    compacted = next((entry.path for entry in entries if entry.home), None)
+    if compacted is not None:
+        raise ReadError(
+            f"{compacted}: was made of files of samples/ that are not known, and its rows were"
+            ' read. Set samples.table = "iceberg" as before, or train into another output.path'
+        )
 
 
-def _split(path: str) -> tuple[str, str, str]:
-    """The generation, the partition and the name of a file."""
-    *made, _, day, hour, name = path.split("/")
-    return "/".join(made), f"{day}/{hour}", name
-
-
-def pointer(root: Folder) -> Current:
-    """What the output's pointer says (`schemas.generations`). Raises ReadError, OSError."""
-    path = root / generations.POINTER
+def _found(root: Folder, file: TableFile, home: str) -> Found:
+    """A file of the table. Raises ReadError if it is not there."""
     try:
-        return generations.decode(path.read_bytes(), str(path))
+        modified = (root / file.path).stat().st_mtime_ns
     except FileNotFoundError:
-        return Current()
-    except PointerError as error:
-        raise ReadError(str(error)) from None
+        raise ReadError(
+            f"{file.path}: snapshot {file.snapshot} of the Iceberg table added it, its rows were"
+            " not read yet, and it is gone. Put it back, or train into another output.path"
+        ) from None
+    return Found("samples", file.path, file.size, modified, file.sequence, home)
+
+
+def _table(tables: Tables, root: Folder) -> View:
+    """The table of an output as it is now. Raises ReadError, also if there is none."""
+    view = tables.look(root) if isinstance(root, Path) else None
+    if view is None:
+        raise ReadError(
+            f"{root / TABLE}: there is no Iceberg table. Run the joining job with"
+            ' output.table = "iceberg", or set samples.table = "files"'
+        )
+    return view
 
 
 def has_samples(root: Folder, wanted: Wanted = EVERYTHING) -> bool:
     """Whether there is a file of samples to train on. Raises ReadError, OSError."""
     current = pointer(root)
+    if wanted.table == "iceberg" and ((root / TABLE).exists() or has_samples(root)):
+        return any(map(wanted.has, _table(Tables(), root).by_partition))
     if not isinstance(root, StorePath):
         return any(map(wanted.has, generations.partitions(root, "samples", current)))
     return any(
         wanted.has(name.rpartition("/")[0]) and current.takes(f"{place}/{name}")
         for place in current.places("samples")
         for name, _ in (root / place).walk()
-        if _DATA.fullmatch(name)
+        if DATA.fullmatch(name)
     )
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """The data files, by their names. A folder that does not exist is empty."""
-    try:
-        with os.scandir(folder) as listing:
-            return [item for item in listing if item.name[0] not in "._"]
-    except FileNotFoundError:
-        return []
-
-
-def _partitions(
-    root: Path, stream: Stream, current: Current, reads: Callable[[str, str, Current], bool]
-) -> Iterator[tuple[str, int]]:
-    """Folders `<stream>/dt=…/hr=…` of which `reads` is true (of generation, partition, pointer),
-    with the time of the last change in them, epoch ns.
-    """
-    for place in current.places(stream):
-        made = place.removesuffix(stream).rstrip("/")
-        for day in _scan(root / place):
-            if not (day.name.startswith("dt=") and day.is_dir()):
-                continue
-            for hour in _scan(root / place / day.name):
-                partition = f"{day.name}/{hour.name}"
-                if (
-                    hour.name.startswith("hr=")
-                    and hour.is_dir()
-                    and reads(made, partition, current)
-                ):
-                    yield f"{place}/{partition}", hour.stat().st_mtime_ns
-
-
-class Planner:
-    """Batches of at most `batch_rows` rows, one after the other, from `cursor` on.
-
-    A batch never crosses a file, and a late file is one batch. `cursor` is where the next one
-    begins: a planner that starts there gives the same ones. Files that the ledger gets meanwhile
-    come in their turn.
-    """
-
-    def __init__(self, ledger: Ledger, cursor: Cursor, batch_rows: int) -> None:
-        self._ledger = ledger
-        self._batch_rows = batch_rows
-        self._entry = cursor.entry
-        self._start = cursor.row
-        if cursor.entry < len(ledger.entries):
-            self._start += sum(ledger.entries[cursor.entry].row_groups[: cursor.row_group])
-        self._done = self._start + sum(entry.rows for entry in ledger.entries[: cursor.entry])
-
-    @property
-    def cursor(self) -> Cursor:
-        """Where the next batch begins."""
-        if self._start == 0:
-            return Cursor(self._entry)
-        row = self._start
-        for group, rows in enumerate(self._ledger.entries[self._entry].row_groups):
-            if row < rows:
-                return Cursor(self._entry, group, row)
-            row -= rows
-        raise AssertionError("a cursor within an entry is before its last row")
-
-    @property
-    def rows_left(self) -> int:
-        """Rows that are still to be read; for late files the actions, which give no more rows than
-        that.
-        """
-        return self._ledger.rows - self._done
-
-    def next(self) -> Ticket | None:
-        """The next batch, or None as long as the ledger has no more rows."""
-        while self._entry < len(self._ledger.entries):
-            entry, start = self._ledger.entries[self._entry], self._start
-            if start == entry.rows:
-                self._entry, self._start = self._entry + 1, 0
-                continue
-            late = entry.stream == "late_actions"
-            # up to a multiple of the batch, wherever the cursor was left with another batch
-            whole = self._batch_rows - start % self._batch_rows
-            rows = entry.rows - start if late else min(whole, entry.rows - start)
-            ticket = Ticket(self._entry, start, ALL if late else rows)
-            self._done += rows
-            self._start += rows
-            if self._start == entry.rows:
-                self._entry, self._start = self._entry + 1, 0
-            return ticket
-        return None

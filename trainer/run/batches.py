@@ -13,7 +13,8 @@ from trainer.features.encode import Encoder
 from trainer.losses.targets import Bools, targets
 from trainer.reading.files import ReadError
 from trainer.reading.late_actions import correction_rows
-from trainer.reading.ledger import ALL, Entry
+from trainer.reading.ledger import Entry
+from trainer.reading.planner import ALL
 from trainer.reading.tables import CHUNK_ROWS, SampleReader
 from trainer.run.chunks import Chunks
 from trainer.run.job import Job, Task

@@ -14,7 +14,8 @@ from trainer.config.sections import StepsPer
 from trainer.evaluation.tally import Layout
 from trainer.features.encode import MOST_SLICES
 from trainer.losses.targets import LossRules
-from trainer.reading.ledger import Entry, Ticket
+from trainer.reading.ledger import Entry
+from trainer.reading.planner import Ticket
 from trainer.run.clocks import Consistency
 from trainer.run.start import base_of
 from trainer.spec import ModelSpec

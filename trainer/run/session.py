@@ -20,7 +20,8 @@ from trainer.disk import naming
 from trainer.evaluation.tally import Tally
 from trainer.evolution import CannotGoOnError, Evolution, evolved
 from trainer.features.encode import SliceNames
-from trainer.reading.ledger import Cursor, Entry, Ledger, Planner
+from trainer.reading.ledger import Entry, Ledger
+from trainer.reading.planner import Cursor, Planner
 from trainer.run.instruments import Instruments, Unsaved
 from trainer.run.job import Outcome, Task
 from trainer.run.progress import Progress
