@@ -27,11 +27,19 @@ class Reference:
     """What the trainer has learned of each number of files when nothing goes wrong."""
 
     def __init__(
-        self, folder: Path, stock: Path, files: int, network: Network | None, python: Path = PYTHON
+        self,
+        folder: Path,
+        stock: Path,
+        files: int,
+        network: Network | None,
+        python: Path = PYTHON,
+        settings: Sequence[str] = (),
     ) -> None:
         """Train on so many files of the stock; takes about half a minute."""
         self.files, self._kept, self._python = files, folder / "reference", python
-        cluster = TrainerCluster(folder / "without-faults", stock, network, python=python)
+        cluster = TrainerCluster(
+            folder / "without-faults", stock, network, settings=settings, python=python
+        )
         try:
             cluster.start()
             for number in range(1, files + 1):

@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,22 @@ from chaos.trainer_faults import (
 from chaos.trainer_run import Reference, TrainerEra
 from services.waiting import DeadlineError, wait_until
 from tests.trainer import history, recording
+from trainer.config.sections import StepsPer
 
 PYTHON = Path(sys.executable)
 #: As many steps a file as under BSP.
 SSP = ("train.consistency=ssp", f"train.batch={4_096 // STEPS_A_FILE}")
 Schedule = Sequence[TrainerFault]
+#: For each form of `train.steps` a server that is replaced in the middle of a step, and more. What
+#: the two have in common need not be cut twice.
+BSP_FAULTS: Mapping[StepsPer, Sequence[TrainerFault]] = {
+    "sample": [
+        CutWorker("both", long=True),
+        CutReplicas("back", long=True),
+        CutServer("there", long=True),
+    ],
+    "batch": [CutServer("there", long=True), CutCoordinator("both", long=False)],
+}
 #: How often a story is told until the machine was fast enough for it.
 _TRIES = 3
 #: A push after a cut comes within milliseconds; none comes once all is learned.
@@ -179,17 +190,17 @@ def test_reads_and_writes_keep_the_promise(clusters: Callable[..., TrainerCluste
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("steps", BSP_FAULTS)
 def test_under_bsp_no_cut_shows_in_a_single_bit(
-    clusters: Callable[..., TrainerCluster], tmp_path: Path, stock: Path, network: Network
+    steps: StepsPer,
+    clusters: Callable[..., TrainerCluster],
+    tmp_path: Path,
+    stock: Path,
+    network: Network,
 ) -> None:
-    faults = [
-        CutWorker("both", long=True),
-        CutReplicas("back", long=True),
-        CutServer("there", long=True),
-        CutCoordinator("both", long=False),
-    ]
-    reference = Reference(tmp_path, stock, len(faults) + 1, network, python=PYTHON)
-    cluster = clusters("Recorded")
+    faults, settings = BSP_FAULTS[steps], (f"train.steps={steps}",)
+    reference = Reference(tmp_path, stock, len(faults) + 1, network, PYTHON, settings)
+    cluster = clusters("Recorded", *settings)
     assert suffered(cluster, faults, reference) == [0] * len(faults)
     notes = history.read(cluster.folder)
     assert sum(map(len, notes)) > 1_000
