@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configuration import output_lock
 from configuration.command_line import Overrides, PipelineFile, run
 from configuration.reading import Duration
-from jobs.backfill import hours, removal, running, shown, sources, work
+from jobs.backfill import hours, iceberg, removal, running, shown, sources, work
 from jobs.backfill.joining import JoinError, join_apart
 from jobs.backfill.margins import HOUR_MS, Margins, margins
 from jobs.backfill.work import Slice, Work
@@ -122,6 +122,7 @@ def _run(
     edges: Margins,
 ) -> None:
     """Join and publish, with a progress bar of hours."""
+    iceberg.check(pipeline, output)
     pipeline = sources.replayed(pipeline)
     listings = sources.listed(pipeline)
 
@@ -160,6 +161,7 @@ def _run(
             planned,
             join,
             joined=lambda piece: bar.advance(task, hours_of[piece.folder]),
+            published=lambda: iceberg.follow(config, overrides, pipeline, output, planned),
         )
     _say(f"done; {planned.first} to {planned.end} are replaced in {output}")
 
@@ -180,10 +182,10 @@ def _size(folder: Path) -> float:
 
 
 def _remove(output: Path, age_ms: int) -> None:
-    table = output / "samples" / "_iceberg"
-    if table.exists():
+    folder = output / iceberg.FOLDER
+    if folder.exists():
         raise ConfigError(
-            f"--remove-replaced: {table} is an Iceberg table of files that would be deleted, "
+            f"--remove-replaced: {folder} is an Iceberg table of files that would be deleted, "
             "and its readers would fail; switch output.table off and delete the table first"
         )
     with locked(output):

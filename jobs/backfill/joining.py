@@ -31,7 +31,7 @@ _SHOWN_LINES = 8
 
 
 class JoinError(Exception):
-    """The join of a slice has failed; the message says why, and where its log is."""
+    """A process of the backfill has failed; the message says why, and where its log is."""
 
 
 def join(
@@ -72,16 +72,31 @@ def join_apart(
     `span`: what to read, epoch ms. `goes_on`: see `sources.go_on`. `watch` is called every now and
     then. Raises JoinError.
     """
+    words = ["--into", str(into), "--from", hours.text(span[0]), "--to", hours.text(span[1])]
+    words += ["--goes-on"] if goes_on else []
+    log = into.with_name(f"{into.name}.log")
+    apart("jobs.backfill.joining", config, overrides, words, log, watch)
+
+
+def apart(
+    module: str,
+    config: Path,
+    overrides: Sequence[str],
+    words: Sequence[str],
+    log: Path,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
+    """`python -m module --config …` in a process that ends with this one, until it has ended.
+
+    `watch` is called every now and then. Raises JoinError with the end of the log.
+    """
     from services import process
 
-    log = into.with_name(f"{into.name}.log")
     sets = [word for override in overrides for word in ("--set", override)]
-    words = [sys.executable, "-m", "jobs.backfill.joining", "--config", str(config.absolute())]
-    words += ["--into", str(into), "--from", hours.text(span[0]), "--to", hours.text(span[1])]
-    words += ["--goes-on"] if goes_on else []
+    command_line = [sys.executable, "-m", module, "--config", str(config.absolute())]
     path = [str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     started = process.start(
-        [*words, *sets],
+        [*command_line, *words, *sets],
         log=log,
         environment={**environ, "PYTHONPATH": ":".join(path)},
         tied=True,
@@ -98,7 +113,7 @@ def join_apart(
     finally:
         process.kill(started)
     if code != command.DONE:
-        raise JoinError(f"the join has failed (exit code {code}); {log} ends with\n{_end(log)}")
+        raise JoinError(f"{module} has failed (exit code {code}); {log} ends with\n{_end(log)}")
 
 
 def _end(log: Path) -> str:

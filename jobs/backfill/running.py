@@ -6,7 +6,7 @@
 | while a slice is joined     | a folder that nothing names  | deletes it, joins the slice again |
 | after a slice is joined     | the slice, in the plan       | goes on with the next one         |
 | before the pointer is put   | all slices; the old rows     | puts the pointer                  |
-| after it                    | the new rows; the plan       | deletes the plan                  |
+| after it                    | the new rows; the plan       | what follows it; deletes the plan |
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ TABLES = ("samples", "late_actions", "rejected")
 
 
 def to_the_end(
-    output: Path, planned: Work, join: Join, joined: Callable[[Slice], None] = lambda _: None
+    output: Path,
+    planned: Work,
+    join: Join,
+    joined: Callable[[Slice], None] = lambda _: None,
+    published: Callable[[], None] = lambda: None,
 ) -> None:
     """Join the slices that are not joined yet, and publish them all.
 
-    `joined` is told of each slice that is. Raises what `join` does, PlaceError, OSError and
+    `joined` is told of each slice that is. `published` comes when readers see the slices, once more
+    if the backfill is killed before its end. Raises what `join` does, PlaceError, OSError and
     PointerError.
     """
     if not planned.joined:
@@ -48,6 +53,7 @@ def to_the_end(
             work.save(output, planned)
         joined(piece)
     publication.publish(output, planned)
+    published()
     work.end(output)
 
 

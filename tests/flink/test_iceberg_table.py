@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 from pyflink.util.java_utils import add_jars_to_context_class_loader
 
 from jobs.pipeline import environment
+from schemas import generations
+from schemas.generations import Generation
 from tests.flink import compiled
 
 COLUMNS = "id BIGINT price FLOAT tags ARRAY<STRING>"
 HOUR = "dt=2026-11-26/hr=07"
+NEXT, EMPTIED = "dt=2026-11-26/hr=08", "dt=2026-11-26/hr=06"
 
 
 @cache
@@ -35,10 +39,13 @@ class Output:
         self.folder = folder / "samples"
         self.made = 0
 
-    def file(self, after: int) -> str:
-        """Makes a visible file that was begun after a checkpoint; its partition and name."""
+    def file(self, after: int, hour: str = HOUR, into: str = "") -> str:
+        """Makes a visible file that was begun after a checkpoint; its partition and name.
+
+        `into`: the folder of a generation.
+        """
         self.made += 1
-        name = f"{HOUR}/part-0123456789ab-{after}-0-deadbeef-{self.made}.parquet"
+        name = f"{hour}/part-0123456789ab-{after}-0-deadbeef-{self.made}.parquet"
         rows = pa.table(
             {
                 "id": pa.array([self.made], pa.int64()),
@@ -46,9 +53,15 @@ class Output:
                 "tags": pa.array([["a"]]),
             }
         )
-        (self.folder / HOUR).mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, self.folder / name)
+        folder = self.folder.parent / into / "samples"
+        (folder / hour).mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, folder / name)
         return name
+
+    def publish(self, *made: Generation) -> None:
+        before = generations.current(self.folder.parent).generations
+        pointer = generations.encode([*before, *made])
+        (self.folder.parent / generations.POINTER).write_bytes(pointer)
 
     def start(
         self, *files: str, checkpoint: int = 0, again: bool = False, columns: str = COLUMNS
@@ -56,7 +69,7 @@ class Output:
         """A job begins and tells of files; those that the table has then."""
         every = f"{columns} dt STRING hr STRING"
         found = java("step")(str(self.folder), every, "\n".join(files), checkpoint, again)
-        return sorted(f"{HOUR}/{name}" for name in found.split())
+        return sorted(found.split())
 
     def metadata(self) -> dict[str, Any]:
         folder = self.folder / "_iceberg" / "metadata"
@@ -99,6 +112,48 @@ def test_a_file_that_somebody_else_has_compacted_stays_so(output: Output) -> Non
     output.start(file, checkpoint=1)
     java("compact")(str(output.folder), HOUR, Path(file).name, "compacted-by-others.parquet")
     assert output.start(file, checkpoint=1, again=True) == [f"{HOUR}/compacted-by-others.parquet"]
+
+
+def generation(folder: str, first: str, end: str) -> Generation:
+    return Generation(folder=folder, first=first, end=end, published="")
+
+
+def test_hours_that_a_backfill_has_replaced_have_its_files_and_no_others(output: Output) -> None:
+    output.start()
+    kept, gone = output.file(0, NEXT), [output.file(0), output.file(0)]
+    output.start(kept, *gone, checkpoint=1)
+    new = output.file(0, into="g/000")
+    empty = output.file(0, EMPTIED)
+    output.start(empty, checkpoint=2)
+    # beyond the hours that it holds
+    output.file(0, NEXT, into="g/000")
+    output.publish(generation("g/000", "2026-11-26T06", "2026-11-26T08"))
+    before = len(output.metadata()["snapshots"])
+    assert output.start() == sorted([new, kept])
+    (snapshot,) = output.metadata()["snapshots"][before:]
+    assert snapshot["summary"]["operation"] == "overwrite"
+    # done before, it does nothing, also if somebody compacts its files meanwhile
+    assert output.start() == sorted([new, kept])
+    java("compact")(str(output.folder), HOUR, Path(new).name, "compacted-by-others.parquet")
+    assert output.start() == sorted([f"{HOUR}/compacted-by-others.parquet", kept])
+    # what the job adds to such an hour afterwards is in the generation already
+    late = output.file(2), output.file(2, NEXT)
+    assert output.start(*late, checkpoint=3)[2:] == [late[1]]
+    # replaced once more, in part
+    newer = output.file(0, into="h/000")
+    output.publish(generation("h/000", "2026-11-26T07", "2026-11-26T08"))
+    assert output.start() == sorted([newer, kept, late[1]])
+
+
+def test_a_job_that_goes_on_behind_a_backfill(output: Output) -> None:
+    """It was killed with files visible and not in the table, or the table was deleted."""
+    output.start()
+    old, other = output.file(0), output.file(0, NEXT)
+    new = output.file(0, into="g/000")
+    output.publish(generation("g/000", "2026-11-26T07", "2026-11-26T08"))
+    assert output.start(old, other, checkpoint=1, again=True) == sorted([new, other])
+    shutil.rmtree(output.folder / "_iceberg")
+    assert output.start() == sorted([new, other])
 
 
 def test_old_snapshots_go_and_files_stay(output: Output) -> None:

@@ -15,7 +15,7 @@ import org.apache.iceberg.hadoop.HadoopTables;
 public final class IcebergSteps {
     /**
      * columns: their names and SQL types, dt and hr at the end; files: partition and name, one a line.
-     * Returns the names of the files that the table has then, one a line.
+     * Returns the partitions and names of the files that the table has then, one a line.
      */
     public static String step(
             String folder, String columns, String files, Integer checkpoint, Boolean again)
@@ -43,7 +43,7 @@ public final class IcebergSteps {
         while (all.hasNext()) {
             FileScanTask task = (FileScanTask) all.next();
             String path = ((org.apache.iceberg.ContentFile) task.file()).location();
-            found.append(path.substring(path.lastIndexOf("/") + 1)).append("\n");
+            found.append(path.substring(path.lastIndexOf("/dt=") + 1)).append("\n");
         }
         return found.toString();
     }

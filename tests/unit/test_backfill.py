@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from jobs.backfill import command, hours, removal, running, work
+from jobs.backfill import command, hours, iceberg, removal, running, work
 from jobs.backfill.joining import JoinError, join_apart
 from jobs.backfill.margins import HOUR_MS, Margins
 from jobs.backfill.work import Slice, Work
-from jobs.pipeline.config import ConfigError
+from jobs.pipeline import environment
+from jobs.pipeline.config import ConfigError, OutputSection, Pipeline
 from jobs.pipeline.stopping import Stopped
 from schemas import generations
 from schemas.generations import hour_of
@@ -238,6 +240,36 @@ def test_what_the_live_job_adds_meanwhile(tmp_path: Path) -> None:
     # joined once more, with what came since among its records
     running.to_the_end(tmp_path, planned(), join)
     assert state(tmp_path) == "new"
+
+
+def test_what_follows_the_publication_comes_again_after_a_kill(tmp_path: Path) -> None:
+    live(tmp_path)
+    seen: list[str] = []
+
+    def follows() -> None:
+        seen.append(state(tmp_path))
+        if len(seen) == 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        running.to_the_end(tmp_path, planned(), join, published=follows)
+    left = work.load(tmp_path)
+    assert left is not None
+    running.to_the_end(tmp_path, left, half_a_join, published=follows)
+    assert seen == ["new", "new"]
+    assert work.load(tmp_path) is None
+
+
+def test_a_table_that_cannot_follow_is_said_before_anything_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = OutputSection(path=str(tmp_path), table="iceberg")
+    pipeline = cast(Pipeline, SimpleNamespace(output=output))
+    monkeypatch.setattr(environment, "_JARS", tmp_path / "none")
+    iceberg.check(pipeline, tmp_path)
+    (tmp_path / iceberg.FOLDER / "metadata").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"output\.table: .* run `make setup-iceberg` first"):
+        iceberg.check(pipeline, tmp_path)
 
 
 def test_what_an_iceberg_table_has_is_not_removed(tmp_path: Path) -> None:

@@ -7,9 +7,15 @@
 // An append may be done, and the job fail before it knows. Each snapshot has the number of its
 // checkpoint, and each file that of the checkpoint it was begun after, which is less. So whether a file
 // was appended is found in the snapshots whose numbers are greater than the file's.
+//
+// Hours that a backfill has replaced (_current.json beside samples/) have the files of its generation
+// and no others. The job and the backfill see to that, whoever comes first: in one snapshot, with the
+// names of the generations that the table knows then. A commit to a local folder is a rename that
+// replaces what another process has put there, so a lock goes around each.
 
 final class IcebergTable extends FileListener {
     private static final String CHECKPOINT = "sample-stitch.checkpoint";
+    private static final String GENERATIONS = "sample-stitch.generations";
     private static final String MAPPING = "schema.name-mapping.default";
     /** Snapshots older than history.expire.max-snapshot-age-ms (5 days) go, so metadata stay small. */
     private static final int EXPIRE_EVERY = 100;
@@ -17,9 +23,24 @@ final class IcebergTable extends FileListener {
     private final org.apache.hadoop.conf.Configuration options =
             new org.apache.hadoop.conf.Configuration();
     private org.apache.iceberg.Table table;
+    private org.apache.flink.core.fs.Path output;
     private int appends = 0;
 
     void open(
+            org.apache.flink.core.fs.Path folder,
+            org.apache.flink.table.types.logical.RowType rows,
+            int partitionColumns)
+            throws Exception {
+        output = folder.getParent();
+        java.io.RandomAccessFile lock = locked();
+        try {
+            openLocked(folder, rows, partitionColumns);
+        } finally {
+            unlock(lock);
+        }
+    }
+
+    private void openLocked(
             org.apache.flink.core.fs.Path folder,
             org.apache.flink.table.types.logical.RowType rows,
             int partitionColumns)
@@ -49,6 +70,7 @@ final class IcebergTable extends FileListener {
         table.updateProperties()
                 .set("sample-stitch.opened", Long.toString(System.currentTimeMillis()))
                 .commit();
+        takeGenerations();
     }
 
     /** With the files that are there already, all in one step. */
@@ -114,12 +136,25 @@ final class IcebergTable extends FileListener {
     }
 
     void add(java.util.List files, long checkpoint, boolean again) throws Exception {
+        java.io.RandomAccessFile lock = locked();
+        try {
+            table.refresh();
+            addLocked(files, checkpoint, again);
+        } finally {
+            unlock(lock);
+        }
+    }
+
+    private void addLocked(java.util.List files, long checkpoint, boolean again) throws Exception {
+        java.util.List generations = generations();
         java.util.Set known = again ? appended(files) : java.util.Collections.emptySet();
         java.util.List missing = new java.util.ArrayList();
         for (int i = 0; i < files.size(); i++) {
             org.apache.flink.types.Row message = (org.apache.flink.types.Row) files.get(i);
             org.apache.flink.core.fs.Path file = ParquetFiles.file(message);
-            if (!known.contains(qualified(file))) {
+            // the generation has the rows of its hours already
+            boolean replaced = holder(generations, file.getParent()) != null;
+            if (!replaced && !known.contains(qualified(file))) {
                 String mapping = (String) table.properties().get(MAPPING);
                 missing.add(described(table, mapping, file));
             }
@@ -132,6 +167,155 @@ final class IcebergTable extends FileListener {
             table.expireSnapshots()
                     .cleanupLevel(org.apache.iceberg.ExpireSnapshots.CleanupLevel.METADATA_ONLY)
                     .commit();
+        }
+    }
+
+    /** One snapshot in which the hours of generations that are new have their files for all others. */
+    private void takeGenerations() throws Exception {
+        java.util.List generations = generations();
+        String had = (String) table.properties().get(GENERATIONS);
+        java.util.Set known =
+                new java.util.HashSet(java.util.Arrays.asList((had == null ? "" : had).split("\n")));
+        java.util.List names = new java.util.ArrayList(), fresh = new java.util.ArrayList();
+        for (int i = 0; i < generations.size(); i++) {
+            String name = ((String[]) generations.get(i))[0];
+            names.add(name);
+            if (!known.contains(name)) {
+                fresh.add(name);
+            }
+        }
+        if (fresh.isEmpty()) {
+            return;
+        }
+        java.util.Map wanted = new java.util.HashMap();
+        for (int i = 0; i < fresh.size(); i++) {
+            find((String) fresh.get(i), generations, wanted);
+        }
+        org.apache.iceberg.Transaction change = table.newTransaction();
+        org.apache.iceberg.OverwriteFiles files = change.newOverwrite();
+        int changed = 0;
+        org.apache.iceberg.io.CloseableIterable scan = table.newScan().planFiles();
+        for (java.util.Iterator all = scan.iterator(); all.hasNext(); ) {
+            org.apache.iceberg.DataFile file =
+                    (org.apache.iceberg.DataFile)
+                            (Object) ((org.apache.iceberg.FileScanTask) all.next()).file();
+            String hour = table.spec().partitionToPath(file.partition());
+            if (fresh.contains(holder(generations, new org.apache.flink.core.fs.Path("/" + hour)))
+                    && wanted.remove(file.location()) == null) {
+                files.deleteFile(file);
+                changed++;
+            }
+        }
+        scan.close();
+        String mapping = (String) table.properties().get(MAPPING);
+        for (java.util.Iterator all = wanted.values().iterator(); all.hasNext(); ) {
+            files.addFile(
+                    described(table, mapping, (org.apache.flink.core.fs.Path) all.next()));
+            changed++;
+        }
+        if (changed > 0) {
+            files.commit();
+        }
+        change.updateProperties().set(GENERATIONS, String.join("\n", names)).commit();
+        change.commitTransaction();
+    }
+
+    /** Adds the files of samples in a generation, in the hours that it holds, by their locations. */
+    private void find(String generation, java.util.List generations, java.util.Map found)
+            throws Exception {
+        org.apache.flink.core.fs.Path folder =
+                new org.apache.flink.core.fs.Path(output, generation + "/samples");
+        org.apache.flink.core.fs.FileSystem files = folder.getFileSystem();
+        org.apache.flink.core.fs.FileStatus[] days = visible(files, folder);
+        for (int d = 0; d < days.length; d++) {
+            org.apache.flink.core.fs.FileStatus[] hours = visible(files, days[d].getPath());
+            for (int h = 0; h < hours.length; h++) {
+                if (generation.equals(holder(generations, hours[h].getPath()))) {
+                    org.apache.flink.core.fs.FileStatus[] data =
+                            visible(files, hours[h].getPath());
+                    for (int n = 0; n < data.length; n++) {
+                        found.put(qualified(data[n].getPath()), data[n].getPath());
+                    }
+                }
+            }
+        }
+    }
+
+    /** Of the pointer, as in schemas/generations.py: {folder, from, to} of each. */
+    private java.util.List generations() throws Exception {
+        java.util.List found = new java.util.ArrayList();
+        org.apache.flink.core.fs.Path pointer =
+                new org.apache.flink.core.fs.Path(output, "_current.json");
+        org.apache.flink.core.fs.FileSystem files = pointer.getFileSystem();
+        if (!files.exists(pointer)) {
+            return found;
+        }
+        java.io.InputStream text = files.open(pointer);
+        org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode read;
+        try {
+            read =
+                    new org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind
+                                    .ObjectMapper()
+                            .readTree(text);
+        } finally {
+            text.close();
+        }
+        if (child(read, "format").asInt() != 1) {
+            throw new java.io.IOException(pointer + " is of a newer release");
+        }
+        org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode all =
+                child(read, "generations");
+        for (int i = 0; i < all.size(); i++) {
+            org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode one =
+                    (org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode)
+                            (Object) all.get(i);
+            String[] names = new String[] {"folder", "from", "to"};
+            for (int n = 0; n < names.length; n++) {
+                names[n] = child(one, names[n]).asText();
+            }
+            found.add(names);
+        }
+        return found;
+    }
+
+    /** Janino takes what a tree gives for less than a node. */
+    private static org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode child(
+            org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode of, String name) {
+        return (org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.JsonNode)
+                (Object) of.get(name);
+    }
+
+    /** The folder of the generation that holds dt=…/hr=…; null: none does. */
+    private static String holder(
+            java.util.List generations, org.apache.flink.core.fs.Path partition) {
+        String day = partition.getParent().getName(), hour = partition.getName();
+        String at = day.substring(day.indexOf('=') + 1) + "T" + hour.substring(hour.indexOf('=') + 1);
+        for (int i = generations.size() - 1; i >= 0; i--) {
+            String[] one = (String[]) generations.get(i);
+            if (one[1].compareTo(at) <= 0 && at.compareTo(one[2]) < 0) {
+                return one[0];
+            }
+        }
+        return null;
+    }
+
+    /** Waits until no other process changes the table; null where there is no such lock. */
+    private java.io.RandomAccessFile locked() throws Exception {
+        java.net.URI place = new org.apache.hadoop.fs.Path(qualified(output)).toUri();
+        if (!"file".equals(place.getScheme())) {
+            return null;
+        }
+        java.io.File folder = new java.io.File(place.getPath(), "samples");
+        folder.mkdirs();
+        java.io.RandomAccessFile file =
+                new java.io.RandomAccessFile(new java.io.File(folder, "_iceberg.lock"), "rw");
+        file.getChannel().lock();
+        return file;
+    }
+
+    private static void unlock(java.io.RandomAccessFile lock) throws Exception {
+        if (lock != null) {
+            lock.close();
         }
     }
 

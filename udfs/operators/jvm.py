@@ -47,6 +47,23 @@ def transform(
     )
 
 
+def call(name: str, method: str, needs: Sequence[str], *arguments: Any) -> Any:
+    """What a static method of the class `udfs/jvm/<name>.java` returns, in this process' JVM.
+
+    `needs`: further classes of `udfs/jvm/` that it uses.
+    """
+    gateway = get_gateway()
+    code = "".join((_SOURCES / f"{one}.java").read_text() for one in (name, *needs))
+    compiled = gateway.jvm.org.apache.flink.table.runtime.generated.CompileUtils.compile(
+        gateway.jvm.Thread.currentThread().getContextClassLoader(), name, code
+    )
+    (found,) = (m for m in compiled.getMethods() if m.getName() == method)
+    given = gateway.new_array(gateway.jvm.Object, len(arguments))
+    for i, argument in enumerate(arguments):
+        given[i] = argument
+    return found.invoke(None, given)
+
+
 class TransformedStream(DataStream):
     """What comes out of an operator of ours; see `transform` for the arguments.
 
