@@ -24,6 +24,8 @@ class Kept(NamedTuple):
     offset: int
     timestamp: int
     value: bytes | None = None
+    header_keys: tuple[str, ...] = ()
+    header_values: tuple[bytes | None, ...] = ()
 
 
 def hour_of(timestamp: int) -> str:
@@ -34,10 +36,7 @@ def hour_of(timestamp: int) -> str:
 
 def write_file(file: Path, records: Iterable[Kept]) -> None:
     """These records, in this order."""
-    rows = [
-        {"timestamp_type": "CreateTime", "header_keys": [], "header_values": [], **r._asdict()}
-        for r in records
-    ]
+    rows = [{"timestamp_type": "CreateTime", **r._asdict()} for r in records]
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=ARCHIVE), file, compression="zstd")
 

@@ -15,11 +15,12 @@ from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
-from jobs.pipeline import places, sinks
+from jobs.pipeline import places, record_format, sinks
 from jobs.pipeline.archive_plan import Plan
 from jobs.pipeline.config import ArchiveSource
 from schemas import archive
 from schemas.events import BEACON_KEY, LATEST_TIME, STREAMS
+from schemas.formats import framing
 from udfs.core import decode_batches
 from udfs.core.decode_batches import DecodeArchive
 from udfs.core.decode_settings import DecodeSettings
@@ -30,19 +31,22 @@ from udfs.operators.side_outputs import SideOutput
 
 #: How often (ms) readers hear how far the slowest has come.
 _ALIGNED_EVERY_MS = 100
-#: What is read of the files; what the source makes of it, with the letters of `batches.records`.
+#: What is read of the files, and beside it where records name their schemas, for that may be in a
+#: header; what the source makes of it, with the letters of `batches.records`.
 _READ = pa.schema(
     [archive.RECORD.field(n) for n in ("topic", "partition", "offset", "timestamp", "value")]
 )
+_HEADERS = [archive.RECORD.field(n) for n in ("header_keys", "header_values")]
 _GIVEN = pa.schema(
     [
         *(_READ.field(n) for n in ("value", "topic", "partition", "offset", "timestamp")),
         ("stream", pa.int32()),
         ("place", pa.int64()),
         ("clock", pa.int64()),
+        ("schema_id", pa.binary()),
     ]
 )
-_LETTERS = "bsillill"
+_LETTERS = "bsillillb"
 
 
 def decoded(
@@ -102,6 +106,7 @@ def _source(features: ArchiveSource, actions: ArchiveSource, plan: Plan, env: An
         )
         lines = (head, *partition.runs)
         partitions[place] = "\n".join("\t".join(map(str, line)) for line in lines)
-    read = sinks.row_type(_READ)
+    named = any(record_format.names_schemas(source.format) for source in (features, actions))
+    read = sinks.row_type(pa.schema([*_READ, *_HEADERS]) if named else _READ)
     bound = str(max(int(features.out_of_orderness), int(actions.out_of_orderness)))
-    return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME, bound)
+    return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME, bound, framing.HEADER)

@@ -16,6 +16,7 @@ from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import connect, partitions, refused
 from jobs.pipeline.record_times import TimeOf, times_of, transcoded
 from schemas.events import Stream
+from schemas.formats.framing import Framed
 
 #: How many partitions are looked at, and how many records at each end of one.
 _PARTITIONS, _RECORDS = 4, 25
@@ -173,7 +174,9 @@ def _records(
     consumer.seek(partition, begin)
     fetched = consumer.poll(timeout_ms=_WAIT_MS, max_records=_RECORDS).get(partition, ())
     for record in fetched:
-        event_time = None if record.value is None else time_of(record.value)
+        if record.value is None:
+            continue
+        event_time = time_of(Framed.among(record.value, record.headers))
         if record.offset < end and event_time is not None:
             yield Sampled(record.timestamp, event_time, record.timestamp_type == 1)
 

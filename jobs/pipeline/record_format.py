@@ -134,6 +134,11 @@ def of(section: FormatSection) -> declared.Format:
     return declared.Protobuf(descriptors, section.message, registry)
 
 
+def names_schemas(section: FormatSection | None) -> bool:
+    """Whether each record says which schema of a registry it was written with."""
+    return section is not None and section.registry is not None
+
+
 def transcoder(section: FormatSection) -> Transcoder:
     """What makes JSON of records. Raises OSError and FormatError for the files of the section."""
     from schemas.formats import transcode

@@ -21,7 +21,7 @@ from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from rich.console import Console
 
-from jobs.pipeline import archive_plan, archive_source, places
+from jobs.pipeline import archive_plan, archive_source, places, record_format
 from jobs.pipeline.config import (
     ArchiveSource,
     FilesSource,
@@ -37,6 +37,7 @@ from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
 from jobs.pipeline.record_times import times_of
 from schemas import sql
 from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
+from schemas.formats import framing
 from udfs.core import decode_batches
 from udfs.core.decode_batches import DecodeRecords, ReadFiles
 from udfs.core.decode_settings import DecodeSettings
@@ -209,13 +210,17 @@ def _kafka(
 ) -> tuple[Any, Any]:
     name = f"{stream}_records"
     options = table_options(source, kafka_package())
+    # what names the schema may be in a header; of two with one key, the last one counts
+    named = record_format.names_schemas(source.format)
+    headers = "\n            headers MAP<STRING, BYTES> METADATA VIRTUAL," if named else ""
+    schema_id = f", headers[{sql.literal(framing.HEADER)}] AS schema_id" if named else ""
     tables.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             v BYTES,
             topic STRING METADATA VIRTUAL,
             part INT METADATA FROM 'partition' VIRTUAL,
             off BIGINT METADATA FROM 'offset' VIRTUAL,
-            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            ts TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,{headers}
             WATERMARK FOR ts AS ts - {_interval(int(source.out_of_orderness) + 1)}
         ) WITH ({sql.options(options)})"""
     )
@@ -223,12 +228,13 @@ def _kafka(
         # the time attribute as a plain column
         batches.rows_of(
             tables,
-            f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts FROM {name}",
+            f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts{schema_id}"
+            f" FROM {name}",
             name=stream,
         ),
         DecodeRecords(settings, stream),
         uid=f"decode-{stream}",
-        columns="bsilt",
+        columns="bsiltb" if named else "bsilt",
         by_clock=False,
         counters=decode_batches.counters((stream,)),
         side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],

@@ -1,31 +1,83 @@
 """Confluent's wire format: which schema of a registry a record was written with.
 
-A zero byte, the schema's id in four bytes (big-endian), then the record. Before a record of
-Protocol Buffers stands the path of its message within the file: a count and as many indexes, as
-zigzag varints, where a lone zero is short for the path [0].
+A zero byte and the schema's id in four bytes (big-endian), or a one and its GUID in 16. This stands
+before the record, or in the header `__value_schema_id`; if there is such a header, the record has
+nothing before it. Of Protocol Buffers, the path of the message within its file follows: a count and
+as many indexes, as zigzag varints, where a lone zero is short for the path [0].
 
 Source: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
+and `confluent_kafka.schema_registry` (`SchemaId`, `dual_schema_id_deserializer`).
 """
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterable
+
 from schemas.bad_record import BadRecord
 
-_HEADER_BYTES = 5
+#: The header of a record that names the schema of its value.
+HEADER = "__value_schema_id"
+#: What a registry calls a schema: its id, or its GUID in 36 characters.
+SchemaName = int | str
+
+_ID_BYTES, _GUID_BYTES = 4, 16
 #: Far deeper than messages are nested in practice. A longer path is damage.
 _MAX_PATH = 100
 
 
-def split(raw: bytes) -> tuple[int, bytes]:
-    """The id of the schema, and the bytes after it. Raises BadRecord: `no_schema_id`."""
-    if len(raw) < _HEADER_BYTES or raw[0] != 0:
-        start = raw[:_HEADER_BYTES].hex(" ")
-        raise BadRecord(
-            "no_schema_id",
-            f"the record begins with {start}, not with a zero byte and the four bytes of a schema"
-            " id; take `registry` out of the format if records have no such header",
-        )
-    return int.from_bytes(raw[1:_HEADER_BYTES], "big"), raw[_HEADER_BYTES:]
+class Framed(bytes):
+    """The value of a record that has the header: its bytes, with those of the header beside them.
+
+    Whoever reads records makes this of them, so that only who asks for the schema has to know.
+    """
+
+    header: bytes
+
+    @staticmethod
+    def of(value: bytes, header: bytes | None) -> bytes:
+        """The value; `header`: the last header of that name, None if the record has none."""
+        if header is None:
+            return value
+        framed = Framed(value)
+        framed.header = header
+        return framed
+
+    @staticmethod
+    def among(value: bytes, headers: Iterable[tuple[str, bytes | None]]) -> bytes:
+        """The same with all the headers of a record, in their order."""
+        return Framed.of(value, dict(headers).get(HEADER))
+
+
+def split(raw: bytes) -> tuple[SchemaName, bytes]:
+    """The schema, and the record without what named it. Raises BadRecord: `no_schema_id`."""
+    if isinstance(raw, Framed):
+        return _schema_name(raw.header, f"the header {HEADER}")[0], raw
+    return _schema_name(raw, "the record")
+
+
+def split_message(raw: bytes) -> tuple[SchemaName, tuple[int, ...], bytes]:
+    """The same of Protocol Buffers, with where the message stands in its file between them."""
+    if isinstance(raw, Framed):
+        schema, rest = _schema_name(raw.header, f"the header {HEADER}")
+        return schema, message_path(rest)[0], raw
+    schema, rest = _schema_name(raw, "the record")
+    return (schema, *message_path(rest))
+
+
+def _schema_name(data: bytes, where: str) -> tuple[SchemaName, bytes]:
+    """The schema that bytes begin with, and the bytes after it."""
+    if data[:1] == b"\0" and len(data) > _ID_BYTES:
+        return int.from_bytes(data[1 : 1 + _ID_BYTES], "big"), data[1 + _ID_BYTES :]
+    if data[:1] == b"\x01" and len(data) > _GUID_BYTES:
+        return str(uuid.UUID(bytes=data[1 : 1 + _GUID_BYTES])), data[1 + _GUID_BYTES :]
+    start = data[: 1 + _ID_BYTES].hex(" ") or "nothing"
+    raise BadRecord(
+        "no_schema_id",
+        f"{where} begins with {start}, not with a zero byte and the four bytes of a schema id, or a"
+        " one and the 16 bytes of its GUID; take `registry` out of the format if records name no"
+        " schema",
+    )
 
 
 def message_path(payload: bytes) -> tuple[tuple[int, ...], bytes]:

@@ -19,6 +19,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from schemas.bad_record import BadRecord
 from schemas.formats.declared import FormatError, Registry, RegistryError, first_line
+from schemas.formats.framing import SchemaName
 
 #: Properties of Confluent's client that are numbers, with what holds where the file is silent. The
 #: client's own default for `timeout` (s) is to wait without end.
@@ -61,8 +62,8 @@ class RegistryClient:
         """Raises FormatError for properties that Confluent's client does not take."""
         self._registry = registry
         self._clock = clock
-        self._known: dict[int, Registered] = {}
-        self._unknown: dict[int, tuple[float, str, str]] = {}
+        self._known: dict[SchemaName, Registered] = {}
+        self._unknown: dict[SchemaName, tuple[float, str, str]] = {}
         self._down: tuple[float, str] | None = None
         properties: dict[str, Any] = dict(_NUMBERS)
         for name, value in registry.properties.items():
@@ -72,10 +73,10 @@ class RegistryClient:
         except (ValueError, TypeError, OSError) as error:
             raise FormatError(f"registry: {error}") from None
 
-    def registered(self, schema_id: int) -> Registered:
-        """The schema of an id.
+    def registered(self, schema_id: SchemaName) -> Registered:
+        """The schema of an id or a GUID.
 
-        Raises BadRecord: `unknown_schema` for an id that the registry does not know, `wrong_schema`
+        Raises BadRecord: `unknown_schema` for one that the registry does not know, `wrong_schema`
         for one that is registered under none of the subjects. Raises RegistryError.
         """
         known = self._known.get(schema_id)
@@ -130,24 +131,45 @@ class RegistryClient:
         except BadRecord as bad:
             raise FormatError(bad.message) from None
 
-    def _ask(self, schema_id: int) -> Registered:
+    def _ask(self, schema_id: SchemaName) -> Registered:
+        by_guid = isinstance(schema_id, str)
+        get = self._client.get_schema_by_guid if by_guid else self._client.get_schema
         try:
             # a registry that compiles Protocol Buffers itself is not asked to: not all can
-            schema = self._asked(lambda: self._client.get_schema(schema_id))
+            schema = self._asked(lambda: get(schema_id), by_guid=by_guid)
         except _AbsentError:
             raise BadRecord(
                 "unknown_schema", f"{self._registry.url} knows no schema {schema_id}"
             ) from None
         if self._registry.subjects:
-            versions = self._asked(lambda: self._client.get_schema_versions(schema_id))
-            under = sorted({version.subject for version in versions})
-            if not set(under) & set(self._registry.subjects):
-                raise BadRecord(
-                    "wrong_schema",
-                    f"schema {schema_id} is registered under {', '.join(under) or 'no subject'},"
-                    f" not under {' or '.join(self._registry.subjects)}",
-                )
+            self._check_subject(schema_id, schema)
         return self._with_references(schema)
+
+    def _check_subject(self, schema_id: SchemaName, schema: Any) -> None:
+        wanted = " or ".join(self._registry.subjects)
+        if isinstance(schema_id, str):
+            # the subjects of a GUID cannot be asked for
+            if not any(self._has(subject, schema) for subject in self._registry.subjects):
+                raise BadRecord(
+                    "wrong_schema", f"schema {schema_id} is not registered under {wanted}"
+                )
+            return
+        versions = self._asked(lambda: self._client.get_schema_versions(schema_id))
+        under = sorted({version.subject for version in versions})
+        if not set(under) & set(self._registry.subjects):
+            raise BadRecord(
+                "wrong_schema",
+                f"schema {schema_id} is registered under {', '.join(under) or 'no subject'},"
+                f" not under {wanted}",
+            )
+
+    def _has(self, subject: str, schema: Any) -> bool:
+        # deleted versions count, as they do for an id
+        try:
+            self._asked(partial(self._client.lookup_schema, subject, schema, deleted=True))
+        except _AbsentError:
+            return False
+        return True
 
     def _with_references(self, schema: Any) -> Registered:
         references: dict[str, str] = {}
@@ -172,7 +194,7 @@ class RegistryClient:
             self._follow(version.schema.references or (), found)
             found[reference.name] = version.schema.schema_str
 
-    def _asked(self, ask: Callable[[], _T]) -> _T:
+    def _asked(self, ask: Callable[[], _T], *, by_guid: bool = False) -> _T:
         """The answer. Raises RegistryError, and _AbsentError for what is not registered."""
         url = self._registry.url
         try:
@@ -183,6 +205,8 @@ class RegistryClient:
             hint = ""
             if error.http_status_code in (401, 403):
                 hint = "; set basic.auth.user.info, or a token, in registry.properties"
+            elif error.http_status_code == 404 and by_guid:
+                hint = "; does it know schemas by their GUIDs? Producers can write ids instead"
             elif error.http_status_code == 404:
                 hint = "; is this the address of a schema registry, path included?"
             raise RegistryError(

@@ -12,13 +12,14 @@ from schemas.decoding import Decoder
 from schemas.events import ActionEvent, Origin, RequestEvent
 from schemas.formats import avro, compiled, framing, protobuf
 from schemas.formats.declared import Avro, Format, FormatError, Json, Protobuf, Registry
+from schemas.formats.framing import SchemaName
 from schemas.formats.json_form import json_text
 from schemas.formats.registry import Registered, RegistryClient
 
-#: Gives the JSON text of a record, and the id of its schema (None: records carry none).
+#: Gives the JSON text of a record, and its schema in the registry (None: records name none).
 #:
 #: Raises BadRecord, and RegistryError when a registry cannot be asked.
-Transcoder = Callable[[bytes], tuple[bytes, int | None]]
+Transcoder = Callable[[bytes], tuple[bytes, SchemaName | None]]
 _Read = Callable[[bytes], Any]
 _Event = TypeVar("_Event")
 
@@ -37,7 +38,7 @@ def transcoder(
 def _json(declared: Json, client: RegistryClient) -> Transcoder:
     asks = bool(declared.registry.subjects)
 
-    def transcode(raw: bytes) -> tuple[bytes, int]:
+    def transcode(raw: bytes) -> tuple[bytes, SchemaName]:
         schema_id, payload = framing.split(raw)
         if asks:
             _of_kind(client.registered(schema_id), "JSON")
@@ -53,9 +54,9 @@ def _avro(declared: Avro, client: RegistryClient | None) -> Transcoder:
             raise FormatError("Avro needs a schema, or a registry that has one")
         read = avro.reader(wanted)
         return lambda raw: (json_text(read(raw)), None)
-    readers: dict[int, _Read] = {}
+    readers: dict[SchemaName, _Read] = {}
 
-    def transcode(raw: bytes) -> tuple[bytes, int]:
+    def transcode(raw: bytes) -> tuple[bytes, SchemaName]:
         schema_id, payload = framing.split(raw)
         read = readers.get(schema_id)
         if read is None:
@@ -81,16 +82,15 @@ def _protobuf(declared: Protobuf, client: RegistryClient | None) -> Transcoder:
         return lambda raw: (json_text(read(raw)), None)
     assert declared.registry is not None
     asks = own is None or bool(declared.registry.subjects)
-    files: dict[int, Any] = {}
-    readers: dict[tuple[int, tuple[int, ...]], _Read] = {}
+    files: dict[SchemaName, Any] = {}
+    readers: dict[tuple[SchemaName, tuple[int, ...]], _Read] = {}
 
     def compile_schema(found: Registered) -> Any:
         pool = protobuf.pool_of(compiled.descriptor_set(found.text, found.references))
         return pool.FindFileByName(compiled.MAIN)
 
-    def transcode(raw: bytes) -> tuple[bytes, int]:
-        schema_id, rest = framing.split(raw)
-        path, payload = framing.message_path(rest)
+    def transcode(raw: bytes) -> tuple[bytes, SchemaName]:
+        schema_id, path, payload = framing.split_message(raw)
         read = readers.get((schema_id, path))
         if read is None:
             found = _of_kind(client.registered(schema_id), "PROTOBUF") if asks else None
@@ -108,14 +108,14 @@ def _protobuf(declared: Protobuf, client: RegistryClient | None) -> Transcoder:
     return transcode
 
 
-def _read_as(schema_id: int, read: _Read, payload: bytes) -> bytes:
+def _read_as(schema_id: SchemaName, read: _Read, payload: bytes) -> bytes:
     try:
         return json_text(read(payload))
     except BadRecord as bad:
         raise _naming(schema_id, bad) from None
 
 
-def _naming(schema_id: int, bad: BadRecord) -> BadRecord:
+def _naming(schema_id: SchemaName, bad: BadRecord) -> BadRecord:
     """The same, with the schema in its message."""
     return BadRecord(bad.reason, f"schema {schema_id}: {bad.message}", bad.event_time)
 
@@ -171,7 +171,7 @@ class Transcoding(Decoder[_Event]):
             if schema_id is None:
                 raise
             raise _naming(schema_id, bad) from None
-        return cast(_Event, _with_raw(said, raw))
+        return cast(_Event, _with_raw(said, bytes(raw)))
 
 
 def _with_raw(said: Any, raw: bytes) -> Any:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import requests
@@ -25,6 +26,7 @@ from kafka import KafkaProducer
 
 from jobs.pipeline.config import load
 from schemas.formats import protobuf
+from schemas.formats.framing import HEADER
 from services import programs
 from services.jars import JarError
 from services.schema_registry import SchemaRegistry
@@ -58,6 +60,11 @@ path = "{output}"
 [runtime]
 max_rejected = 1.0
 """
+ARCHIVE = """
+[sources.{stream}]
+type = "archive"
+path = "{folder}"
+"""
 FILES = """
 [sources.{stream}]
 type = "files"
@@ -69,6 +76,8 @@ type = "kafka"
 topic = "fmt-{stream}"
 bootstrap_servers = "{servers}"
 end = "latest"
+"""
+FORMAT = """
 [sources.{stream}.format]
 type = "{format}"
 [sources.{stream}.format.registry]
@@ -116,7 +125,7 @@ def requests_and_actions() -> Iterator[tuple[str, dict[str, Any]]]:
 
 class Between:
     """Stands between the job and the registry. It refuses the first `refusals` questions after a
-    schema, and counts all of them.
+    schema, and counts all of them. It knows schemas by GUIDs too, which Apicurio does not.
     """
 
     def __init__(self, registry: str, refusals: int) -> None:
@@ -126,7 +135,17 @@ class Between:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, body = between._answer(registry, self.path)
+                self._reply(*between._answer(registry, self.path))
+
+            def do_POST(self) -> None:
+                asked = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {"Content-Type": self.headers["Content-Type"]}
+                answer = requests.post(
+                    registry + self.path, data=asked, headers=headers, timeout=60
+                )
+                self._reply(answer.status_code, answer.content)
+
+            def _reply(self, status: int, body: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -140,12 +159,19 @@ class Between:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def _answer(self, registry: str, path: str) -> tuple[int, bytes]:
-        if path.startswith("/schemas/ids/") and not path.endswith("/versions"):
+        by_guid = path.startswith("/schemas/guids/")
+        if by_guid or (path.startswith("/schemas/ids/") and not path.endswith("/versions")):
             with self._lock:
                 self.asked[path] += 1
                 refused = sum(self.asked.values()) <= self.refusals
             if refused:
                 return 503, b"{}"
+        if by_guid:
+            guids = {str(guid_of(schema_id)): schema_id for schema_id in range(1, 100)}
+            found = guids.get(path.partition("?")[0].rpartition("/")[2])
+            if found is None:
+                return 404, b'{"error_code": 40403, "message": "not found"}'
+            path = f"/schemas/ids/{found}"
         answer = requests.get(registry + path, timeout=60)
         return answer.status_code, answer.content
 
@@ -161,8 +187,26 @@ class Between:
             thread.join()
 
 
-def produce(broker: SecuredBroker, client: SchemaRegistryClient) -> dict[tuple[str, str], int]:
-    """Both topics, with the bad records among the good ones; how many of those, by reason."""
+def guid_of(schema_id: int) -> UUID:
+    return UUID(int=schema_id << 64 | 7)
+
+
+def framed(raw: bytes, id_bytes: int, form: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """A record as a serialiser made it, with the id before it; or with that in a header, as it is
+    or as a GUID. The value, and the headers.
+    """
+    head, value = raw[:id_bytes], raw[id_bytes:]
+    if form == 0:
+        return raw, []
+    if form == 2:
+        head = b"\x01" + guid_of(int.from_bytes(head[1:5], "big")).bytes + head[5:]
+    return value, [("trace", b"\xff"), (HEADER, head)]
+
+
+def produce(broker: SecuredBroker, client: SchemaRegistryClient) -> Counter[tuple[str, str]]:
+    """Both topics, with the bad records among the good ones; how many of those, by reason. What
+    names the schema stands before a third of the records, and in a header of the others.
+    """
     stray = client.register_schema("stray-value", Schema(ACTION_AVSC, "AVRO"))
     as_avro = AvroSerializer(client, REQUEST_AVSC)
     pool = protobuf.pool_of(descriptors())
@@ -170,16 +214,18 @@ def produce(broker: SecuredBroker, client: SchemaRegistryClient) -> dict[tuple[s
     as_protobuf = ProtobufSerializer(message, client, {"use.deprecated.format": False})
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap_servers)
     written: dict[str, bytes] = {}
-    for stream, event in requests_and_actions():
+    for i, (stream, event) in enumerate(requests_and_actions()):
         context = SerializationContext(f"fmt-{stream}", MessageField.VALUE)
         if stream == "features":
             raw = as_avro(event, context)
         else:
             raw = as_protobuf(json_format.ParseDict(event, message()), context)
         written.setdefault(stream, raw)
-        producer.send(f"fmt-{stream}", raw, timestamp_ms=event["event_time"])
+        # an Action is the second message of its file: a count and an index stand after the id
+        value, headers = framed(raw, 5 if stream == "features" else 7, i % 3)
+        topic, time = f"fmt-{stream}", event["event_time"]
+        producer.send(topic, value, headers=headers, timestamp_ms=time)
     features = written["features"]
-    # an Action is the second message of its file: a count and an index stand after the id
     header = written["actions"][:7]
     bad = {
         ("features", "unknown_schema"): b"\0" + struct.pack(">I", 999_999) + features[5:],
@@ -191,11 +237,20 @@ def produce(broker: SecuredBroker, client: SchemaRegistryClient) -> dict[tuple[s
         ("actions", "empty_record"): b"",
         ("actions", "out_of_range"): header,
     }
+    reasons = Counter(bad.keys())
     for (stream, _), raw in bad.items():
         producer.send(f"fmt-{stream}", raw or None, key=b"k", timestamp_ms=START)
+    for reason, header in (
+        ("no_schema_id", b"\x01short"),
+        ("unknown_schema", b"\x01" + guid_of(999).bytes),
+        ("wrong_schema", b"\x01" + guid_of(stray).bytes),
+    ):
+        headers = [(HEADER, header)]
+        producer.send("fmt-features", features[5:], headers=headers, timestamp_ms=START)
+        reasons["features", reason] += 1
     producer.flush()
     producer.close()
-    return dict.fromkeys(bad, 1)
+    return reasons
 
 
 @pytest.mark.thorough
@@ -226,26 +281,57 @@ def test_confluents_records_give_the_rows_of_json(
         config = tmp_path / "pipeline.toml"
         output = tmp_path / "out"
         servers, url = kafka_broker.bootstrap_servers, between.url
-        config.write_text(
-            CONFIG.format(output=output)
-            + KAFKA.format(stream="features", servers=servers, url=url, format="avro")
-            + KAFKA.format(stream="actions", servers=servers, url=url, format="protobuf")
-            + RESTARTS
-        )
+        kept = tmp_path / "archive"
+        formats = {"features": "avro", "actions": "protobuf"}
+        text = f'{CONFIG.format(output=output)}[archive]\npath = "{kept}"\n{RESTARTS}'
+        for stream, name in formats.items():
+            text += KAFKA.format(stream=stream, servers=servers)
+            text += FORMAT.format(stream=stream, url=url, format=name)
+        config.write_text(text)
+        replay = tmp_path / "replay.toml"
+        text = CONFIG.format(output=tmp_path / "again")
+        for stream, name in formats.items():
+            text += ARCHIVE.format(stream=stream, folder=kept)
+            text += FORMAT.format(stream=stream, url=url, format=name)
+        replay.write_text(text)
         with between.running():
             running.join(config, output)
             asked = sum(between.asked.values())
             report = audit(load(config))
+            done = running.run_module("jobs.archive_events", "--config", str(config))
+            assert done.returncode == 0, done.stdout + done.stderr
+            running.join(replay, tmp_path / "again")
+            replayed = audit(load(replay))
     assert by_id(running.rows(output, "samples")) == expected
     # each refusal failed the job until the registry answered: nothing was rejected for it
     assert asked > between.refusals
     rejected = running.rows(output, "rejected")
     assert Counter((row["stream"], row["reason"]) for row in rejected) == bad
-    messages = {row["reason"]: row["message"] for row in rejected if row["stream"] == "features"}
-    assert "knows no schema 999999" in messages["unknown_schema"]
-    assert "registered under stray-value, not under fmt-features-value" in messages["wrong_schema"]
-    assert messages["broken_record"].startswith("schema ")
+    messages = {f"{row['reason']}: {row['message']}" for row in rejected}
+    for says in (
+        *("knows no schema 999999", f"knows no schema {guid_of(999)}"),
+        *("registered under stray-value, not under fmt-features-value", "broken_record: schema "),
+        "is not registered under fmt-features-value",
+        f"no_schema_id: the header {HEADER} begins with 01 73",
+    ):
+        assert any(says in message for message in messages), (says, messages)
     assert report.closes, report.findings
+    # the archive has what the decoders say, and joined again it gives the same rows
+    reasons = Counter(
+        (stream, row["reason"])
+        for stream in formats
+        for row in running.rows(kept, stream, ["reason"])
+        if row["reason"] is not None
+    )
+    assert reasons == bad
+    assert by_id(running.rows(tmp_path / "again", "samples")) == expected
+    assert records(running.rows(tmp_path / "again", "rejected")) == records(rejected)
+    assert replayed.closes, replayed.findings
+
+
+def records(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    names = ("stream", "reason", "message", "origin", "partition", "offset", "raw")
+    return {tuple(row[name] for name in names) for row in rows}
 
 
 def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

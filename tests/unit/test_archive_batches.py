@@ -39,9 +39,8 @@ def said(
     """What is said of each record, and the counts."""
     host = ReadRecords(settings(reject_unknown=reject_unknown), stream)
     host.open()
-    rows, (counts, warnings, side) = msgspec.msgpack.decode(
-        host.run(msgspec.msgpack.encode(records))
-    )
+    batch = msgspec.msgpack.encode([(value, time, None) for value, time in records])
+    rows, (counts, warnings, side) = msgspec.msgpack.decode(host.run(batch))
     assert not warnings
     assert not side
     assert {name for name, _ in counts} <= set(archive_batches.counters(stream))
@@ -94,7 +93,9 @@ def test_counts_are_those_of_one_batch() -> None:
     host = ReadRecords(settings(reject_unknown=True), "actions")
     host.open()
     for _ in range(2):
-        _, (counts, _, _) = msgspec.msgpack.decode(host.run(msgspec.msgpack.encode([(None, T)])))
+        _, (counts, _, _) = msgspec.msgpack.decode(
+            host.run(msgspec.msgpack.encode([(None, T, None)]))
+        )
         assert sorted(counts) == [["actions_archived", 1], ["unusable/actions/empty_record", 1]]
 
 
@@ -113,7 +114,7 @@ def test_a_registry_that_cannot_be_asked_costs_no_record(monkeypatch: pytest.Mon
     host.open()
 
     def run(*values: bytes) -> tuple[list[list[Any]], dict[str, int], list[list[str]]]:
-        records = [(value, T) for value in values]
+        records = [(value, T, None) for value in values]
         rows, (counts, warnings, _) = msgspec.msgpack.decode(
             host.run(msgspec.msgpack.encode(records))
         )

@@ -8,9 +8,13 @@ import struct
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
+from confluent_kafka.schema_registry import header_schema_id_serializer
+from confluent_kafka.schema_registry.serde import SchemaId
+from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import message_factory
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +24,7 @@ from schemas.decoding import ActionDecoder, BadRecord, RequestDecoder
 from schemas.events import Origin
 from schemas.formats import avro, compiled, framing, protobuf
 from schemas.formats.declared import Avro, Format, FormatError, Json, Protobuf, Registry
+from schemas.formats.framing import Framed
 from schemas.formats.json_form import json_text
 from schemas.formats.registry import Registered
 from schemas.formats.transcode import Transcoding, transcoder
@@ -407,11 +412,14 @@ def test_what_is_no_descriptor_set_says_how_to_make_one(raw: bytes) -> None:
 class Known:
     """A registry that knows what it is given, and counts how often it is asked."""
 
-    def __init__(self, **schemas: Registered) -> None:
-        self._schemas = {int(name[1:]): schema for name, schema in schemas.items()}
+    def __init__(self, guids: dict[str, Registered] | None = None, **schemas: Registered) -> None:
+        self._schemas: dict[int | str, Registered] = {
+            int(name[1:]): schema for name, schema in schemas.items()
+        }
+        self._schemas.update(guids or {})
         self.asked = 0
 
-    def registered(self, schema_id: int) -> Registered:
+    def registered(self, schema_id: int | str) -> Registered:
         self.asked += 1
         if schema_id not in self._schemas:
             raise BadRecord("unknown_schema", f"no schema {schema_id}")
@@ -439,12 +447,81 @@ def test_each_schema_is_asked_for_once_and_named_in_what_is_wrong() -> None:
         (framed(7, b"\xff"), "broken_record", "schema 7: it is no datum"),
         (framed(8, b"{}"), "wrong_schema", "the schema is JSON, and the format says AVRO"),
         (framed(9, b""), "unknown_schema", "no schema 9"),
-        (b"\x01" + good[1:], "no_schema_id", "the record begins with 01 00 00 00 07"),
+        (b"\x02" + good[1:], "no_schema_id", "the record begins with 02 00 00 00 07"),
         (good[:4], "no_schema_id", "the record begins with 00 00 00 00"),
     ]:
         with pytest.raises(BadRecord) as bad:
             decoding.decode(raw, HERE)
         assert (bad.value.reason, bad.value.message[: len(says)]) == (reason, says)
+
+
+GUID = "6e9a0c8e-4b0e-4f5e-9d52-3f1c8c1f7a10"
+BY_GUID = b"\x01" + UUID(GUID).bytes
+
+
+def test_the_header_names_the_schema_and_the_value_is_all_record() -> None:
+    avsc = Registered("AVRO", REQUEST_AVSC, {})
+    known = Known({GUID: avsc}, _7=avsc)
+    decoding = decoder("features", Avro(registry=REGISTRY), known)
+    value = as_avro(REQUEST, REQUEST_AVSC)
+    expected = of_json("features").decode(json.dumps(REQUEST).encode(), HERE)
+    for header in (BY_GUID, framed(7, b"")):
+        event = decoding.decode(Framed.of(value, header), HERE)
+        assert without_raw(event) == without_raw(expected)
+        assert (event.raw, type(event.raw)) == (value, bytes)
+    # the GUID may stand before the record, too; and without a header the value begins with an id
+    event = decoding.decode(BY_GUID + value, HERE)
+    assert without_raw(event) == without_raw(expected)
+    assert without_raw(decoding.decode(Framed.of(framed(7, value), None), HERE)) == without_raw(
+        expected
+    )
+    blank = as_avro({**REQUEST, "user_id": " "}, REQUEST_AVSC)
+    unknown = UUID(int=5)
+    for raw, header, reason, says in [
+        (blank, BY_GUID, "bad_id", f"schema {GUID}: the id ' ' is blank"),
+        (value[:-1], BY_GUID, "broken_record", f"schema {GUID}: it is no datum"),
+        (value, b"\x01" + unknown.bytes, "unknown_schema", f"no schema {unknown}"),
+        # the header counts, whatever the value begins with
+        (framed(7, value), b"", "no_schema_id", f"the header {framing.HEADER} begins with nothing"),
+        (framed(7, value), b"\x00\x00\x00\x07", "no_schema_id", f"the header {framing.HEADER}"),
+        (value, BY_GUID[:-1], "no_schema_id", f"the header {framing.HEADER} begins with 01 6e"),
+        (
+            value,
+            b"\x02" + BY_GUID[1:],
+            "no_schema_id",
+            f"the header {framing.HEADER} begins with 02",
+        ),
+        (framed(7, value), BY_GUID, "broken_record", f"schema {GUID}: "),
+    ]:
+        with pytest.raises(BadRecord) as bad:
+            decoding.decode(Framed.of(raw, header), HERE)
+        assert (bad.value.reason, bad.value.message[: len(says)]) == (reason, says)
+
+
+@pytest.mark.parametrize("of_type", ["list", "dict"])
+def test_headers_that_confluents_client_writes(of_type: str) -> None:
+    """Its own serialiser of headers, for each format: the message's path stands in the header."""
+    nested = 'syntax = "proto3"; message A {} message B { message C { string v = 1; } }'
+    cases: list[tuple[str, str, list[int] | None, Format, bytes, bytes]] = [
+        ("AVRO", '"string"', None, Avro(registry=REGISTRY), b"\x02x", b'"x"'),
+        ("JSON", "{}", None, Json(REGISTRY), b'{"v":1}', b'{"v":1}'),
+        ("PROTOBUF", nested, [1, 0], Protobuf(registry=REGISTRY), b"\x0a\x01x", b'{"v":"x"}'),
+    ]
+    for kind, text, path, declared, payload, expected in cases:
+        headers: Any = [("trace", None)] if of_type == "list" else {"trace": None}
+        context = SerializationContext("t", MessageField.VALUE, headers)
+        value = header_schema_id_serializer(payload, context, SchemaId(kind, 7, GUID, path))
+        listed = headers if of_type == "list" else list(headers.items())
+        known = Known({GUID: Registered(kind, text, {})})
+        transcode = transcoder(declared, lambda _, known=known: known)  # type: ignore[misc]
+        assert transcode(Framed.among(value, listed)) == (expected, GUID)
+
+
+def test_of_several_headers_the_last_one_counts() -> None:
+    value = Framed.among(b"v", [(framing.HEADER, b"a"), ("x", b"y"), (framing.HEADER, b"b")])
+    assert isinstance(value, Framed)
+    assert value.header == b"b"
+    assert not isinstance(Framed.among(b"v", [(framing.HEADER, None)]), Framed)
 
 
 def test_a_message_is_found_by_its_path_in_the_file() -> None:

@@ -26,6 +26,8 @@ class Answers:
         self.status = 200
         self.body: object = {"schema": '"string"'}
         self.paths: list[str] = []
+        #: What the paths begin with of which it has nothing.
+        self.absent: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -35,12 +37,17 @@ def serving() -> Iterator[tuple[str, Answers]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answers.paths.append(self.path)
-            body = answers.body
+            gone = self.path.startswith(answers.absent) if answers.absent else False
+            body = {"error_code": 40401, "message": "gone"} if gone else answers.body
             text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            self.send_response(answers.status)
+            self.send_response(404 if gone else answers.status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
@@ -110,6 +117,43 @@ def test_an_unknown_id_is_asked_for_again_after_a_while() -> None:
         assert client.registered(7).kind == "AVRO"
         assert client.registered(7).kind == "AVRO"
         assert len(answers.paths) == 2
+
+
+GUID = "6e9a0c8e-4b0e-4f5e-9d52-3f1c8c1f7a10"
+
+
+def test_a_guid_is_asked_for_once_and_must_be_under_a_subject() -> None:
+    with serving() as (url, answers):
+        answers.body = {"schema": '"string"', "guid": GUID, "subject": "here", "id": 1}
+        client = RegistryClient(Registry(url, ("gone", "here"), QUICK))
+        answers.absent = ("/subjects/gone",)
+        for _ in range(2):
+            assert client.registered(GUID).text == '"string"'
+        assert answers.paths[0] == f"/schemas/guids/{GUID}"
+        assert [path.partition("?")[0] for path in answers.paths[1:]] == [
+            *("/subjects/gone", "/subjects/here")
+        ]
+        answers.absent = ("/subjects/",)
+        client = RegistryClient(Registry(url, ("gone", "here"), QUICK))
+        with pytest.raises(BadRecord) as bad:
+            client.registered(GUID)
+        assert bad.value.reason == "wrong_schema"
+        assert bad.value.message == f"schema {GUID} is not registered under gone or here"
+
+
+def test_a_guid_that_is_not_known_and_a_registry_without_guids() -> None:
+    with serving() as (url, answers):
+        client = RegistryClient(Registry(url, (), QUICK))
+        answers.status, answers.body = 404, {"error_code": 40403, "message": "not found"}
+        with pytest.raises(BadRecord) as bad:
+            client.registered(GUID)
+        assert bad.value.reason == "unknown_schema"
+        assert bad.value.message == f"{url} knows no schema {GUID}"
+        # an older one has no such path: its records are not at fault
+        answers.body = {"error_code": 404, "message": "HTTP 404 Not Found"}
+        client = RegistryClient(Registry(url, (), QUICK))
+        with pytest.raises(RegistryError, match="does it know schemas by their GUIDs"):
+            client.registered(GUID)
 
 
 @pytest.mark.parametrize(

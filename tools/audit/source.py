@@ -19,14 +19,16 @@ from jobs.pipeline.kafka_consumer import connect, refused
 from jobs.pipeline.kafka_consumer import partitions as partitions_of
 from schemas import event_files
 from schemas.events import Origin, Stream
+from schemas.formats.framing import Framed
 
 _TIMEOUT_MS = 10_000
 #: Without a record for so long a topic is taken to be unreachable (there are still some to come).
 _SILENT_S = 60
 
 
-#: Of a file of an archive.
-_READ = ["topic", "partition", "offset", "timestamp", "value"]
+#: Of a file of an archive: where a record was, and what is read of it.
+_PLACE = ["topic", "partition"]
+_READ = ["offset", "timestamp", "value", "header_keys", "header_values"]
 
 #: A topic, and the number of a partition.
 Place = tuple[str, int]
@@ -141,12 +143,15 @@ def _of_archive(
         tables = []
         for name in sorted({run.file for run in partition.runs}):
             with listing.open(name) as file:
-                tables.append(pq.read_table(file, columns=_READ).filter(place))
-        rows = pa.concat_tables(tables)
+                tables.append(pq.read_table(file, columns=[*_PLACE, *_READ]).filter(place))
+        rows = pa.concat_tables(tables).select(_READ)
         for batch in rows.sort_by("offset").to_batches():
-            for offset, time, value in zip(*(column.to_pylist() for column in batch), strict=True):
+            columns = (column.to_pylist() for column in batch)
+            for offset, time, value, keys, values in zip(*columns, strict=True):
                 yield Record(
-                    value or b"", Origin(partition.topic, partition.partition, offset), time
+                    Framed.among(value or b"", zip(keys or (), values or (), strict=True)),
+                    Origin(partition.topic, partition.partition, offset),
+                    time,
                 )
 
 
@@ -219,4 +224,5 @@ def _of_partition(
             if message.offset >= end:
                 return
             origin = Origin(partition.topic, partition.partition, message.offset)
-            yield Record(message.value or b"", origin, message.timestamp)
+            value = Framed.among(message.value or b"", message.headers)
+            yield Record(value, origin, message.timestamp)

@@ -1,7 +1,8 @@
 """What the decoders say of records that are archived, in batches. Pure.
 
 This is what `udfs/jvm/ArchiveBatches.java` calls, with bytes in and out. A batch is a list of
-`[value or nil, timestamp]`. The reply has a `Read` for each of them, in their order, and reports.
+`[value or nil, timestamp, schema id or nil]`, the last as a header has it. The reply has a `Read`
+for each of them, in their order, and reports.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import msgspec
 from schemas.decoding import BadRecord
 from schemas.events import ActionEvent, Origin, Stream, unpack_front
 from schemas.formats.declared import RegistryError
+from schemas.formats.framing import Framed
 from schemas.mapping.decoding import Skipped
 from udfs.core.batch_reply import PackedReports, Reports
 from udfs.core.decode_batches import REASONS, action_decoder, request_decoder
@@ -30,7 +32,7 @@ UNREAD = "registry_unavailable"
 #: A decoder notes where a record was read, and the archive has that already.
 _NOWHERE = Origin("", None, 0)
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[tuple[bytes | None, int]]).decode
+_unpack = msgspec.msgpack.Decoder(list[tuple[bytes | None, int, bytes | None]]).decode
 
 
 def counters(stream: Stream) -> tuple[str, ...]:
@@ -60,9 +62,9 @@ class ReadRecords:
         """What is said of each record."""
         counts, stream = self._reports.counts, self._stream
         said: list[Read] = []
-        for value, time in _unpack(batch):
+        for value, time, schema_id in _unpack(batch):
             try:
-                said.append(self._read(value or b"", time))
+                said.append(self._read(Framed.of(value or b"", schema_id), time))
             except BadRecord as bad:
                 counts[f"unusable/{stream}/{bad.reason}"] += 1
                 said.append((None, None, None, None, bad.reason, bad.message))

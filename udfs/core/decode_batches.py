@@ -33,6 +33,7 @@ from schemas.events import (
     Stream,
     unpack_front,
 )
+from schemas.formats.framing import Framed
 from schemas.mapping.decoding import MappedActionDecoder, MappedRequestDecoder, Skipped
 from udfs.core.batch_reply import PackedReports, Reports
 from udfs.core.decode_settings import Chunk, DecodeSettings, StreamSettings
@@ -244,7 +245,7 @@ class _Decoding:
             "partition": origin.partition,
             "offset": origin.offset,
             "record_time": time,
-            "raw": raw,
+            "raw": bytes(raw),
         }
         self._reports.side.append((0, REJECTED.row(values, time)))
 
@@ -358,6 +359,12 @@ class _Record(msgspec.Struct, array_like=True, gc=False):
     time: int
 
 
+class _Consumed(_Record):
+    """A record of a topic as it is consumed. `schema_id`: the value of its header of that name."""
+
+    schema_id: bytes | None = None
+
+
 class Placed(Keyed):
     """An event that came from a place, a partition by its number in the order of all."""
 
@@ -372,6 +379,11 @@ class _Archived(_Record):
     stream: int
     place: int
     clock: int
+    schema_id: bytes | None = None
+
+
+def _value(record: _Consumed | _Archived) -> bytes:
+    return Framed.of(record.raw or b"", record.schema_id)
 
 
 class DecodeArchive:
@@ -397,7 +409,7 @@ class DecodeArchive:
             stream = STREAMS[record.stream]
             read[stream] += 1
             origin = Origin(record.topic, record.partition, record.offset)
-            out = decode[stream](stream, record.raw or b"", origin, record.time)
+            out = decode[stream](stream, _value(record), origin, record.time)
             if isinstance(out, tuple):
                 events.append(Placed(out[0], out[1], record.clock, record.place))
             elif isinstance(out, Told):
@@ -431,7 +443,7 @@ class DecodeRecords:
     def open(self) -> None:
         """Begins with no beacon announced."""
         self._decoding = _Decoding(self._settings)
-        self._batch = msgspec.msgpack.Decoder(list[_Record]).decode
+        self._batch = msgspec.msgpack.Decoder(list[_Consumed]).decode
         self._granularity = self._settings.streams[self._stream].granularity
         self._announced = -1
 
@@ -442,7 +454,7 @@ class DecodeRecords:
         records, events = self._batch(batch), list[Keyed]()
         for record in records:
             origin = Origin(record.topic, record.partition, record.offset)
-            out = decode(stream, record.raw or b"", origin, record.time)
+            out = decode(stream, _value(record), origin, record.time)
             if out is None:
                 continue
             # an ignored action tells how far its stream has come, as it does from files

@@ -1,7 +1,7 @@
 // Kafka's records in, as WholeRecords.java makes them; rows of the archive out (schemas/archive.py). Python
 // is asked for many of them at once (see UnkeyedBatches.java) what the decoders say of a value;
 // udfs/core/archive_batches.py says what is in a batch and in a reply. The bytes of a record go from the
-// source to the file as they are; Python gets a copy of the value, and of nothing else.
+// source to the file as they are; Python gets a copy of the value, and of the header that names its schema.
 
 import java.time.Instant;
 import java.time.ZoneOffset;
@@ -12,6 +12,7 @@ import org.apache.flink.streaming.api.operators.Output;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.table.data.ArrayData;
 import org.apache.flink.table.data.GenericArrayData;
 import org.apache.flink.table.data.GenericRowData;
 import org.apache.flink.table.data.RowData;
@@ -20,13 +21,16 @@ import org.apache.flink.table.data.binary.BinaryStringData;
 
 public final class ArchiveBatches extends UnkeyedBatches {
     /** The columns of a record; behind them come what Python says, and the partition. */
-    private static final int TIMESTAMP = 3, VALUE = 6, HEADER_VALUES = 8, EVENT_TIME = 9;
+    private static final int TIMESTAMP = 3, VALUE = 6, EVENT_TIME = 9;
+    private static final int HEADER_KEYS = 7, HEADER_VALUES = 8;
     private static final int ITEMS = 12, MESSAGE = 14, DAY = 15, HOUR = 16, WIDTH = 17;
     private static final long HOUR_MS = 3600000L;
 
     private final long earliest, latest;
+    private final String header;
 
     private transient List records;
+    private transient StringData headerKey;
     private transient StreamRecord out;
     /** The hour of the last row, since 1970, and the partition of it. */
     private transient long lastHour;
@@ -34,7 +38,7 @@ public final class ArchiveBatches extends UnkeyedBatches {
 
     /**
      * references: see Hosted; then the first and (not included) the last time that is one (ms): a
-     * record with another timestamp goes to the first hour of 1970.
+     * record with another timestamp goes to the first hour of 1970; then the header that names a schema.
      */
     public ArchiveBatches(
             Object[] references,
@@ -46,17 +50,19 @@ public final class ArchiveBatches extends UnkeyedBatches {
         super(references, task, streamConfig, output, processingTime);
         earliest = Long.parseLong((String) references[hosted.end]);
         latest = Long.parseLong((String) references[hosted.end + 1]);
+        header = (String) references[hosted.end + 2];
     }
 
     public void open() throws Exception {
         records = new ArrayList();
+        headerKey = BinaryStringData.fromString(header);
         out = new StreamRecord(null);
         lastHour = Long.MIN_VALUE;
         super.open();
     }
 
     void add(RowData row, Packing to) {
-        to.array(2);
+        to.array(3);
         if (row.isNullAt(VALUE)) {
             to.nil();
         } else {
@@ -64,7 +70,23 @@ public final class ArchiveBatches extends UnkeyedBatches {
             to.binary(value, 0, value.length);
         }
         to.integer(row.getLong(TIMESTAMP));
+        byte[] schema = schemaId(row.getArray(HEADER_KEYS), row.getArray(HEADER_VALUES));
+        if (schema == null) {
+            to.nil();
+        } else {
+            to.binary(schema, 0, schema.length);
+        }
         records.add(row);
+    }
+
+    /** Of the last header of that name; null: there is none. */
+    private byte[] schemaId(ArrayData keys, ArrayData values) {
+        for (int i = keys.size() - 1; i >= 0; i--) {
+            if (keys.getString(i).equals(headerKey)) {
+                return values.isNullAt(i) ? null : values.getBinary(i);
+            }
+        }
+        return null;
     }
 
     /** The reply: [for each record: event time, request id, user id, items, reason, message; reports]. */

@@ -5,7 +5,8 @@
 // up to it, but for those that are ahead of time. It is the record's time in Flink, so the watermark of a reader says which clocks it has
 // passed. InOrder.java makes one order of what all readers give.
 //
-// A row: value, topic, partition, offset, timestamp, stream (0 features, 1 actions), place, clock.
+// A row: value, topic, partition, offset, timestamp, stream (0 features, 1 actions), place, clock, and the
+// value of the last header of the name that is asked for, or null.
 //
 // These are objects of a source, not operators: they go in a jar (udfs/operators/shipped.py).
 
@@ -44,6 +45,7 @@ import org.apache.flink.core.fs.Path;
 import org.apache.flink.core.io.InputStatus;
 import org.apache.flink.core.io.SimpleVersionedSerializer;
 import org.apache.flink.formats.parquet.ParquetColumnarRowInputFormat;
+import org.apache.flink.table.data.ArrayData;
 import org.apache.flink.table.data.GenericRowData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.data.StringData;
@@ -57,13 +59,18 @@ public final class ArchiveSource implements Source, Serializable {
     private final String[] partitions;
     private final RowType columns;
     private final long latest, bound;
+    private final String header;
 
     /**
      * partitions: of each, what `ArchivePartition` reads. columns: of the files: topic, partition,
-     * offset, timestamp, value. latest: the first timestamp that is none (ms).
+     * offset, timestamp, value, and the keys and values of the headers if they are of interest.
+     * latest: the first timestamp that is none (ms).
      * bound: how far behind it records may be that follow a timestamp (ms).
+     * header: whose value a row has.
      */
-    public ArchiveSource(String[] partitions, RowType columns, long latest, String bound) {
+    public ArchiveSource(
+            String[] partitions, RowType columns, long latest, String bound, String header) {
+        this.header = header;
         this.partitions = partitions;
         this.columns = columns;
         this.latest = latest;
@@ -96,7 +103,7 @@ public final class ArchiveSource implements Source, Serializable {
     }
 
     public SourceReader createReader(SourceReaderContext context) {
-        return new ArchiveReader(context, columns, latest, bound);
+        return new ArchiveReader(context, columns, latest, bound, header);
     }
 }
 
@@ -316,6 +323,8 @@ final class ArchiveReader implements SourceReader {
     private final SourceReaderContext context;
     private final BulkFormat format;
     private final long latest, bound;
+    /** Null: the headers are not read. */
+    private final StringData header;
     private final List splits = new ArrayList();
     private final CompletableFuture complete = new CompletableFuture();
     private final List merges = new ArrayList();
@@ -323,7 +332,16 @@ final class ArchiveReader implements SourceReader {
     private final PriorityQueue due = new PriorityQueue();
     private boolean begun = false;
 
-    ArchiveReader(SourceReaderContext context, RowType columns, long latest, long bound) {
+    ArchiveReader(
+            SourceReaderContext context,
+            RowType columns,
+            long latest,
+            long bound,
+            String header) {
+        this.header =
+                columns.getFieldCount() > RunCursor.HEADER_KEYS
+                        ? BinaryStringData.fromString(header)
+                        : null;
         this.context = context;
         this.latest = latest;
         this.bound = bound;
@@ -378,7 +396,8 @@ final class ArchiveReader implements SourceReader {
                             format,
                             context.getConfiguration(),
                             latest,
-                            bound);
+                            bound,
+                            header);
             merges.add(merge);
             if (merge.advance()) {
                 due.add(merge);
@@ -408,7 +427,7 @@ final class PartitionMerge implements Comparable {
     private static final int AHEAD = 15, MOST = 8;
 
     private final ArchivePartition split;
-    private final StringData topic;
+    private final StringData topic, header;
     private final BulkFormat format;
     private final Configuration settings;
     private final long latest, bound;
@@ -429,7 +448,9 @@ final class PartitionMerge implements Comparable {
             BulkFormat format,
             Configuration settings,
             long latest,
-            long bound) {
+            long bound,
+            StringData header) {
+        this.header = header;
         this.split = split;
         this.format = format;
         this.settings = settings;
@@ -489,7 +510,9 @@ final class PartitionMerge implements Comparable {
                             + "] is in the archive twice, once in " + least.run.file);
         }
         lastRead = least.offset;
-        ahead.add(new ArchivedRecord(least.offset, least.timestamp, least.value()));
+        ahead.add(
+                new ArchivedRecord(
+                        least.offset, least.timestamp, least.value(), least.header(header)));
         if (least.advance()) {
             open.add(least);
         }
@@ -497,7 +520,7 @@ final class PartitionMerge implements Comparable {
     }
 
     RowData row() {
-        GenericRowData row = new GenericRowData(8);
+        GenericRowData row = new GenericRowData(9);
         row.setField(0, at.value);
         row.setField(1, topic);
         row.setField(2, Integer.valueOf(split.partition));
@@ -506,6 +529,7 @@ final class PartitionMerge implements Comparable {
         row.setField(5, Integer.valueOf(split.stream));
         row.setField(6, Long.valueOf(split.place));
         row.setField(7, Long.valueOf(clock));
+        row.setField(8, at.header);
         return row;
     }
 
@@ -534,12 +558,13 @@ final class PartitionMerge implements Comparable {
     }
 }
 
-/** A record. The value may be null. */
+/** A record. The value may be null, and so may the header's. */
 final class ArchivedRecord {
     final long offset, timestamp;
-    final byte[] value;
+    final byte[] value, header;
 
-    ArchivedRecord(long offset, long timestamp, byte[] value) {
+    ArchivedRecord(long offset, long timestamp, byte[] value, byte[] header) {
+        this.header = header;
         this.offset = offset;
         this.timestamp = timestamp;
         this.value = value;
@@ -549,6 +574,8 @@ final class ArchivedRecord {
 /** The records of one partition in a run that are still to be read. */
 final class RunCursor implements Comparable {
     private static final int TOPIC = 0, PARTITION = 1, OFFSET = 2, TIMESTAMP = 3, VALUE = 4;
+    static final int HEADER_KEYS = 5;
+    private static final int HEADER_VALUES = 6;
 
     final ArchiveRun run;
     private final ArchivePartition split;
@@ -609,6 +636,20 @@ final class RunCursor implements Comparable {
 
     byte[] value() {
         return row.isNullAt(VALUE) ? null : row.getBinary(VALUE);
+    }
+
+    /** Of the last header of this name; null: there is none, or no name. */
+    byte[] header(StringData name) {
+        if (name == null || row.isNullAt(HEADER_KEYS)) {
+            return null;
+        }
+        ArrayData keys = row.getArray(HEADER_KEYS), values = row.getArray(HEADER_VALUES);
+        for (int i = keys.size() - 1; i >= 0; i--) {
+            if (keys.getString(i).equals(name)) {
+                return values.isNullAt(i) ? null : values.getBinary(i);
+            }
+        }
+        return null;
     }
 
     void close() throws IOException {

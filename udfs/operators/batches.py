@@ -17,6 +17,7 @@ from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
+from schemas.formats import framing
 from udfs.core.batch_reply import LABELS
 from udfs.operators import jvm
 from udfs.operators.side_outputs import SideOutput
@@ -154,7 +155,7 @@ def whole_records(
         j_stream,
         "ArchiveBatches",
         row_type,
-        [*_hosted(j_stream, host, limits, counters, ()), *map(str, times)],
+        [*_hosted(j_stream, host, limits, counters, ()), *map(str, times), framing.HEADER],
         uid=uid,
         needs=("UnkeyedBatches", "Hosted", "Packed", "Packing", "Reports"),
     )
