@@ -135,16 +135,13 @@ def _parquet_rows(file: _Source) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from schemas import arrow_values
+
     try:
         whole = pq.ParquetFile(file)
         schema = pa.schema([field.with_type(_plain(field.type)) for field in whole.schema_arrow])
-        convert = {field.name: _without_maps(field.type) for field in schema}
-        maps = {name: make for name, make in convert.items() if make is not None}
         for batch in whole.iter_batches(_BATCH_ROWS):
-            for row in pa.Table.from_batches([batch]).cast(schema).to_pylist():
-                for name, make in maps.items():
-                    row[name] = make(row[name])
-                yield row
+            yield from arrow_values.rows(pa.Table.from_batches([batch]).cast(schema))
     except (pa.ArrowException, NotImplementedError, UnicodeDecodeError) as error:
         raise RowFileError(_said(error)) from None
     except OSError as error:
@@ -173,33 +170,6 @@ def _plain(kind: Any) -> Any:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
     return kind
-
-
-def _without_maps(kind: Any) -> Callable[[Any], Any] | None:
-    """What makes objects of the maps in a value of this type; None if there are none."""
-    import pyarrow as pa
-
-    if pa.types.is_map(kind):
-        inner = _without_maps(kind.item_type) or _same
-        return lambda pairs: pairs if pairs is None else {str(k): inner(v) for k, v in pairs}
-    if pa.types.is_struct(kind):
-        fields = {field.name: _without_maps(field.type) for field in kind}
-        made = {name: make for name, make in fields.items() if make is not None}
-        if not made:
-            return None
-        return lambda row: (
-            row if row is None else {k: made[k](v) if k in made else v for k, v in row.items()}
-        )
-    if pa.types.is_list(kind):
-        of_item = _without_maps(kind.value_type)
-        if of_item is None:
-            return None
-        return lambda items: items if items is None else [of_item(item) for item in items]
-    return None
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _said(error: Exception) -> str:

@@ -33,7 +33,7 @@ from schemas.formats import compiled, protobuf
 from schemas.formats.declared import Avro, Protobuf
 from schemas.formats.transcode import Transcoding, transcoder
 
-_FEATURES, _ITEMS = 8, 20
+FEATURES, ITEMS = 8, 20
 _HERE = Origin("topic", 0, 0)
 _ANY = 1 << 62
 
@@ -42,30 +42,33 @@ Case = tuple[Decoder[RequestEvent], list[bytes]]
 
 def cases(records: list[dict[str, Any]]) -> dict[str, Case]:
     """A decoder and the encoded records, by format."""
-    doubles, words = feature_names(_FEATURES)
-    declared = [Feature(name, FeatureType.parse("float64")) for name in doubles]
-    declared += [Feature(name, FeatureType.parse("string")) for name in words]
-    schema = FeatureSchema.of(declared)
-
-    def of_json() -> RequestDecoder:
-        return RequestDecoder(schema, max_record_bytes=_ANY)
-
-    avsc = _avsc(doubles, words)
+    written = avsc()
+    doubles, words = feature_names(FEATURES)
     descriptors = compiled.descriptor_set(_proto(doubles, words), {})
     return {
-        "JSON": (of_json(), [json.dumps(record).encode() for record in records]),
+        "JSON": (json_decoder(), [json.dumps(record).encode() for record in records]),
         "Avro": (
-            Transcoding(transcoder(Avro(json.dumps(avsc))), of_json(), _ANY),
-            _as_avro(records, avsc),
+            Transcoding(transcoder(Avro(json.dumps(written))), json_decoder(), _ANY),
+            _as_avro(records, written),
         ),
         "Protocol Buffers": (
-            Transcoding(transcoder(Protobuf(descriptors, "Request")), of_json(), _ANY),
+            Transcoding(transcoder(Protobuf(descriptors, "Request")), json_decoder(), _ANY),
             _as_protobuf(records, descriptors),
         ),
     }
 
 
-def _avsc(doubles: list[str], words: list[str]) -> dict[str, Any]:
+def json_decoder() -> RequestDecoder:
+    """Of the JSON of these requests."""
+    doubles, words = feature_names(FEATURES)
+    declared = [Feature(name, FeatureType.parse("float64")) for name in doubles]
+    declared += [Feature(name, FeatureType.parse("string")) for name in words]
+    return RequestDecoder(FeatureSchema.of(declared), max_record_bytes=_ANY)
+
+
+def avsc() -> dict[str, Any]:
+    """Their schema in Avro."""
+    doubles, words = feature_names(FEATURES)
     fields = [{"name": name, "type": "double"} for name in doubles]
     fields += [{"name": name, "type": "string"} for name in words]
     features = {"type": "record", "name": "Features", "fields": fields}
@@ -99,8 +102,8 @@ def _proto(doubles: list[str], words: list[str]) -> str:
     """
 
 
-def _as_avro(records: list[dict[str, Any]], avsc: dict[str, Any]) -> list[bytes]:
-    parsed, found = fastavro.parse_schema(avsc), []
+def _as_avro(records: list[dict[str, Any]], schema: dict[str, Any]) -> list[bytes]:
+    parsed, found = fastavro.parse_schema(schema), []
     for record in records:
         out = io.BytesIO()
         fastavro.schemaless_writer(out, parsed, record)
@@ -133,7 +136,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
-    spec = Spec("whole", "ours", "hashmap", options.requests, _FEATURES, 10, 60_000, items=_ITEMS)
+    spec = Spec("whole", "ours", "hashmap", options.requests, FEATURES, 10, 60_000, items=ITEMS)
     with tempfile.TemporaryDirectory() as cache:
         lines = (input_folder(Path(cache), spec) / "features" / "part.jsonl").read_text()
     found = cases([json.loads(line) for line in lines.splitlines()])
@@ -143,7 +146,7 @@ def main() -> None:
     for _ in range(options.repeat):
         for name, case in found.items():
             turns[name].append(microseconds(case))
-    table = Table("format", title=f"CPU microseconds a request of {_ITEMS} items")
+    table = Table("format", title=f"CPU microseconds a request of {ITEMS} items")
     for heading in ("bytes", "median", "least", "most", "an impression", "of JSON's"):
         table.add_column(heading, justify="right")
     for name, spent in turns.items():
@@ -153,7 +156,7 @@ def main() -> None:
             name,
             f"{size:,}",
             *(f"{value:.1f}" for value in (middle, min(spent), max(spent))),
-            f"{middle / _ITEMS:.2f}",
+            f"{middle / ITEMS:.2f}",
             f"{middle / median(turns['JSON']):.2f}",
         )
     Console().print(table)
