@@ -198,10 +198,16 @@ class StorePath:
 
     def remove_all(self) -> None:
         """Delete all objects below it."""
-        for name, _ in list(self.walk()):
+        # from the leaves on: a store whose objects are files refuses what still has something in it
+        for name in sorted((name for name, _ in self.walk()), reverse=True):
             (self / name).unlink()
 
     # -- the store ---------------------------------------------------------------------------------
+
+    @property
+    def section(self) -> ObjectStorageSection:
+        """The service that it is in."""
+        return self._section
 
     @property
     def address(self) -> str:

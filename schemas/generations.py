@@ -1,7 +1,8 @@
 """Which files of an output are its rows, where periods of it were joined again (jobs.backfill).
 
 The rule is in docs/sample-format.md, "Generations". An output without a pointer is read as it
-stands. This module says which paths count; `files` lists them for a local output.
+stands. This module says which paths count; `names` lists them for an output on a disk or in an
+object store, `files` for one on a disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,11 +21,26 @@ POINTER = "_current.json"
 GENERATIONS = "_generations"
 #: What hours look like here: `2026-11-01T00`, UTC.
 HOUR = r"^\d{4}-\d\d-\d\dT([01]\d|2[0-3])$"
+#: Of all data files.
+DATA_SUFFIX = ".parquet"
 _FORMAT = 1
 
 
 class PointerError(ValueError):
     """The pointer of an output cannot be understood. The message names it."""
+
+
+class Stored(Protocol):
+    """An output in an object store, or something in it (`configuration.stores.StorePath`)."""
+
+    def __truediv__(self, name: object) -> Stored:
+        """What is in it under a name, which may have slashes."""
+
+    def read_bytes(self) -> bytes:
+        """All of an object. Raises FileNotFoundError, OSError."""
+
+    def walk(self) -> Iterator[tuple[str, Any]]:
+        """All objects below it: the name from here on, and its status. Raises OSError."""
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, rename={"first": "from", "end": "to"}):
@@ -121,8 +138,8 @@ def encode(generations: Iterable[Generation]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(pointer)) + b"\n"
 
 
-def current(output: Path) -> Current:
-    """What the pointer of a local output says. Raises PointerError, OSError."""
+def current(output: Path | Stored) -> Current:
+    """What the pointer of an output says. Raises PointerError, OSError."""
     path = output / POINTER
     try:
         text = path.read_bytes()
@@ -131,19 +148,24 @@ def current(output: Path) -> Current:
     return decode(text, str(path))
 
 
-def files(output: Path, table: str, of: Current | None = None) -> list[Path]:
-    """The data files of a table of a local output, by hour, then by path.
+def names(output: Path | Stored, table: str, of: Current | None = None) -> list[str]:
+    """The data files of a table, relative to the output, by hour, then by path.
 
     `of`: to read several tables of one state. Raises PointerError, OSError.
     """
     of = current(output) if of is None else of
     found = [
-        path
+        f"{place}/{name}"
         for place in of.places(table)
-        for path in _below(output / place)
-        if of.takes(path.relative_to(output).as_posix())
+        for name in _below(output / place)
+        if of.takes(f"{place}/{name}")
     ]
-    return sorted(found, key=lambda path: (path.parts[-3:-1], path))
+    return sorted(found, key=lambda name: (name.split("/")[-3:-1], name.split("/")))
+
+
+def files(output: Path, table: str, of: Current | None = None) -> list[Path]:
+    """The same of a local output, as paths."""
+    return [output / name for name in names(output, table, of)]
 
 
 def partitions(output: Path, table: str, of: Current) -> dict[str, list[Path]]:
@@ -154,6 +176,17 @@ def partitions(output: Path, table: str, of: Current) -> dict[str, list[Path]]:
     return found
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder):
-        yield from (Path(place, name) for name in names)
+def partition_in(name: str) -> str:
+    """The partition, `dt=…/hr=…`, of a file that `names` gave."""
+    return "/".join(name.split("/")[-3:-1])
+
+
+def _below(folder: Path | Stored) -> Iterator[str]:
+    """The files below a folder, relative to it."""
+    if isinstance(folder, Path):
+        for place, _, found in os.walk(folder):
+            inside = Path(place).relative_to(folder)
+            yield from ((inside / name).as_posix() for name in found)
+        return
+    # Flink's file system marks a folder `x` by an object `x/`, which a listing may call `x`
+    yield from (name for name, _ in folder.walk() if name.endswith(DATA_SUFFIX))

@@ -17,9 +17,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from configuration import output_lock
+from configuration import output_lock, store_lock, stores
 from configuration.command_line import Overrides, PipelineFile, run
 from configuration.reading import Duration
+from configuration.stores import Folder
 from jobs.backfill import hours, iceberg, removal, running, shown, sources, work
 from jobs.backfill.joining import JoinError, join_apart
 from jobs.backfill.margins import HOUR_MS, Margins, margins
@@ -71,7 +72,7 @@ def backfill(
     try:
         with Signals():
             pipeline = load(config, sets)
-            output = _local(pipeline.output.path)
+            output = _output(pipeline)
             if remove_replaced is not None:
                 _remove(output, _duration(remove_replaced, "--remove-replaced"))
                 return DONE
@@ -117,7 +118,7 @@ def _run(
     config: Path,
     overrides: Sequence[str],
     pipeline: Pipeline,
-    output: Path,
+    output: Folder,
     planned: Work,
     edges: Margins,
 ) -> None:
@@ -145,14 +146,14 @@ def _run(
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("joining", total=sum(hours_of.values()))
 
-        def join(piece: Slice, folder: Path) -> None:
+        def join(piece: Slice, folder: Folder) -> None:
             span, goes_on, of_slice = to_read(piece)
             if sources.are_empty(of_slice, listings):
                 folder.mkdir()
                 return
 
             def watch() -> None:
-                bar.update(task, description=f"joining {piece.first}, {_size(folder):.1f} MB")
+                bar.update(task, description=f"joining {piece.first}{_size(folder)}")
 
             join_apart(config, overrides, span, folder, watch, goes_on=goes_on)
 
@@ -170,18 +171,20 @@ def _hours(piece: Slice) -> int:
     return (hours.read(piece.end, "to") - hours.read(piece.first, "from")) // HOUR_MS
 
 
-def _size(folder: Path) -> float:
-    """What lies in a folder that is being written, MB."""
+def _size(folder: Folder) -> str:
+    """What lies in a folder that is being written; only that of a disk is looked at cheaply."""
+    if not isinstance(folder, Path):
+        return ""
     size = 0
     for file in folder.glob("samples/*/*/*"):
         try:
             size += file.stat().st_size
         except OSError:
             continue  # it was renamed meanwhile
-    return size / 1e6
+    return f", {size / 1e6:.1f} MB"
 
 
-def _remove(output: Path, age_ms: int) -> None:
+def _remove(output: Folder, age_ms: int) -> None:
     folder = output / iceberg.FOLDER
     if folder.exists():
         raise ConfigError(
@@ -201,18 +204,22 @@ def _duration(text: str, option: str) -> int:
         raise ConfigError(f"{option}: {error}") from None
 
 
-def _local(path: str) -> Path:
-    if places.is_uri(path):
-        raise ConfigError(f"output.path: {path} is not a local folder; mount it")
-    return Path(path)
+def _output(pipeline: Pipeline) -> Folder:
+    path = pipeline.output.path
+    try:
+        return stores.folder(path, pipeline.object_storage)
+    except ValueError:
+        raise ConfigError(
+            f"output.path: {path} is neither a local folder nor on s3://; mount it"
+        ) from None
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
+def locked(output: Folder) -> Iterator[None]:
     """One backfill at a time changes an output. The join may write to it meanwhile."""
     output.mkdir(parents=True, exist_ok=True)
     try:
-        lock = output_lock.take(output / LOCK)
+        lock = store_lock.take_either(output / LOCK)
     except output_lock.HeldError as holder:
         raise ConfigError(f"another backfill of {output} is at work ({holder})") from None
     with lock:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configuration.command_line import Overrides, PipelineFile, run
+from configuration.stores import Folder
 from jobs.backfill import joining
 from jobs.backfill.work import Work
 from jobs.pipeline import environment
@@ -22,9 +23,14 @@ from jobs.pipeline.config import ConfigError, Pipeline, load
 FOLDER = "samples/_iceberg"
 
 
-def check(pipeline: Pipeline, output: Path) -> None:
+def check(pipeline: Pipeline, output: Folder) -> None:
     """Raises ConfigError if there is a table to follow the backfill, and not what that takes."""
     if _has_table(pipeline, output):
+        if not isinstance(output, Path):
+            raise ConfigError(
+                f"output.table: {output / FOLDER} is an Iceberg table, which does not follow a"
+                " backfill on s3://; mount the bucket, or switch output.table off and delete it"
+            )
         try:
             environment.jars("iceberg")
         except environment.SetupError as error:
@@ -32,15 +38,15 @@ def check(pipeline: Pipeline, output: Path) -> None:
 
 
 def follow(
-    config: Path, overrides: Sequence[str], pipeline: Pipeline, output: Path, planned: Work
+    config: Path, overrides: Sequence[str], pipeline: Pipeline, output: Folder, planned: Work
 ) -> None:
     """The table has what is published when this returns. Raises JoinError."""
-    if _has_table(pipeline, output):
+    if isinstance(output, Path) and _has_table(pipeline, output):
         log = output / f"{planned.folder}.iceberg.log"
         joining.apart("jobs.backfill.iceberg", config, overrides, (), log)
 
 
-def _has_table(pipeline: Pipeline, output: Path) -> bool:
+def _has_table(pipeline: Pipeline, output: Folder) -> bool:
     """A job makes one that is not there yet, with the generations that are."""
     return pipeline.output.table == "iceberg" and (output / FOLDER / "metadata").is_dir()
 

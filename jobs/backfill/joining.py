@@ -18,6 +18,7 @@ import psutil
 import typer
 
 from configuration.command_line import Overrides, PipelineFile, run
+from configuration.stores import Folder
 from jobs import join_samples
 from jobs.backfill import hours, sources
 from jobs.pipeline import command
@@ -36,7 +37,7 @@ class JoinError(Exception):
 
 def join(
     config: PipelineFile,
-    into: Annotated[Path, typer.Option(metavar="DIR", help="Where the rows go.")],
+    into: Annotated[str, typer.Option(metavar="DIR", help="Where the rows go.")],
     first: Annotated[str, typer.Option("--from", metavar="HOUR", help="First hour to read.")],
     end: Annotated[str, typer.Option("--to", metavar="HOUR", help="The hour to read up to.")],
     goes_on: Annotated[
@@ -49,9 +50,7 @@ def join(
     def of_slice(path: Path, overrides: Sequence[str]) -> Pipeline:
         begin, stop = hours.read(first, "--from"), hours.read(end, "--to")
         replayed = sources.replayed(load(path, overrides))
-        return sources.into(
-            sources.cut(replayed, begin, stop, goes_on=goes_on), str(into.absolute())
-        )
+        return sources.into(sources.cut(replayed, begin, stop, goes_on=goes_on), into)
 
     program = replace(join_samples.PROGRAM, name="backfill", load=of_slice)
     asked = Asked(config, tuple(overrides or ()), False, None, overwrite=False, append=False)
@@ -62,7 +61,7 @@ def join_apart(
     config: Path,
     overrides: Sequence[str],
     span: tuple[int, int],
-    into: Path,
+    into: Folder,
     watch: Callable[[], None],
     *,
     goes_on: bool = False,
@@ -72,10 +71,10 @@ def join_apart(
     `span`: what to read, epoch ms. `goes_on`: see `sources.go_on`. `watch` is called every now and
     then. Raises JoinError.
     """
-    words = ["--into", str(into), "--from", hours.text(span[0]), "--to", hours.text(span[1])]
+    words = ["--into", str(into.absolute() if isinstance(into, Path) else into)]
+    words += ["--from", hours.text(span[0]), "--to", hours.text(span[1])]
     words += ["--goes-on"] if goes_on else []
-    log = into.with_name(f"{into.name}.log")
-    apart("jobs.backfill.joining", config, overrides, words, log, watch)
+    apart("jobs.backfill.joining", config, overrides, words, _log_of(into), watch)
 
 
 def apart(
@@ -114,6 +113,13 @@ def apart(
         process.kill(started)
     if code != command.DONE:
         raise JoinError(f"{module} has failed (exit code {code}); {log} ends with\n{_end(log)}")
+
+
+def _log_of(into: Folder) -> Path:
+    """Beside the folder; of one in an object store, where its join has its own logs."""
+    if isinstance(into, Path):
+        return into.with_name(f"{into.name}.log")
+    return Path("_logs", f"backfill-{into.parent.name}-{into.name}.log").absolute()
 
 
 def _end(log: Path) -> str:

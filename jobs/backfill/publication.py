@@ -6,18 +6,17 @@ on a local disk and on an object store.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 
+from configuration.stores import Folder
+from jobs.backfill import tree
 from jobs.backfill.work import Work
 from jobs.pipeline import places
 from schemas import generations
 from schemas.generations import POINTER, Generation, hour_of
 
 
-def publish(output: Path, work: Work) -> None:
+def publish(output: Folder, work: Work) -> None:
     """Readers that look from now on see the slices. Done before, it does nothing.
 
     Raises PlaceError, OSError, PointerError.
@@ -26,6 +25,12 @@ def publish(output: Path, work: Work) -> None:
         return
     before = generations.current(output).generations
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    rejected = [
+        (hour_of(partition) or "", f"rejected/{partition}/{name}")
+        for partition, names in tree.partitions(output / "rejected").items()
+        for name in names
+        if not name.startswith((".", "_"))
+    ]
     new = [
         Generation(
             folder=piece.folder,
@@ -33,40 +38,15 @@ def publish(output: Path, work: Work) -> None:
             end=piece.end,
             published=now,
             rejected=tuple(
-                sorted(
-                    path
-                    for path, hour in _tree(output, "rejected")
-                    if piece.first <= hour < piece.end
-                )
+                sorted(path for hour, path in rejected if piece.first <= hour < piece.end)
             ),
         )
         for piece in work.slices
     ]
-    places.write(str(output / POINTER), generations.encode([*before, *new]))
+    places.write(output / POINTER, generations.encode([*before, *new]))
 
 
-def is_published(output: Path, work: Work) -> bool:
+def is_published(output: Folder, work: Work) -> bool:
     """Whether the pointer has the slices. Raises OSError, PointerError."""
     named = {made.folder for made in generations.current(output).generations}
     return named >= {piece.folder for piece in work.slices}
-
-
-def replaced(output: Path, table: str, first: str, end: str) -> list[Path]:
-    """The files that readers take now for these hours."""
-    of = generations.current(output)
-    return [
-        path
-        for partition, paths in generations.partitions(output, table, of).items()
-        if first <= (hour_of(partition) or "") < end
-        for path in paths
-    ]
-
-
-def _tree(output: Path, table: str) -> Iterator[tuple[str, str]]:
-    """The data files beside the generations, relative to the output, each with its hour."""
-    for place, _, names in os.walk(output / table):
-        hour = hour_of(Path(place).relative_to(output / table).as_posix())
-        if hour is not None:
-            for name in names:
-                if not name.startswith((".", "_")):
-                    yield (Path(place, name).relative_to(output).as_posix(), hour)

@@ -6,13 +6,12 @@ any reader takes from its look at the pointer to its last file.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
-from jobs.backfill import hours, work
+from configuration.stores import Folder
+from jobs.backfill import hours, tree, work
 from jobs.pipeline import places
 from schemas import generations
 from schemas.generations import GENERATIONS, POINTER, Generation, hour_of
@@ -29,7 +28,7 @@ class Removed:
     folders: int = 0
 
 
-def remove(output: Path, before: datetime) -> Removed:
+def remove(output: Folder, before: datetime) -> Removed:
     """Delete what was replaced before that moment. Call it with the backfill's lock.
 
     What holds an hour stays, and so does what came to `rejected/` beside the generations since.
@@ -41,33 +40,32 @@ def remove(output: Path, before: datetime) -> Removed:
         later = made[number:]  # those that came after this place
         for table in TABLES:
             root = output / place / table
-            for folder, hour in _hours(root):
+            for partition, names in tree.partitions(root).items():
+                hour = hour_of(partition) or ""
                 by = next((g for g in later if g.has(hour)), None)
                 if by is None or _published(by) >= before:
                     continue
                 if not place and table == "rejected":
-                    names = {name for g in later if g.has(hour) for name in g.rejected}
-                    gone = [file for file in folder.iterdir() if _name(file, output) in names]
-                    for file in gone:
-                        places.delete(str(file))
+                    listed = {name for g in later if g.has(hour) for name in g.rejected}
+                    gone = [name for name in names if f"{table}/{partition}/{name}" in listed]
+                    for name in gone:
+                        places.delete(root / partition / name)
                     removed.hours += bool(gone)
                 else:
-                    places.delete(str(folder))
+                    places.delete(root / partition)
                     removed.hours += 1
     kept = [g for n, g in enumerate(made) if not _is_over(g, made[n + 1 :], before)]
     if len(kept) < len(made):
-        places.write(str(output / POINTER), generations.encode(kept))
+        places.write(output / POINTER, generations.encode(kept))
     planned = work.load(output)
     named = {g.folder for g in kept} | {s.folder for s in (planned.slices if planned else ())}
-    for entry in places.entries(str(output / GENERATIONS)):
-        inside = places.entries(entry.place) if entry.is_folder else []
-        for one in inside:
-            folder_name = f"{GENERATIONS}/{entry.name}/{one.name}"
-            if one.is_folder and folder_name not in named:
-                places.delete(one.place)
+    for entry in tree.folders(output / GENERATIONS):
+        for one in tree.folders(entry):
+            if f"{GENERATIONS}/{entry.name}/{one.name}" not in named:
+                places.delete(one)
                 removed.folders += 1
         if not any(name.startswith(f"{GENERATIONS}/{entry.name}/") for name in named):
-            places.delete(entry.place)
+            places.delete(entry)
     return removed
 
 
@@ -81,16 +79,5 @@ def _is_over(generation: Generation, later: Sequence[Generation], before: dateti
     )
 
 
-def _name(file: Path, output: Path) -> str:
-    return file.relative_to(output).as_posix()
-
-
 def _published(generation: Generation) -> datetime:
     return datetime.fromisoformat(generation.published)
-
-
-def _hours(root: Path) -> Iterator[tuple[Path, str]]:
-    for place, _, _ in os.walk(root):
-        hour = hour_of(Path(place).relative_to(root).as_posix())
-        if hour is not None:
-            yield Path(place), hour

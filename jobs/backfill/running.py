@@ -12,23 +12,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
-from jobs.backfill import publication, work
+from configuration.stores import Folder
+from jobs.backfill import publication, tree, work
 from jobs.backfill.work import Slice, Work
 from jobs.pipeline import places
 from schemas.generations import hour_of
 
 #: Joins a slice into a folder, which is not there yet. Raises what the backfill is to fail with.
-Join = Callable[[Slice, Path], None]
+Join = Callable[[Slice, Folder], None]
 
 TABLES = ("samples", "late_actions", "rejected")
 
 
 def to_the_end(
-    output: Path,
+    output: Folder,
     planned: Work,
     join: Join,
     joined: Callable[[Slice], None] = lambda _: None,
@@ -45,7 +45,7 @@ def to_the_end(
     for piece in planned.slices:
         if piece.folder not in planned.joined:
             folder = output / piece.folder
-            places.delete(str(folder))
+            places.delete(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             join(piece, folder)
             _keep_only(folder, piece)
@@ -57,19 +57,17 @@ def to_the_end(
     work.end(output)
 
 
-def discard(output: Path, planned: Work) -> None:
+def discard(output: Folder, planned: Work) -> None:
     """Forget work that is not published. Raises PlaceError, OSError, PointerError."""
     published = publication.is_published(output, planned)
     work.end(output)
     if not published:
-        places.delete(str(output / planned.folder))
+        places.delete(output / planned.folder)
 
 
-def _keep_only(folder: Path, piece: Slice) -> None:
+def _keep_only(folder: Folder, piece: Slice) -> None:
     """Delete what was only read for the slice's own hours. Nobody would read it."""
     for table in TABLES:
-        for day in places.entries(str(folder / table)):
-            for hour in places.entries(day.place) if day.is_folder else ():
-                at = hour_of(f"{day.name}/{hour.name}")
-                if at is None or not piece.first <= at < piece.end:
-                    places.delete(hour.place)
+        for partition in tree.partitions(folder / table):
+            if not piece.first <= (hour_of(partition) or "") < piece.end:
+                places.delete(folder / table / partition)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from configuration.stores import Folder
 from jobs.backfill import hours
 from jobs.backfill.margins import HOUR_MS, Margins
 from jobs.pipeline import places
@@ -80,9 +80,9 @@ def digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()[:16]
 
 
-def load(output: Path) -> Work | None:
-    """The work that is not done yet, if there is any. Raises ConfigError, PlaceError."""
-    path = str(output / FILE)
+def load(output: Folder) -> Work | None:
+    """The work that is not done yet, if there is any. Raises ConfigError, PlaceError, OSError."""
+    path = output / FILE
     text = places.read(path)
     if text is None:
         return None
@@ -95,14 +95,14 @@ def load(output: Path) -> Work | None:
     return work
 
 
-def save(output: Path, work: Work) -> None:
-    """Replace the file. Raises PlaceError."""
-    places.write(str(output / FILE), msgspec.json.format(msgspec.json.encode(work)) + b"\n")
+def save(output: Folder, work: Work) -> None:
+    """Replace the file. Raises PlaceError, OSError."""
+    places.write(output / FILE, msgspec.json.format(msgspec.json.encode(work)) + b"\n")
 
 
-def end(output: Path) -> None:
-    """There is nothing to do any more. Raises PlaceError."""
-    places.delete(str(output / FILE))
+def end(output: Folder) -> None:
+    """There is nothing to do any more. Raises PlaceError, OSError."""
+    places.delete(output / FILE)
 
 
 def check(work: Work, first: int, end: int, document: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Folders that are local or belong to one of Flink's file systems: list, read, write, delete.
 
 A place is an absolute path, or a URI such as `s3://bucket/folder`. Paths are read with Python. URIs
-go through the file systems that Flink has in this process, so they need a running JVM.
+go through the file systems that Flink has in this process, so they need a running JVM. What runs no
+Flink itself names a place by a `configuration.stores.Folder`, which knows its service.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configuration import durable
+from configuration.stores import Folder, StorePath
 
 
 class PlaceError(Exception):
@@ -64,9 +66,17 @@ def entries(place: str) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.name)
 
 
-def read(place: str) -> bytes | None:
-    """The bytes of a small file, or None if there is no such file. Raises PlaceError."""
-    if is_uri(place):
+def read(place: str | Folder) -> bytes | None:
+    """The bytes of a small file, or None if there is no such file.
+
+    Raises PlaceError; StoreError for an object.
+    """
+    if isinstance(place, StorePath):
+        try:
+            return place.read_bytes()
+        except FileNotFoundError:
+            return None
+    if isinstance(place, str) and is_uri(place):
         with _flink(place) as (system, path):
             if not system.exists(path):
                 return None
@@ -83,9 +93,15 @@ def read(place: str) -> bytes | None:
         raise PlaceError(f"{place}: {error.strerror or error}") from None
 
 
-def write(place: str, data: bytes) -> None:
-    """Replace a small file, and make its folder if there is none. Raises PlaceError."""
-    if is_uri(place):
+def write(place: str | Folder, data: bytes) -> None:
+    """Replace a small file, and make its folder if there is none.
+
+    Raises PlaceError; StoreError for an object.
+    """
+    if isinstance(place, StorePath):
+        place.write_bytes(data)
+        return
+    if isinstance(place, str) and is_uri(place):
         with _flink(place) as (system, path):
             modes = _jvm().org.apache.flink.core.fs.FileSystem.WriteMode
             stream = system.create(path, modes.OVERWRITE)
@@ -105,9 +121,18 @@ def write(place: str, data: bytes) -> None:
         raise PlaceError(f"{place}: {error.strerror or error}") from None
 
 
-def delete(place: str) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there. Raises PlaceError."""
-    if is_uri(place):
+def delete(place: str | Folder) -> None:
+    """Delete a file, or a folder with all that is in it, if it is there.
+
+    Raises PlaceError; StoreError for an object.
+    """
+    if isinstance(place, StorePath):
+        if place.is_dir():
+            place.remove_all()
+        else:
+            place.unlink()
+        return
+    if isinstance(place, str) and is_uri(place):
         with _flink(place) as (system, path):
             if system.exists(path):
                 system.delete(path, True)

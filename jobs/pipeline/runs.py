@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
+from configuration.stores import Folder
 from jobs.pipeline import places
 
 #: How a job starts. "fresh" is a start without any of the three options.
@@ -60,9 +61,13 @@ def started(job: str, start: Start, restored: str | None, files: str | None = No
     return Run(job=job, started=now, start=start, restored=restored, files=files)
 
 
-def known(output: str) -> list[Run]:
-    """All starts of jobs into this output, oldest first. Raises PlaceError."""
-    text = places.read(places.below(output, RUNS)) or b""
+def known(output: str | Folder) -> list[Run]:
+    """All starts of jobs into this output, oldest first.
+
+    Raises PlaceError; StoreError for an output that is told as a place in an object store.
+    """
+    at = places.below(output, RUNS) if isinstance(output, str) else output / RUNS
+    text = places.read(at) or b""
     decoder = msgspec.json.Decoder(Run)
     found = []
     for line in text.splitlines():

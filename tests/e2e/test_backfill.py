@@ -1,4 +1,7 @@
-"""A backfill of days from an archive, killed in the middle: the rows of a run over everything."""
+"""A backfill of days from an archive, killed in the middle: the rows of a run over everything.
+
+Once on a disk, and once with output and archive in an object store whose requests fail.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,31 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.backfill import work
+from configuration.store_requests import ObjectStorageSection
+from configuration.stores import Folder, StorePath
+from jobs.backfill import command, removal, tree, work
 from schemas import generations
 from schemas.events import STREAMS
+from services.object_store import ObjectStore
 from services.waiting import wait_until
 from tests import archives
 from tests.archives import Kept
 from tests.e2e import outcomes
+from tests.faulty_proxy import FaultyProxy
 from tests.flink import running
 from tests.flink.test_archive_source import configuration, rules
+from tests.objects import upload
 from tests.timeline import MANY, Action, Request
 
 TABLES = ("samples", "late_actions", "rejected")
@@ -77,17 +88,18 @@ def keep(archive: Path) -> None:
         archives.write(archive / stream, kept, seed=1)
 
 
-def rows(output: Path, table: str) -> Counter[bytes]:
+def rows(output: Folder, table: str) -> Counter[bytes]:
     """With the partition that they are in."""
     found: Counter[bytes] = Counter()
-    for file in generations.files(output, table):
-        at = "/".join(file.parts[-3:-1])
-        for row in pq.read_table(file, partitioning=None).to_pylist():
-            found[msgspec.json.encode([at, row])] += 1
+    for name in generations.names(output, table):
+        with (output / name).open("rb") as file:
+            listed = pq.read_table(file).to_pylist()
+        for row in listed:
+            found[msgspec.json.encode([generations.partition_in(name), row])] += 1
     return found
 
 
-def everything(output: Path) -> dict[str, Counter[bytes]]:
+def everything(output: Folder) -> dict[str, Counter[bytes]]:
     return {table: rows(output, table) for table in TABLES}
 
 
@@ -104,64 +116,134 @@ def spoil(output: Path) -> None:
         shutil.copy(inside[1], inside[1].with_name("twice.parquet"))
 
 
-def audited(config: Path, output: Path) -> tuple[int, str]:
-    done = running.run_module(
-        "tools.audit", "--config", str(config), "--set", f"output.path={output}"
-    )
-    return done.returncode, done.stdout
+class Where(NamedTuple):
+    """The output that is joined again, and the settings with which commands find it."""
+
+    output: Folder
+    settings: tuple[str, ...]
+
+    def audited(self, config: Path) -> tuple[int, str]:
+        done = running.run_module("tools.audit", "--config", str(config), *sets(self.settings))
+        return done.returncode, done.stdout
+
+    def started(self, config: Path, log: Path) -> subprocess.Popen[bytes]:
+        words = ["-m", "jobs.backfill", "--config", str(config), "--slice", "24"]
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, *words, *sets(self.settings)),
+                    *("--from", PERIOD[0], "--to", PERIOD[1]),
+                ],
+                cwd=log.parent,
+                env={**os.environ, "PYTHONPATH": str(running.ROOT)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
 
 
-def started(config: Path, log: Path) -> subprocess.Popen[bytes]:
-    words = ["-m", "jobs.backfill", "--config", str(config), "--slice", "24"]
-    with log.open("wb") as out:
-        return subprocess.Popen(
-            [sys.executable, *words, "--from", PERIOD[0], "--to", PERIOD[1]],
-            cwd=running.ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+def sets(settings: Iterable[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@contextmanager
+def on_disk(folder: Path) -> Iterator[Where]:
+    yield Where(folder / "out", ())
+
+
+@contextmanager
+def on_s3(folder: Path) -> Iterator[Where]:
+    """With what lies on the disk so far."""
+    with ObjectStore(folder / "store") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        server.make_bucket("stitch")
+        section = ObjectStorageSection(endpoint=server.endpoint)
+        for name in ("out", "archive"):
+            upload(folder / name, StorePath(f"s3://stitch/{name}", section))
+            shutil.rmtree(folder / name)
+        with FaultyProxy(server.endpoint, seed=14, share=0.03) as proxy:
+            archive = [f"sources.{stream}.path=s3://stitch/archive" for stream in STREAMS]
+            service = f"object_storage.endpoint={proxy.endpoint}"
+            yield Where(
+                StorePath("s3://stitch/out", section),
+                ("output.path=s3://stitch/out", service, *archive),
+            )
+            assert len(proxy.injected) > 3, proxy.injected
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
-def test_killed_in_the_middle_it_gives_the_rows_of_the_live_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [on_disk, on_s3])
+def test_killed_in_the_middle_it_gives_the_rows_of_the_live_run(
+    tmp_path: Path, place: Callable[[Path], AbstractContextManager[Where]]
+) -> None:
     keep(tmp_path / "archive")
     config = tmp_path / "pipeline.toml"
     config.write_text(configuration(RULES))
     running.join(config, tmp_path / "truth")
     truth = everything(tmp_path / "truth")
     assert all(len(found) > 100 for found in truth.values()), {t: len(f) for t, f in truth.items()}
-    output = tmp_path / "out"
-    shutil.copytree(tmp_path / "truth", output)
-    spoil(output)
+    shutil.copytree(tmp_path / "truth", tmp_path / "out")
+    spoil(tmp_path / "out")
+    # of the rows of the run over everything, from the archive as it lies on the disk
+    right = Where(tmp_path / "truth", (f"output.path={tmp_path}/truth",)).audited(config)
+    with place(tmp_path) as where:
+        killed_and_gone_on_with(where, config, truth, right)
+
+
+def killed_and_gone_on_with(
+    where: Where, config: Path, truth: dict[str, Counter[bytes]], right: tuple[int, str]
+) -> None:
+    output, log = where.output, config.with_name("log")
     spoiled = everything(output)
     assert all(spoiled[table] != truth[table] for table in TABLES)
 
-    def second_slice() -> Path | None:
+    def second_slice() -> Folder | None:
         left = work.load(output)
         done = left is not None and len(left.joined) == 1
-        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert process.poll() is None, log.read_text()
         folder = output / left.slices[1].folder if left is not None and done else None
         return folder if folder is not None and folder.exists() else None
 
-    process = started(config, tmp_path / "log")
+    process = where.started(config, log)
     try:
-        half = wait_until(second_slice, 400, "the second slice")
+        wait_until(second_slice, 400, "the second slice")
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=60)
+    left = work.load(output)
+    assert left is not None
+    first = output / left.slices[0].folder
     assert everything(output) == spoiled
-    first = half.with_name("000")
-    files = {file: file.stat().st_mtime_ns for file in first.rglob("*.parquet")}
-    again = started(config, tmp_path / "again")
-    assert again.wait(timeout=400) == os.EX_OK, (tmp_path / "again").read_text()
+    if isinstance(output, StorePath):
+        # its lock is of a process that is known to be dead
+        (output / command.LOCK).unlink()
+    files = written(first)
+    log = config.with_name("again")
+    again = where.started(config, log)
+    assert again.wait(timeout=400) == os.EX_OK, log.read_text()
     found: dict[str, Any] = everything(output)
     for table in TABLES:
         assert (list(truth[table] - found[table]), list(found[table] - truth[table])) == ([], [])
     # every record is accounted for, also in what the audit says of the live run
-    audits = [audited(config, folder) for folder in (tmp_path / "truth", output)]
-    assert audits[0] == audits[1]
+    assert where.audited(config) == right
     # what was joined before the kill was not joined again, and a glob sees what it saw
-    assert {file: file.stat().st_mtime_ns for file in first.rglob("*.parquet")} == files
-    shutil.move(output / generations.POINTER, tmp_path / "pointer")
+    assert written(first) == files
+    pointer = output / generations.POINTER
+    text = pointer.read_bytes()
+    pointer.unlink()
     assert everything(output) == spoiled
+    pointer.write_bytes(text)
+    removed = removal.remove(output, datetime.now(timezone.utc) + timedelta(hours=1))
+    assert removed.hours > 0
+    assert everything(output) == found
+
+
+def written(folder: Folder) -> dict[str, int]:
+    """The data files of a slice, and when each was written."""
+    return {
+        f"{table}/{partition}/{name}": (folder / table / partition / name).stat().st_mtime_ns
+        for table in TABLES
+        for partition, names in tree.partitions(folder / table).items()
+        for name in names
+    }

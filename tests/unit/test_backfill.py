@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 
+from configuration.stores import Folder
 from jobs.backfill import command, hours, iceberg, removal, running, work
 from jobs.backfill.joining import JoinError, join_apart
 from jobs.backfill.margins import HOUR_MS, Margins
@@ -48,14 +49,17 @@ def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def put(path: Path, row: str) -> None:
+def put(path: Folder, row: str) -> None:
     """Text, and not Parquet: nothing here looks into the files."""
+    if not isinstance(path, Path):
+        path.write_bytes(row.encode())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "w") as file:
         file.write(row)
 
 
-def live(output: Path) -> None:
+def live(output: Folder) -> None:
     """What the join has written: two files an hour."""
     for table, hour in itertools.product(TABLES, HOURS):
         for part in "ab":
@@ -65,7 +69,7 @@ def live(output: Path) -> None:
             )
 
 
-def join(piece: Slice, folder: Path) -> None:
+def join(piece: Slice, folder: Folder) -> None:
     """A join that is given margins on both sides, as the real one is, and may be killed within."""
     first, end = hours.read(piece.first, ""), hours.read(piece.end, "")
     for hour in hours.between(first - HOUR_MS, end + HOUR_MS):
@@ -74,7 +78,7 @@ def join(piece: Slice, folder: Path) -> None:
     put(folder / "rejected/dt=1970-01-01/hr=00/x.parquet", "of no time")
 
 
-def half_a_join(piece: Slice, folder: Path) -> None:
+def half_a_join(piece: Slice, folder: Folder) -> None:
     put(folder / "samples" / partition_of(piece.first) / "half.parquet", "of a killed join")
 
 
@@ -82,11 +86,8 @@ def planned() -> Work:
     return work.plan(FIRST, END, Margins(0, 0), {}, 1)
 
 
-def rows(output: Path, table: str, of: generations.Current | None = None) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for file in generations.files(output, table, of):
-        found[file.read_text()] += 1
-    return found
+def rows(output: Folder, table: str, of: generations.Current | None = None) -> Counter[str]:
+    return Counter((output / name).read_text() for name in generations.names(output, table, of))
 
 
 def expected(table: str, *, new: bool) -> Counter[str]:
@@ -99,7 +100,7 @@ def expected(table: str, *, new: bool) -> Counter[str]:
     return found
 
 
-def state(output: Path) -> str:
+def state(output: Folder) -> str:
     """What readers see: `old` or `new` of all tables. A mix fails the test."""
     of = generations.current(output)
     found = {table: rows(output, table, of) for table in TABLES}
@@ -153,7 +154,7 @@ def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         patch.setattr(os, "fsync", lambda _: None)
 
 
-def one_run(output: Path) -> None:
+def one_run(output: Folder) -> None:
     """What the command does, with the join above."""
     running.to_the_end(output, work.load(output) or planned(), join)
 
@@ -226,7 +227,7 @@ def test_what_the_live_job_adds_meanwhile(tmp_path: Path) -> None:
     live(tmp_path)
     at = partition_of(PERIOD[0])
 
-    def late(piece: Slice, folder: Path) -> None:
+    def late(piece: Slice, folder: Folder) -> None:
         join(piece, folder)
         put(tmp_path / "samples" / at / "during.parquet", "twice")
         put(tmp_path / "rejected" / at / "during.parquet", "is replaced")
@@ -309,7 +310,7 @@ def test_what_was_replaced_is_removed_when_it_is_old(tmp_path: Path) -> None:
 def test_a_failed_join_publishes_nothing_and_may_be_discarded(tmp_path: Path) -> None:
     live(tmp_path)
 
-    def fails(piece: Slice, folder: Path) -> None:
+    def fails(piece: Slice, folder: Folder) -> None:
         join(piece, folder)
         if piece.first != PERIOD[0]:
             raise JoinError
@@ -397,7 +398,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
         (("--to", "2026-11-01T22"), "must be after"),
         (("--margin", "much"), "--margin: expected a duration"),
         (("--remove-replaced", "much"), "--remove-replaced: expected a duration"),
-        (("--set", "output.path=s3://b/x"), "not a local folder"),
+        (("--set", "output.path=hdfs://b/x"), "neither a local folder nor on s3://"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(

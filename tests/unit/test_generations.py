@@ -40,7 +40,7 @@ def at(hour: int) -> str:
 
 def taken(output: Path, table: str) -> list[str]:
     found = [p.relative_to(output).as_posix() for p in generations.files(output, table)]
-    # the audit reads through Arrow's file systems, and must take the same
+    # the audit must take the same
     assert sorted(found) == [file.name for file in Output(str(output)).files(table)]
     return found
 
@@ -118,6 +118,10 @@ def test_the_files_are_listed_for_other_programs(
     assert main([str(tmp_path), "late_actions"]) == 0
     assert capsys.readouterr().out == ""
     assert main([str(tmp_path / "none")]) == 2
+    assert main(["hdfs://name/out"]) == 2
+    assert "neither a local folder nor on s3://" in capsys.readouterr().err
+    assert main(["s3://bucket/out", "--endpoint", "127.0.0.1:9000"]) == 2
+    assert "--endpoint: 127.0.0.1:9000 is not" in capsys.readouterr().err
     (tmp_path / generations.POINTER).write_bytes(b"{")
     assert main([str(tmp_path)]) == 2
     assert generations.POINTER in capsys.readouterr().err

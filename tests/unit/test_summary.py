@@ -434,8 +434,9 @@ def test_the_command_says_in_one_line_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
+    assert main(["s3://bucket/out"]) == 2
     full(tmp_path)
     (tmp_path / "samples" / AT_9 / "broken.parquet").write_bytes(b"no parquet")
     assert main([str(tmp_path)]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["summary"] * 2
+    assert [line.split(":")[0] for line in lines] == ["summary"] * 3

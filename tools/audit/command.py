@@ -49,7 +49,7 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
     report = Report()
     accounts = [report.account(title) for title in ("requests", "impressions", "actions")]
     requests_account, impressions_account, actions_account = accounts
-    output = Output(pipeline.output.path)
+    output = Output(pipeline.output.path, pipeline.object_storage)
     eras = eras_of(pipeline, report.notes)
     read: Counter[str] = Counter()
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from configuration import reading
+from configuration import reading, stores
 from jobs.pipeline import places, runs
 from jobs.pipeline.config import ConfigError, Pipeline
 
@@ -101,8 +101,8 @@ def eras_of(pipeline: Pipeline, notes: list[str]) -> Eras:
     ConfigError.
     """
     try:
-        starts = runs.known(pipeline.output.path)
-    except places.PlaceError as error:
+        starts = runs.known(stores.folder(pipeline.output.path, pipeline.object_storage))
+    except (places.PlaceError, OSError) as error:
         raise ConfigError(str(error)) from None
     found, other = [pipeline], 0
     for start in starts:

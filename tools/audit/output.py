@@ -10,11 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
+from configuration import stores
+from configuration.store_requests import AWS, ObjectStorageSection
 from jobs.pipeline.config import ConfigError
 from schemas import generations
-from schemas.generations import POINTER, Current, PointerError
+from schemas.generations import PointerError
 
 _HOUR_MS = 3_600_000
 
@@ -27,49 +28,37 @@ class File:
     """
 
     name: str
-    path: str
     hour: int | None
 
 
 class Output:
-    """The tables under `output.path`, local or on any file system that Arrow reads."""
+    """The tables under `output.path`, on a disk or on `s3://`."""
 
-    def __init__(self, path: str) -> None:
-        """Raises ConfigError when there is no output."""
+    def __init__(self, path: str, store: ObjectStorageSection = AWS) -> None:
+        """`store`: the service of `s3://`. Raises ConfigError when there is no output."""
         try:
-            if "://" in path:
-                self._files, self._root = fs.FileSystem.from_uri(path)
-            else:
-                self._files, self._root = fs.LocalFileSystem(), path
-            info = self._files.get_file_info(self._root)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ConfigError(f"output.path: {path}: {error}") from None
-        if info.type != fs.FileType.Directory:
-            raise ConfigError(f"output.path: {path}: there is no such folder; run the job first")
-        self._current = self._read_pointer()
-
-    def _read_pointer(self) -> Current:
-        path = f"{self._root}/{POINTER}"
-        try:
-            if self._files.get_file_info(path).type == fs.FileType.NotFound:
-                return Current()
-            with self._files.open_input_file(path) as source:
-                return generations.decode(source.read(), path)
+            self._root = stores.folder(path, store)
+            there = self._root.is_dir()
+            self._current = generations.current(self._root)
         except (OSError, PointerError) as error:
             raise ConfigError(f"output.path: {error}") from None
+        except ValueError:
+            raise ConfigError(
+                f"output.path: {path} is neither a local folder nor on s3://; mount it"
+            ) from None
+        if not there:
+            raise ConfigError(f"output.path: {path}: there is no such folder; run the job first")
 
     def files(self, table: str) -> list[File]:
-        """Of one table, by name: those that count (`schemas.generations`), as of the beginning."""
-        found = []
-        for place in self._current.places(table):
-            selector = fs.FileSelector(
-                f"{self._root}/{place}", allow_not_found=True, recursive=True
-            )
-            for info in self._files.get_file_info(selector):
-                name = PurePosixPath(info.path).relative_to(self._root)
-                if info.type == fs.FileType.File and self._current.takes(str(name)):
-                    found.append(File(str(name), info.path, _hour(name)))
-        return sorted(found, key=lambda file: file.name)
+        """Of one table, by name: those that count (`schemas.generations`), as of the beginning.
+
+        Raises ConfigError.
+        """
+        try:
+            found = generations.names(self._root, table, self._current)
+        except OSError as error:
+            raise ConfigError(f"output.path: {error}") from None
+        return [File(name, _hour(PurePosixPath(name))) for name in sorted(found)]
 
     def read(self, file: File, schema: pa.Schema) -> pa.Table:
         """All columns of the schema; those that the file does not have are null.
@@ -77,7 +66,7 @@ class Output:
         Raises ConfigError for a file that is not Parquet, or of other types.
         """
         try:
-            with self._files.open_input_file(file.path) as source:
+            with (self._root / file.name).open("rb") as source:
                 table = pq.ParquetFile(source).read()
             columns = [
                 table[field.name].cast(field.type)

@@ -1,27 +1,35 @@
 """Prints which files hold the rows of a table, one a line, for programs that do not know the rule
 of docs/sample-format.md, Generations.
 
-    python -m tools.list_files OUTPUT_DIR [samples|late_actions|rejected|corrections]
+    python -m tools.list_files OUTPUT [samples|late_actions|rejected|corrections]
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
+from configuration import stores
 from configuration.command_line import run
+from configuration.store_requests import ObjectStorageSection
+from configuration.stores import Folder
 from schemas import generations
 
 Table = Literal["samples", "late_actions", "rejected", "corrections"]
 
 
 def list_files(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="The job's output.path.")],
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The job's output.path; a folder, or s3://….")
+    ],
     table: Annotated[Table, typer.Argument(help="Which table.")] = "samples",
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="The service of s3://; without it, AWS.")
+    ] = None,
 ) -> int:
     """Print the files that hold the rows of a table now, one a line.
 
@@ -29,15 +37,28 @@ def list_files(
     state. Exit codes: 0 printed, 2 the output cannot be read.
     """
     try:
-        if not output.is_dir():
+        root = place_of(output, endpoint)
+        if not root.is_dir():
             raise FileNotFoundError(f"{output}: there is no such folder")
-        found = generations.files(output, table)
-    except (OSError, generations.PointerError) as error:
+        found = generations.names(root, table)
+    except (OSError, ValueError) as error:
         print(f"files: {error}", file=sys.stderr)
         return 2
-    for path in found:
-        print(path)
+    for name in found:
+        print(root / name)
     return 0
+
+
+def place_of(output: str, endpoint: str | None) -> Folder:
+    """Raises ValueError, with a line for a person."""
+    try:
+        section = msgspec.convert({"endpoint": endpoint}, ObjectStorageSection)
+    except msgspec.ValidationError:
+        raise ValueError(f"--endpoint: {endpoint} is not an http or https URL") from None
+    try:
+        return stores.folder(output, section)
+    except ValueError:
+        raise ValueError(f"{output} is neither a local folder nor on s3://; mount it") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,16 +16,20 @@ from tools.summary.show import print_summary
 
 
 def summary(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="The job's output.path.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT_DIR", help="The job's output.path.")],
 ) -> int:
     """Show what a joining job has written: samples, labels, late actions, rejected records.
 
     Works while the job runs, too. Exit codes: 0 printed, 2 the output cannot be read.
     """
+    folder = Path(output)
+    if "://" in output:
+        print(f"summary: {output} is not a local folder; mount it", file=sys.stderr)
+        return 2
     try:
-        if not output.is_dir():
+        if not folder.is_dir():
             raise FileNotFoundError(f"{output}: there is no such folder")
-        made = summarise(output)
+        made = summarise(folder)
     except (OSError, ValueError) as error:
         print(f"summary: {error}", file=sys.stderr)
         return 2
