@@ -16,6 +16,7 @@ import msgspec
 from configuration.mapping_values import Reader
 from configuration.reading import Section, Wrong, key_of
 from schemas.actions import NEEDS_VALUE
+from schemas.events import Stream
 from schemas.features import FeatureSchema
 from schemas.mapping.plan import ActionMapping, Mappings, RequestMapping, Said
 
@@ -58,8 +59,37 @@ class ActionEventsSection(Section, frozen=True, kw_only=True):
 class EventsSection(Section, frozen=True, kw_only=True):
     """`[events]`: a stream without a table has records as docs/events.md describes them."""
 
-    features: FeatureEventsSection | None = None
-    actions: ActionEventsSection | None = None
+    of_features: FeatureEventsSection | None = msgspec.field(name="features", default=None)
+    of_actions: ActionEventsSection | None = msgspec.field(name="actions", default=None)
+    #: Of streams that have several sources, by the name of the source; a table without a name is
+    #: then that of all sources.
+    features_by_name: dict[str, FeatureEventsSection] = msgspec.field(
+        name="features.*", default_factory=dict
+    )
+    actions_by_name: dict[str, ActionEventsSection] = msgspec.field(
+        name="actions.*", default_factory=dict
+    )
+
+    @property
+    def features(self) -> FeatureEventsSection | None:
+        """That of the one source of the feature stream."""
+        assert not self.features_by_name, "there are several"
+        return self.of_features
+
+    @property
+    def actions(self) -> ActionEventsSection | None:
+        """That of the one source of the action stream."""
+        assert not self.actions_by_name, "there are several"
+        return self.of_actions
+
+    def seen_from(self, stream: Stream, name: str | None) -> EventsSection:
+        """The section for one source a stream: this one, and any of the other stream."""
+        features, actions = self.of_features, self.of_actions
+        if self.features_by_name:
+            features = self.features_by_name.get(name or "") if stream == "features" else None
+        if self.actions_by_name:
+            actions = self.actions_by_name.get(name or "") if stream == "actions" else None
+        return EventsSection(of_features=features, of_actions=actions)
 
 
 def check(

@@ -55,7 +55,16 @@ class Duration(int):
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """A table of the file. Keys that it does not have are errors."""
+    """A table of the file. Keys that it does not have are errors.
+
+    A field that is called `x.*` has the tables that have names of their own below `x`: `[x.one]`,
+    `[x.two]`. `shaped` puts them there.
+    """
+
+    @classmethod
+    def shaped(cls, document: dict[str, Any], wrong: Wrong) -> dict[str, Any]:
+        """The document of a file as the types have it. Raises the ConfigError of `wrong`."""
+        return document
 
 
 _File = TypeVar("_File", bound=Section)
@@ -70,6 +79,7 @@ def read(path: Path, into: type[_File], overrides: Sequence[str] = ()) -> _File:
     layout = _layout(into)
     for override in overrides:
         _override(document, override, layout)
+    document = into.shaped(document, wrong_in(path, overrides))
     try:
         return msgspec.convert(document, into, dec_hook=_decode)
     except msgspec.ValidationError as error:
@@ -82,8 +92,10 @@ def convert(document: object, into: type[_File]) -> _File | None:
     another release wrote it.
     """
     try:
+        if isinstance(document, dict):
+            document = into.shaped(document, lambda key, text: ConfigError(f"{key}: {text}"))
         return msgspec.convert(document, into, dec_hook=_decode)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, ConfigError):
         return None
 
 
@@ -202,7 +214,7 @@ def _layout(root: type[msgspec.Struct]) -> _Layout:
         for inner, struct in _structs(place, annotation, layout.free):
             layout.sections.setdefault(inner, []).append(struct)
             for key in msgspec.structs.fields(struct):
-                visit(f"{inner}.{key.encode_name}".lstrip("."), key.type)
+                visit(f"{inner}.{key.encode_name.removesuffix('.*')}".lstrip("."), key.type)
 
     visit("", root)
     return layout
@@ -236,7 +248,10 @@ def _override(document: dict[str, Any], override: str, layout: _Layout) -> None:
         value = tomli.loads(f"value = {text}")["value"]
     except (ValueError, KeyError, RecursionError):
         value = text
-    if ".".join(parts[:-1]) in layout.free and not isinstance(value, str):
+    within = ".".join(parts[:-1])
+    if any(_below(place).fullmatch(f"{within}.") for place in layout.free) and not isinstance(
+        value, str
+    ):
         # options of Flink and Kafka are texts, so `flink.a.b=true` needs no quotes either
         value = text
     table = document
@@ -248,6 +263,11 @@ def _override(document: dict[str, Any], override: str, layout: _Layout) -> None:
     table[parts[-1]] = value
 
 
+def _below(place: str) -> re.Pattern[str]:
+    """The beginning of a key below a place of `_Layout`."""
+    return re.compile(re.escape(place).replace("<name>", r"[\w-]+") + r"\.")
+
+
 def _split(override: str, layout: _Layout) -> tuple[list[str], str | None]:
     """The names of the key, and the text of the value (None: there is none).
 
@@ -255,9 +275,11 @@ def _split(override: str, layout: _Layout) -> tuple[list[str], str | None]:
     """
     key, equals, text = override.partition("=")
     for place in layout.free:
-        if key.strip().startswith(f"{place}.") and key.strip() != f"{place}.":
-            name = key.strip().removeprefix(f"{place}.")
-            return [*place.split("."), *(_parse_key(name) if '"' in name else [name])], text
+        found = _below(place).match(key.strip())
+        if found is not None and found[0] != key.strip():
+            name = key.strip()[found.end() :]
+            names = _parse_key(name) if '"' in name else [name]
+            return [*found[0].rstrip(".").split("."), *names], text
     for end in (i for i, c in enumerate(override) if c == "="):
         names = _parse_key(override[:end])
         if names:
@@ -287,8 +309,8 @@ def _readable(
     if not text:
         text, place = str(error), ""
     place = place.rstrip("`").lstrip(".")
-    section = place.replace("[...]", ".<name>")
-    key = _with_name(place, str(error), document, into)
+    section = place.replace(".*", "").replace("[...]", ".<name>")
+    key = _with_name(place, str(error), document, into).replace(".*", "")
     unknown = re.search(r"unknown field `(.+)`", text, re.DOTALL)
     if unknown:
         name = f"{key}.{key_of(unknown[1])}".lstrip(".")
@@ -308,7 +330,7 @@ def _with_name(place: str, message: str, document: dict[str, Any], into: type[Se
     before, named, after = place.partition("[...]")
     if not named:
         return place
-    names = before.split(".")
+    names = re.split(r"\.(?!\*)", before)
     table: Any = document
     for name in names:
         table = table[name]

@@ -13,6 +13,12 @@ import msgspec
 Stream = Literal["features", "actions"]
 STREAMS: tuple[Stream, ...] = ("features", "actions")
 
+
+def stream_of(source: str) -> Stream:
+    """The stream of a source by its key, `features` or `features.app`."""
+    return "features" if source.partition(".")[0] == "features" else "actions"
+
+
 #: Times that an event may have: from 1971 up to 2100 (not included). What lies outside is mostly
 #: no time in milliseconds: seconds of our days would be January or February of 1970, and micro- and
 #: nanoseconds far beyond 2100. No sum of a time and the durations of a configuration leaves int64.
@@ -91,12 +97,15 @@ BEACON_KEY = "\x00progress-"
 
 
 class Progress(msgspec.Struct, array_like=True, tag="p", frozen=True):
-    """How far a stream has come: a time that it has shown (epoch ms). Sent to every subtask."""
+    """How far a source has come: a time that it has shown (epoch ms). Sent to every subtask.
 
-    stream: Stream
+    `source`: its key, which is that of its stream where the stream has no other.
+    """
+
+    source: str
     time: int
 
 
-def beacon_head(stream: Stream) -> bytes:
-    """A packed `Progress` of a stream, up to its time, which is 8 bytes (unsigned, big-endian)."""
-    return msgspec.msgpack.encode(Progress(stream, 2**63))[:-8]
+def beacon_head(source: str) -> bytes:
+    """A packed `Progress` of a source, up to its time, which is 8 bytes (unsigned, big-endian)."""
+    return msgspec.msgpack.encode(Progress(source, 2**63))[:-8]

@@ -272,7 +272,7 @@ class Driver:
         self._wire = msgspec.msgpack.Decoder(RequestEvent | ActionEvent)
         self._timers: list[tuple[int, str]] = []
         self._watermark = INT64_MIN
-        self._seen: dict[Stream, int] = {}
+        self._seen: dict[str, int] = {}
         self.ran = Ran()
 
     def run(self, records: Iterator[tuple[Stream, bytes] | int]) -> Ran:

@@ -153,7 +153,7 @@ class BatchRunner:
         self._join.open(self)
         self._unloaded: set[str] = set()
         for stream, time in self._progress.items():
-            self._step("beacon", 0, Progress(stream, time))  # type: ignore[arg-type]
+            self._step("beacon", 0, Progress(stream, time))
 
     def _begin_batch(self) -> None:
         self._keys: list[str] = []
@@ -161,7 +161,7 @@ class BatchRunner:
 
     def _show(self, stream: str, time: int) -> None:
         self._progress[stream] = max(time, self._progress.get(stream, time))
-        self._event("beacon", Progress(stream, time))  # type: ignore[arg-type]
+        self._event("beacon", Progress(stream, time))
 
     def _event(self, key: str, event: RequestEvent | ActionEvent | Progress) -> None:
         self._step(key, 0, event)

@@ -78,6 +78,8 @@ def real(struct: type[msgspec.Struct], place: str = "", *, optional: bool = Fals
     """All keys of a struct, at any depth. Unions of structs are left to the caller as one key."""
     found: list[Real] = []
     for field in msgspec.structs.fields(struct):
+        if field.encode_name.endswith(".*"):
+            continue  # the same keys once more, below names of the user's
         key = f"{place}.{field.encode_name}".lstrip(".")
         inner, below, may_miss = _section(field.type, key)
         if inner is None:

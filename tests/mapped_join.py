@@ -10,10 +10,9 @@ from typing import Any, cast
 
 import msgspec
 
-from jobs.pipeline.config import FilesSource, Pipeline, load
+from jobs.pipeline.config import Pipeline, load
 from jobs.pipeline.decoding import decode_settings
-from jobs.pipeline.file_plan import plan
-from jobs.pipeline.record_times import times_of
+from jobs.pipeline.file_plan import of_pipeline
 from schemas.events import ActionEvent, Progress, RequestBody, RequestEvent
 from tests.core_runner import CoreRunner
 from tests.timeline import Rules
@@ -96,9 +95,6 @@ class _Runner(CoreRunner):
 def joined(config: Path) -> Joined:
     """The samples of a pipeline that reads files, without its sinks."""
     pipeline = load(config)
-    features, actions = pipeline.sources.features, pipeline.sources.actions
-    assert isinstance(features, FilesSource)
-    assert isinstance(actions, FilesSource)
     reader, runner, out = (
         ReadFiles(decode_settings(pipeline, ("beacon",))),
         _Runner(pipeline),
@@ -106,7 +102,7 @@ def joined(config: Path) -> Joined:
     )
     reader.open()
     reached: dict[str, int] = {}
-    for chunk in plan(features, actions, times=times_of(pipeline.mappings)).chunks:
+    for chunk in of_pipeline(pipeline).chunks:
         reply = reader.run(msgspec.msgpack.encode([[msgspec.json.encode(chunk).decode()]]))
         more = True
         while more:
@@ -118,12 +114,12 @@ def joined(config: Path) -> Joined:
                 out.rejected.append(dict(zip(columns, values, strict=True)))
             for key, event, clock in events:
                 if isinstance(event, Progress):
-                    reached[event.stream] = max(event.time, reached.get(event.stream, 0))
+                    reached[event.source] = max(event.time, reached.get(event.source, 0))
                 else:
                     runner.take(key, event)
                 runner.announce(clock)
             reply = reader.more() if more else b""
-    runner.progress = min(reached.values()) if len(reached) == 2 else None
+    runner.progress = min(reached.values()) if len(reached) == len(pipeline.sources.each) else None
     runner.announce(2**63 - 1)
     for row in runner.rows:
         values = {"request_id": row.request_id, "user_id": row.user_id, "item_id": row.item_id}

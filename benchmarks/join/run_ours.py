@@ -22,8 +22,8 @@ from benchmarks.join.flink_options import flink_options
 from benchmarks.join.spec import DISORDER_MS, ITEMS, PAYLOAD_BYTES, START_MS, Spec
 from benchmarks.join.sql_plans import CLICK_AFTER_MS, CLICK_POSITION
 from jobs.pipeline import environment
-from jobs.pipeline.config import FilesSource, Pipeline, load
-from jobs.pipeline.file_plan import plan
+from jobs.pipeline.config import Pipeline, load
+from jobs.pipeline.file_plan import of_pipeline
 from schemas import samples, sql
 from schemas.events import ActionEvent, Origin, RequestBody, RequestEvent
 
@@ -165,12 +165,9 @@ def _read_and_wait(pipeline: Pipeline, env: Any, tables: Any) -> Any:
 
     from jobs.pipeline import sources
 
-    features, actions = pipeline.sources.features, pipeline.sources.actions
-    assert isinstance(features, FilesSource)
-    assert isinstance(actions, FilesSource)
     folder = Path(pipeline.output.path).parent / "chunks"
     folder.mkdir()
-    chunks = plan(features, actions).chunks
+    chunks = of_pipeline(pipeline).chunks
     (folder / "chunks.txt").write_bytes(b"\n".join(map(msgspec.json.encode, chunks)))
     tables.execute_sql(
         "CREATE TEMPORARY TABLE chunks (v STRING) WITH ("

@@ -51,7 +51,7 @@ class Margins:
 def margins(pipeline: Pipeline, more: int = 0) -> Margins:
     """Those of a pipeline. `more`: what is read beyond them on both sides, ms."""
     rules = pipeline.rules
-    sources = (pipeline.sources.features, pipeline.sources.actions)
+    sources = [named.source for named in pipeline.sources.each]
     disorder = max(int(source.out_of_orderness) for source in sources) + _STEP_MS
     ahead = max(0 if isinstance(s, FilesSource) else int(s.max_future) for s in sources)
     life = rules.forget_time(rules.deadline(0))

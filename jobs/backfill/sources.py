@@ -9,19 +9,18 @@ import msgspec
 from jobs.backfill import hours
 from jobs.backfill.margins import HOUR_MS
 from jobs.pipeline import archive, archive_files, archive_plan, file_plan
-from jobs.pipeline.archive_files import Listing
+from jobs.pipeline.archive_files import Listing, archive_of
 from jobs.pipeline.config import (
     ArchiveSource,
     FilesSource,
     KafkaSource,
+    NamedSource,
     Pipeline,
-    SourcesSection,
     hour_ms,
 )
-from schemas.events import STREAMS, Stream
 
-#: What an archive has of each stream; empty for event files.
-Listings = Mapping[Stream, Listing]
+#: What an archive has of each source, by its key; empty for event files.
+Listings = Mapping[str, Listing]
 
 
 def replayed(pipeline: Pipeline) -> Pipeline:
@@ -29,7 +28,7 @@ def replayed(pipeline: Pipeline) -> Pipeline:
 
     Raises ConfigError for topics without an archive.
     """
-    if isinstance(pipeline.sources.features, KafkaSource):
+    if isinstance(pipeline.sources.each[0].source, KafkaSource):
         return archive.replayed(pipeline)
     return pipeline
 
@@ -38,15 +37,12 @@ def listed(pipeline: Pipeline) -> Listings:
     """What there is to read for a pipeline that `replayed` gave. Raises ConfigError."""
     if are_whole(pipeline):
         return {}
-    sources = {stream: getattr(pipeline.sources, stream) for stream in STREAMS}
-    return {
-        stream: archive_files.listed(stream, source, pipeline.object_storage)
-        for stream, source in sources.items()
-    }
+    store = pipeline.object_storage
+    return {named.key: archive_files.listed(named, store) for named in pipeline.sources.each}
 
 
 def go_on(listings: Listings, end: int) -> bool:
-    """Whether both streams of an archive have records at `end` (epoch ms) or later.
+    """Whether all sources of an archive have records at `end` (epoch ms) or later.
 
     Then the input is complete up to there, although nothing in it says so (join-semantics 11).
     """
@@ -63,31 +59,34 @@ def cut(pipeline: Pipeline, begin: int, end: int, *, goes_on: bool) -> Pipeline:
     if are_whole(pipeline):
         return pipeline
     first, last = hours.text(begin), hours.text(end)
-    sources = {}
-    for stream in STREAMS:
-        source = getattr(pipeline.sources, stream)
-        assert isinstance(source, ArchiveSource)
-        sources[stream] = msgspec.structs.replace(
+
+    def cut_source(named: NamedSource) -> ArchiveSource:
+        source = archive_of(named)
+        return msgspec.structs.replace(
             source, from_=max(first, source.from_ or first), to=min(last, source.to or last)
         )
+
     at_end = pipeline.end_of_input
     if goes_on and at_end.complete_until is None:
         at_end = msgspec.structs.replace(at_end, complete_until=end)
-    return msgspec.structs.replace(pipeline, sources=SourcesSection(**sources), end_of_input=at_end)
+    sources = pipeline.sources.map(cut_source)
+    return msgspec.structs.replace(pipeline, sources=sources, end_of_input=at_end)
 
 
 def are_whole(pipeline: Pipeline) -> bool:
     """Whether the sources know no hours, and so are read from end to end: event files."""
-    return isinstance(pipeline.sources.features, FilesSource)
+    return isinstance(pipeline.sources.each[0].source, FilesSource)
 
 
 def are_empty(pipeline: Pipeline, listings: Listings) -> bool:
     """Whether there is nothing to read for a pipeline that `cut` gave."""
     if are_whole(pipeline):
         return False
-    for stream, listing in listings.items():
-        begin, end = getattr(pipeline.sources, stream).range_ms
-        if any(begin <= file.hour < end for file in listing.files):
+    for named in pipeline.sources.each:
+        begin, end = archive_of(named).range_ms
+        assert begin is not None
+        assert end is not None
+        if any(begin <= file.hour < end for file in listings[named.key].files):
             return False
     return True
 
@@ -95,12 +94,13 @@ def are_empty(pipeline: Pipeline, listings: Listings) -> bool:
 def notes(pipeline: Pipeline, listings: Listings) -> list[str]:
     """What a person should know of a pipeline that `cut` gave: an archive that ends too early."""
     found = []
-    for stream, listing in listings.items():
-        source = getattr(pipeline.sources, stream)
-        last = max((file.hour for file in listing.files), default=None)
-        if last is None or last + HOUR_MS < hour_ms(source.to):
+    for named in () if are_whole(pipeline) else pipeline.sources.each:
+        to = archive_of(named).to
+        assert to is not None
+        last = max((file.hour for file in listings[named.key].files), default=None)
+        if last is None or last + HOUR_MS < hour_ms(to):
             found.append(
-                f"the archive of {stream} should be read up to {source.to}, and its last hour is"
+                f"the archive of {named.key} should be read up to {to}, and its last hour is"
                 f" {'none' if last is None else hours.text(last)}. If more is to come, wait for it:"
                 " rows are made of what is there"
             )
@@ -109,15 +109,12 @@ def notes(pipeline: Pipeline, listings: Listings) -> list[str]:
 
 def described(pipeline: Pipeline, listings: Listings) -> str:
     """How much there is to read of a pipeline that `cut` gave. Raises ConfigError."""
-    features, actions = pipeline.sources.features, pipeline.sources.actions
-    if isinstance(features, FilesSource) and isinstance(actions, FilesSource):
-        chunks = file_plan.plan(features, actions).chunks
+    if are_whole(pipeline):
+        chunks = file_plan.of_pipeline(pipeline).chunks
         size = sum(chunk.end - chunk.start for chunk in chunks)
         return f"{len({chunk.path for chunk in chunks}):,} files, {size / 1e6:,.1f} MB"
-    found = [
-        archive_plan.of_stream(stream, getattr(pipeline.sources, stream), listing)
-        for stream, listing in listings.items()
-    ]
+    each = pipeline.sources.each
+    found = [archive_plan.of_source(named, listings[named.key]) for named in each]
     records, size = (sum(getattr(each, of) for each in found) for of in ("records", "bytes"))
     return f"{records:,} records, {size / 1e6:,.1f} MB"
 

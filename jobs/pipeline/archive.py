@@ -15,17 +15,22 @@ from jobs.pipeline.config import (
     ArchiveSource,
     ConfigError,
     KafkaSource,
+    NamedSource,
     OutputSection,
     Pipeline,
-    Source,
-    SourcesSection,
 )
 from jobs.pipeline.output_guard import Written
 from jobs.pipeline.run_report import Judgement, Report
 from schemas import archive
-from schemas.events import EARLIEST_TIME, LATEST_TIME, STREAMS, Stream
+from schemas.events import EARLIEST_TIME, LATEST_TIME, STREAMS
 
-WRITTEN = Written("archive", "archive.path", STREAMS, again="topics that were not archived before")
+WRITTEN = Written(
+    "archive",
+    "archive.path",
+    STREAMS,
+    again="topics that were not archived before",
+    by_source=True,
+)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -42,10 +47,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
         pipeline=msgspec.structs.replace(
             pipeline.pipeline, name=f"{pipeline.pipeline.name}-archive"
         ),
-        sources=SourcesSection(
-            features=_source("features", pipeline.sources.features, section),
-            actions=_source("actions", pipeline.sources.actions, section),
-        ),
+        sources=pipeline.sources.map(lambda named: _source(named, section)),
         output=OutputSection(
             path=section.path,
             compression=section.compression,
@@ -66,9 +68,10 @@ def replayed(pipeline: Pipeline, begin: str | None = None, end: str | None = Non
     if section is None:
         raise ConfigError("archive: this section is required, with the key path")
 
-    def of(stream: Stream, source: Source) -> ArchiveSource:
+    def of(named: NamedSource) -> ArchiveSource:
+        source = named.source
         if not isinstance(source, KafkaSource):
-            raise ConfigError(f"sources.{stream}.type: only topics are archived")
+            raise ConfigError(f"sources.{named.key}.type: only topics are archived")
         kept = ArchiveSource(
             path=section.path,
             format=source.format,
@@ -79,15 +82,11 @@ def replayed(pipeline: Pipeline, begin: str | None = None, end: str | None = Non
             max_record_bytes=source.max_record_bytes,
         )
         config.check_range(
-            f"sources.{stream}", kept, lambda key, text: ConfigError(f"{key}: {text}")
+            f"sources.{named.key}", kept, lambda key, text: ConfigError(f"{key}: {text}")
         )
         return kept
 
-    sources = SourcesSection(
-        features=of("features", pipeline.sources.features),
-        actions=of("actions", pipeline.sources.actions),
-    )
-    return msgspec.structs.replace(pipeline, sources=sources)
+    return msgspec.structs.replace(pipeline, sources=pipeline.sources.map(of))
 
 
 def document(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
@@ -111,22 +110,23 @@ def build(
     run = run or runs.new_name()
     of_source = sinks.type_info(sinks.row_type(archive.RECORD))
     settings = sources.decode_settings(pipeline, beacon_keys=())
-    for stream in STREAMS:
-        source = getattr(pipeline.sources, stream)
+    for named in pipeline.sources.each:
+        source = named.source
+        assert isinstance(source, KafkaSource)
         table = sinks.Table(
-            stream, archive.ARCHIVE, sinks.HOUR_MS + int(pipeline.archive.complete_after)
+            named.id, archive.ARCHIVE, sinks.HOUR_MS + int(pipeline.archive.complete_after)
         )
         of_rows = sinks.type_info(table.row_type)
         rows = batches.whole_records(
-            kafka_source.records(stream, source, env, of_source),
-            archive_batches.ReadRecords(settings, stream),
+            kafka_source.records(named.id, source, env, of_source),
+            archive_batches.ReadRecords(settings.of(named.key), named.stream),
             of_rows,
-            uid=f"read-{stream}",
-            counters=archive_batches.counters(stream),
+            uid=f"read-{named.id}",
+            counters=archive_batches.counters(named.stream),
             limits=Limits(int(pipeline.runtime.batch_delay)),
             times=(EARLIEST_TIME, LATEST_TIME),
         )
-        rows = kafka_source.after_new_partitions(rows, stream, source, of_rows)
+        rows = kafka_source.after_new_partitions(rows, named.id, source, of_rows)
         table.write(rows, pipeline.output, run, compact=pipeline.compact)
     return graph.Job(pipeline.pipeline.name, env)
 
@@ -154,9 +154,10 @@ def report(pipeline: Pipeline, accumulators: Mapping[str, int], restored: bool) 
     return Report(grid, found)
 
 
-def _source(stream: Stream, source: Source, section: ArchiveSection) -> KafkaSource:
+def _source(named: NamedSource, section: ArchiveSection) -> KafkaSource:
+    source = named.source
     if not isinstance(source, KafkaSource):
-        raise ConfigError(f"sources.{stream}.type: only Kafka is archived")
+        raise ConfigError(f"sources.{named.key}.type: only Kafka is archived")
     if section.group_id is not None:
         return msgspec.structs.replace(source, group_id=section.group_id)
     group = None if source.group_id is None else f"{source.group_id}-archive"

@@ -1,4 +1,4 @@
-"""Which files an archive has of a stream, and how they are opened: on a disk, on `s3://`, or on
+"""Which files an archive has of a source, and how they are opened: on a disk, on `s3://`, or on
 another file system that Arrow knows.
 """
 
@@ -14,8 +14,7 @@ from pyarrow import fs
 
 from configuration.store_requests import ObjectStorageSection
 from configuration.stores import StorePath, is_stored
-from jobs.pipeline.config import ArchiveSource, ConfigError, hour_ms
-from schemas.events import Stream
+from jobs.pipeline.config import ArchiveSource, ConfigError, NamedSource, hour_ms
 
 _FILE = re.compile(r"dt=(\d{4}-\d\d-\d\d)/hr=(\d\d)/([^/]+)")
 
@@ -25,7 +24,7 @@ Open = Callable[[str], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """A file below the folder of its stream; its hour as epoch ms."""
+    """A file below the folder of its source; its hour as epoch ms."""
 
     name: str
     hour: int
@@ -34,7 +33,7 @@ class ArchiveFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The data files of a stream by name, and the hours (epoch ms) that have a `_SUCCESS`.
+    """The data files of a source by name, and the hours (epoch ms) that have a `_SUCCESS`.
 
     `open` gives a binary file that can be sought in. It raises OSError.
     """
@@ -45,12 +44,23 @@ class Listing:
     open: Open = field(repr=False, compare=False)
 
 
-def listed(stream: Stream, source: ArchiveSource, store: ObjectStorageSection) -> Listing:
-    """What the folder of a stream has, whatever the range of the source. It may have nothing.
+def folder_of(source: NamedSource) -> str:
+    """Where the archive has the records of a source."""
+    return f"{archive_of(source).path.rstrip('/')}/{source.id}"
+
+
+def archive_of(source: NamedSource) -> ArchiveSource:
+    """The source, which is known to be an archive."""
+    assert isinstance(source.source, ArchiveSource)
+    return source.source
+
+
+def listed(source: NamedSource, store: ObjectStorageSection) -> Listing:
+    """What the folder of a source has, whatever the range of the source. It may have nothing.
 
     `store`: the service of `s3://`. Raises ConfigError when it cannot be listed.
     """
-    folder = f"{source.path.rstrip('/')}/{stream}"
+    folder = folder_of(source)
     files: list[ArchiveFile] = []
     complete: set[int] = set()
     try:
@@ -65,7 +75,7 @@ def listed(stream: Stream, source: ArchiveSource, store: ObjectStorageSection) -
             elif named[3].endswith(".parquet") and named[3][0] not in "._":
                 files.append(ArchiveFile(name, hour, size))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"sources.{stream}.path: {folder}: {error}") from None
+        raise ConfigError(f"sources.{source.key}.path: {folder}: {error}") from None
     files.sort(key=lambda file: file.name)
     return Listing(folder, tuple(files), frozenset(complete), opened)
 

@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 
 from configuration.store_requests import AWS, ObjectStorageSection
 from jobs.pipeline import archive_files
-from jobs.pipeline.archive_files import ArchiveFile, Listing
-from jobs.pipeline.config import ArchiveSource, ConfigError
-from schemas.events import Stream
+from jobs.pipeline.archive_files import ArchiveFile, Listing, archive_of
+from jobs.pipeline.config import ArchiveSource, ConfigError, NamedSource, SourcesSection
 
 _Ints = npt.NDArray[np.int64]
 _HOUR_MS = 3_600_000
@@ -37,7 +36,7 @@ _NAMED = 5
 
 
 class Run(NamedTuple):
-    """Rows `first_row` up to `end_row` of a file, below the folder of the stream: those of one
+    """Rows `first_row` up to `end_row` of a file, below the folder of the source: those of one
     partition that are among them have the offsets `first` to `last`, rising.
     """
 
@@ -50,9 +49,11 @@ class Run(NamedTuple):
 
 @dataclass
 class Partition:
-    """A partition of a topic. `runs` by their first offset; `records`: in all of them."""
+    """A partition of a topic, which the source with the key `source` has. `runs` by their first
+    offset; `records`: in all of them.
+    """
 
-    stream: Stream
+    source: str
     topic: str
     partition: int
     runs: list[Run] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Plan:
-    """`partitions` in their order: by stream, topic and number.
+    """`partitions` in their order: by source, topic and number.
 
     `by_hour`: records by the hour of their timestamps (epoch ms). `files`, `bytes`: how many.
     `drift_ms`: how far (record timestamps) one reader may be ahead of the slowest. `warnings`: a
@@ -82,23 +83,17 @@ class Plan:
 
     @property
     def records(self) -> int:
-        """Of both streams."""
+        """Of all sources."""
         return sum(self.by_hour.values())
 
 
-def plan(
-    features: ArchiveSource, actions: ArchiveSource, store: ObjectStorageSection = AWS
-) -> Plan:
+def plan(sources: SourcesSection, store: ObjectStorageSection = AWS) -> Plan:
     """What to read of an archive. Looks into every file of the range, at the offsets only.
 
     `store`: the service of `s3://`. Raises ConfigError when there is nothing, an hour is not
     complete, or a file cannot be read.
     """
-    sources: dict[Stream, ArchiveSource] = {"features": features, "actions": actions}
-    found = [
-        of_stream(stream, source, archive_files.listed(stream, source, store))
-        for stream, source in sources.items()
-    ]
+    found = [of_source(named, archive_files.listed(named, store)) for named in sources.each]
     warnings = [warning for each in found for warning in each.warnings]
     if not any(each.partitions for each in found):
         raise ConfigError("; ".join(warnings))
@@ -108,31 +103,32 @@ def plan(
         by_hour,
         sum(each.files for each in found),
         sum(each.bytes for each in found),
-        _drift(features, by_hour),
+        _drift(archive_of(sources.each[0]), by_hour),
         warnings,
     )
 
 
-def of_stream(stream: Stream, source: ArchiveSource, listing: Listing) -> Plan:
-    """The same for one stream, which may have nothing in a range.
+def of_source(named: NamedSource, listing: Listing) -> Plan:
+    """The same for one source, which may have nothing in a range.
 
     `listing`: what its folder has (`archive_files.listed`).
     """
+    source = archive_of(named)
     warnings: list[str] = []
-    files = _found(stream, source, listing, warnings)
+    files = _found(named.key, source, listing, warnings)
     by_hour = Counter[int]()
-    partitions = _partitions(stream, listing, files, by_hour)
+    partitions = _partitions(named.key, listing, files, by_hour)
     if source.range_ms == (None, None):
-        warnings += _gaps(stream, partitions)
+        warnings += _gaps(named.key, partitions)
     size = sum(file.size for file in files)
     return Plan(partitions, by_hour, len(files), size, _drift(source, by_hour), warnings)
 
 
 def _found(
-    stream: Stream, source: ArchiveSource, listing: Listing, warnings: list[str]
+    name: str, source: ArchiveSource, listing: Listing, warnings: list[str]
 ) -> list[ArchiveFile]:
-    """The files of a stream in its range, by name. Raises ConfigError."""
-    key, folder = f"sources.{stream}", listing.folder
+    """The files of a source in its range, by name. Raises ConfigError."""
+    key, folder = f"sources.{name}", listing.folder
     begin, end = source.range_ms
     whole = begin is None and end is None
     files = [
@@ -162,7 +158,7 @@ def _found(
 
 
 def _partitions(
-    stream: Stream, listing: Listing, files: list[ArchiveFile], by_hour: Counter[int]
+    key: str, listing: Listing, files: list[ArchiveFile], by_hour: Counter[int]
 ) -> list[Partition]:
     found: dict[tuple[str, int], Partition] = {}
 
@@ -172,14 +168,14 @@ def _partitions(
                 return list(_runs(file.name, data))
         except (OSError, pa.ArrowException) as error:
             raise ConfigError(
-                f"sources.{stream}.path: {listing.folder}/{file.name}: {error}"
+                f"sources.{key}.path: {listing.folder}/{file.name}: {error}"
             ) from None
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for file, runs in zip(files, pool.map(look, files), strict=True):
             for topic, number, records, run in runs:
                 by_hour[file.hour] += records
-                partition = found.setdefault((topic, number), Partition(stream, topic, number))
+                partition = found.setdefault((topic, number), Partition(key, topic, number))
                 partition.runs.append(run)
                 partition.records += records
     for partition in found.values():
@@ -206,12 +202,12 @@ def _runs(name: str, data: Any) -> Iterator[tuple[str, int, int, Run]]:
         yield topics[first].as_py(), int(numbers[first]), len(rows), run
 
 
-def _gaps(stream: Stream, partitions: Iterable[Partition]) -> Iterator[str]:
+def _gaps(key: str, partitions: Iterable[Partition]) -> Iterator[str]:
     gaps = [p for p in partitions if p.missing > 0]
     if gaps:
         named = _named(f"{p.topic}[{p.partition}]: {p.missing:,}" for p in gaps)
         yield (
-            f"sources.{stream}: offsets are missing in the archive ({named}). Markers of"
+            f"sources.{key}: offsets are missing in the archive ({named}). Markers of"
             " transactions and compacted topics leave such gaps. If the topics have neither,"
             " records were lost before they were archived, or files were deleted"
         )

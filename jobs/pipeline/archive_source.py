@@ -1,4 +1,4 @@
-"""The archive of both streams as one bounded source, and the one order of what it gives.
+"""The archive of all sources as one bounded source, and the one order of what it gives.
 
 Each subtask reads some of the partitions (`udfs/jvm/ArchiveSource.java`). In front of the join all
 events are put into the order that their clocks and places say (`udfs/jvm/InOrder.java`), so what is
@@ -15,11 +15,11 @@ from pyflink.datastream import DataStream
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 
-from jobs.pipeline import places, record_format, sinks
+from jobs.pipeline import archive_files, places, record_format, sinks
 from jobs.pipeline.archive_plan import Plan
-from jobs.pipeline.config import ArchiveSource
+from jobs.pipeline.config import SourcesSection
 from schemas import archive
-from schemas.events import BEACON_KEY, LATEST_TIME, STREAMS
+from schemas.events import BEACON_KEY, LATEST_TIME
 from schemas.formats import framing
 from udfs.core import decode_batches
 from udfs.core.decode_batches import DecodeArchive
@@ -40,7 +40,7 @@ _HEADERS = [archive.RECORD.field(n) for n in ("header_keys", "header_values")]
 _GIVEN = pa.schema(
     [
         *(_READ.field(n) for n in ("value", "topic", "partition", "offset", "timestamp")),
-        ("stream", pa.int32()),
+        ("source", pa.int32()),
         ("place", pa.int64()),
         ("clock", pa.int64()),
         ("schema_id", pa.binary()),
@@ -50,19 +50,18 @@ _LETTERS = "bsillillb"
 
 
 def decoded(
-    features: ArchiveSource,
-    actions: ArchiveSource,
+    sources: SourcesSection,
     plan: Plan,
     settings: DecodeSettings,
     env: Any,
     limits: Limits,
 ) -> DataStream:
-    """The events of both streams, of `batches.placed_type`; rejected records beside them."""
+    """The events of all sources, of `batches.placed_type`; rejected records beside them."""
     strategy = WatermarkStrategy.for_monotonous_timestamps().with_watermark_alignment(
         "archive", Duration.of_millis(plan.drift_ms), Duration.of_millis(_ALIGNED_EVERY_MS)
     )
     rows = env._j_stream_execution_environment.fromSource(
-        _source(features, actions, plan, env),
+        _source(sources, plan, env),
         strategy._j_watermark_strategy,
         "archive source",
         sinks.type_info(sinks.row_type(_GIVEN)),
@@ -82,31 +81,32 @@ def decoded(
 
 def in_order(events: KeyedStream, settings: DecodeSettings) -> DataStream:
     """The keyed events in their one order, with the watermark that follows from it."""
-    of_streams = settings.streams.values()
+    of_sources = [settings.source(source) for source in settings.sources]
     return jvm_operators.transform(
         events,
         "InOrder",
         batches.keyed_type().get_java_type_info(),
         BEACON_KEY,
-        str(max(stream.out_of_orderness for stream in of_streams)),
-        str(min(stream.granularity for stream in of_streams)),
+        str(max(source.out_of_orderness for source in of_sources)),
+        str(min(source.granularity for source in of_sources)),
         uid="in-order",
     )
 
 
-def _source(features: ArchiveSource, actions: ArchiveSource, plan: Plan, env: Any) -> Any:
+def _source(sources: SourcesSection, plan: Plan, env: Any) -> Any:
     gateway = get_gateway()
-    roots = {"features": places.as_uri(features.path), "actions": places.as_uri(actions.path)}
+    folders = {n.key: places.as_uri(archive_files.folder_of(n)) for n in sources.each}
+    numbers = {n.key: number for number, n in enumerate(sources.each)}
     partitions = gateway.new_array(gateway.jvm.String, len(plan.partitions))
     for place, partition in enumerate(plan.partitions):
-        stream = partition.stream
+        source = partition.source
         head = (
-            *(place, STREAMS.index(stream), f"{roots[stream].rstrip('/')}/{stream}"),
+            *(place, numbers[source], folders[source]),
             *(partition.topic, partition.partition, partition.records),
         )
         lines = (head, *partition.runs)
         partitions[place] = "\n".join("\t".join(map(str, line)) for line in lines)
-    named = any(record_format.names_schemas(source.format) for source in (features, actions))
-    read = sinks.row_type(pa.schema([*_READ, *_HEADERS]) if named else _READ)
-    bound = str(max(int(features.out_of_orderness), int(actions.out_of_orderness)))
+    in_headers = any(record_format.names_schemas(named.source.format) for named in sources.each)
+    read = sinks.row_type(pa.schema([*_READ, *_HEADERS]) if in_headers else _READ)
+    bound = str(max(int(named.source.out_of_orderness) for named in sources.each))
     return shipped.ship(env, "ArchiveSource")(partitions, read, LATEST_TIME, bound, framing.HEADER)

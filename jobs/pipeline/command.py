@@ -116,10 +116,12 @@ def _run(program: Program, pipeline: Pipeline, asked: Asked, signals: Signals) -
             output = pipeline.output.path
             if local and (is_stored(output) or not places.is_uri(output)):
                 held.enter_context(
-                    output_guard.locked(output, program.written, pipeline.object_storage)
+                    output_guard.locked(
+                        output, program.written.by(pipeline), pipeline.object_storage
+                    )
                 )
             if local and not places.is_uri(output):
-                output_guard.check(output, _start(pipeline, asked), program.written)
+                output_guard.check(output, _start(pipeline, asked), program.written.by(pipeline))
         if local:
             environment.prepare_process(
                 log_folder,
@@ -163,7 +165,7 @@ def _start_job(
         files = runs.new_name()
         built = program.build(pipeline, env, tables, run=files, lasting=True)
     if start == "overwrite":
-        output_guard.clear(output, program.written)
+        output_guard.clear(output, program.written.by(pipeline))
         if environment.checkpoint_folder(env) == pipeline.default_checkpoints:
             for entry in places.entries(pipeline.default_checkpoints):
                 if not fnmatch(entry.name, sources.PLAN_FILES):  # one of them is the new one
@@ -211,18 +213,20 @@ def _begin(
         return "restore", restored
     if restored is not None:
         # `flink run --fromSavepoint`, or the option in [flink]
-        _refuse_newer_rows(program, output, places.from_uri(restored), "flink run --fromSavepoint")
+        _refuse_newer_rows(
+            program, pipeline, places.from_uri(restored), "flink run --fromSavepoint"
+        )
         return "restore", restored
     if asked.restore is not None:
         jobs = {run.job for run in runs.known(output)}
         restored = restore.find(asked.restore, environment.checkpoint_folder(env), jobs)
-        _refuse_newer_rows(program, output, restored, f"--restore {asked.restore}")
+        _refuse_newer_rows(program, pipeline, restored, f"--restore {asked.restore}")
         environment.restore_from(env, restored)
         program.say(f"going on from {restored}")
         return "restore", restored
     if places.is_uri(output) or environment.submitted():
         try:
-            output_guard.check(output, asked.start, program.written)
+            output_guard.check(output, asked.start, program.written.by(pipeline))
         except places.PlaceError as error:
             if asked.overwrite:
                 raise
@@ -233,17 +237,18 @@ def _begin(
     return asked.start, None
 
 
-def _refuse_newer_rows(program: Program, output: str, snapshot: str, asked: str) -> None:
+def _refuse_newer_rows(program: Program, pipeline: Pipeline, snapshot: str, asked: str) -> None:
     """Raises ConfigError when rows of the output would be written twice after a restore."""
     from jobs.pipeline import newer_rows, restore
 
+    output = pipeline.output.path
     try:
         newer = newer_rows.newer_file(
             output,
             snapshot,
             runs.known(output),
             restore.checkpoint_number,
-            tables=program.written.tables,
+            tables=program.written.by(pipeline).tables,
         )
     except places.PlaceError as error:
         program.say(

@@ -7,9 +7,7 @@ file, and what was expected.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,23 +19,24 @@ from configuration.declaration import Policy as Policy
 from configuration.event_mapping import EventsSection
 from configuration.reading import ConfigError as ConfigError
 from configuration.reading import Duration, Section, Wrong, key_of, read, wrong_in
-from jobs.pipeline import kafka_properties, object_storage, record_format, secrets
-from jobs.pipeline.record_format import FormatSection
-from schemas.events import LATEST_TIME
+from jobs.pipeline import object_storage, references, secrets, source_checks, source_names
+from jobs.pipeline.source_checks import check_range as check_range
+from jobs.pipeline.source_sections import ArchiveSource as ArchiveSource
+from jobs.pipeline.source_sections import FilesSource as FilesSource
+from jobs.pipeline.source_sections import KafkaSource as KafkaSource
+from jobs.pipeline.source_sections import NamedSource as NamedSource
+from jobs.pipeline.source_sections import Source as Source
+from jobs.pipeline.source_sections import SourcesSection as SourcesSection
+from jobs.pipeline.source_sections import hour_ms as hour_ms
+from schemas.events import LATEST_TIME, STREAMS
 from schemas.mapping.plan import Mappings
 from udfs.core.matching import JoinRules
 from udfs.core.sampling import Sampling, SamplingRule
 
 _USUAL_INTERVAL_MS = 60_000
-_FILE_REFERENCE = re.compile(r"\$\{file:([^}]+)\}")
-#: What Kafka takes as a topic's name.
-_TOPIC = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
-#: What SQL's intervals hold; watermarks are declared with one.
-_LONGEST_INTERVAL_MS = 99 * 86_400_000
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=LATEST_TIME)]
-_HOUR = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 
 
 class PipelineSection(Section, frozen=True, kw_only=True):
@@ -80,104 +79,6 @@ class EndOfInputSection(Section, frozen=True, kw_only=True):
 
     immature: Literal["mark", "drop"] = "mark"
     complete_until: _Time | None = None
-
-
-class FilesSource(Section, frozen=True, kw_only=True, tag="files", tag_field="type"):
-    """`[sources.*] type = "files"`: a file, a folder, or a glob, relative to the TOML file.
-
-    In a loaded `Pipeline`, `path` is an absolute glob (`configuration.paths.pattern_beside`).
-    `not_after` (epoch ms): later events are rejected as coming from a broken clock.
-    """
-
-    path: str
-    out_of_orderness: Duration = Duration(60_000)
-    not_after: _Time | None = None
-    max_record_bytes: _Positive = 4 << 20
-
-    @property
-    def format(self) -> None:
-        """No other than that of the files, which they say themselves."""
-
-
-class KafkaSource(Section, frozen=True, kw_only=True, tag="kafka", tag_field="type"):
-    """`[sources.*] type = "kafka"`.
-
-    `topic`: a name or several; or `topic_pattern`, a regular expression that whole names match, for
-    topics that come later, too. `format`: what the records are; JSON when absent. `start`:
-    "earliest", "latest", "committed" (offsets of the group) or epoch ms. `end`: "never" (service),
-    "latest" (as of the submission) or epoch ms (backfills). `properties` go to the Kafka client;
-    `${NAME}` in them stands for a variable of the environment, `${file:PATH}` for the content of a
-    file. `partition_discovery`: how often to look for new
-    partitions; 0 is never.
-    """
-
-    bootstrap_servers: str
-    topic: str | list[str] | None = None
-    topic_pattern: str | None = None
-    format: FormatSection | None = None
-    group_id: str | None = None
-    start: Literal["earliest", "latest", "committed"] | _Time = "earliest"
-    end: Literal["never", "latest"] | _Time = "never"
-    partition_discovery: Duration = Duration(10_000)
-    out_of_orderness: Duration = Duration(10_000)
-    idle_timeout: Duration = Duration(60_000)
-    max_drift: Duration | None = None
-    max_future: Duration = Duration(600_000)
-    max_record_bytes: _Positive = 4 << 20
-    properties: dict[str, str] = msgspec.field(default_factory=dict)
-
-    @property
-    def topics(self) -> list[str]:
-        """The names in `topic`; none with a pattern."""
-        return [self.topic] if isinstance(self.topic, str) else list(self.topic or ())
-
-
-class ArchiveSource(Section, frozen=True, kw_only=True, tag="archive", tag_field="type"):
-    """`[sources.*] type = "archive"`: what `jobs.archive_events` kept, see docs/archive.md.
-
-    `path`: the folder that `archive.path` named. `from` and `to`: hours of the record timestamps
-    (UTC), `to` not included; all that there is when absent. `format`: see `KafkaSource`.
-    `max_drift`: how far ahead of the slowest a partition is read; derived from the archive when
-    absent.
-    """
-
-    path: str
-    format: FormatSection | None = None
-    from_: str | None = msgspec.field(name="from", default=None)
-    to: str | None = None
-    incomplete: Literal["refuse", "read"] = "refuse"
-    out_of_orderness: Duration = Duration(10_000)
-    max_drift: Duration | None = None
-    max_future: Duration = Duration(600_000)
-    max_record_bytes: _Positive = 4 << 20
-
-    @property
-    def range_ms(self) -> tuple[int | None, int | None]:
-        """`from` and `to` as epoch ms."""
-        return (
-            None if self.from_ is None else hour_ms(self.from_),
-            None if self.to is None else hour_ms(self.to),
-        )
-
-
-def hour_ms(hour: str) -> int:
-    """An hour (UTC) such as `2026-11-01T00` as epoch ms. Raises ValueError for what is none."""
-    try:
-        if _HOUR.fullmatch(hour):
-            return int(datetime.strptime(f"{hour}+0000", "%Y-%m-%dT%H%z").timestamp()) * 1000
-    except ValueError:
-        pass  # there is no such day, or hour
-    raise ValueError(f"expected an hour (UTC) like 2026-11-01T00; got {hour!r}")
-
-
-Source = FilesSource | KafkaSource | ArchiveSource
-
-
-class SourcesSection(Section, frozen=True, kw_only=True):
-    """`[sources.features]` and `[sources.actions]`."""
-
-    features: Source
-    actions: Source
 
 
 Compression = Literal["ZSTD", "SNAPPY", "GZIP", "UNCOMPRESSED"]
@@ -268,8 +169,25 @@ class Pipeline(Declaration, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def bounded(self) -> bool:
         """Whether the input ends by itself."""
-        both = (self.sources.features, self.sources.actions)
-        return all(not isinstance(s, KafkaSource) or s.end != "never" for s in both)
+        of_all = (named.source for named in self.sources.each)
+        return all(not isinstance(s, KafkaSource) or s.end != "never" for s in of_all)
+
+    @classmethod
+    def shaped(cls, document: dict[str, Any], wrong: Wrong) -> dict[str, Any]:
+        """The document as the types have it, see `jobs.pipeline.source_names`."""
+        return source_names.shaped(document, wrong)
+
+    def seen_from(self, one: NamedSource) -> Pipeline:
+        """The pipeline with one source a stream, and its mapping: this one, and the first of the
+        other stream. What looks at one source at a time needs no more.
+        """
+        if not self.sources.are_named:
+            return self
+        return msgspec.structs.replace(
+            self,
+            sources=self.sources.seen_from(one),
+            events=self.events.seen_from(one.stream, one.name),
+        )
 
     @property
     def checkpoint_interval(self) -> int | None:
@@ -367,39 +285,13 @@ def document(
             plain[name]["path"] = "." if name == beside and "://" not in place else place
     if pipeline.runtime.checkpoint_path is not None:
         plain["runtime"]["checkpoint_path"] = paths.beside(path, pipeline.runtime.checkpoint_path)
-    for source in plain["sources"].values():
-        if source["type"] == "archive":
-            source["path"] = paths.beside(path, source["path"])
-        elif "path" in source:
-            source["path"] = paths.pattern_beside(path, source["path"])
-        if "properties" in source:
-            source["properties"] = _without_secrets(source["properties"], path)
-        if "format" in source:
-            source["format"] = record_format.document(source["format"], path)
-            registry = source["format"].get("registry", {})
-            if "properties" in registry:
-                registry["properties"] = _without_secrets(registry["properties"], path)
-    plain["flink"] = _without_secrets(plain["flink"], path)
+    source_names.unshaped(plain)
+    for stream in STREAMS:
+        table = plain["sources"][stream]
+        for source in [table] if "type" in table else table.values():
+            source_checks.document(source, path)
+    plain["flink"] = references.without_secrets(plain["flink"], path)
     return {name: section for name, section in plain.items() if section}
-
-
-#: Parts of option names whose values are secrets: those that Flink itself hides in its logs.
-_SENSITIVE = (
-    *("password", "secret", "token", "apikey", "api-key", "auth-params", "service-key"),
-    *("basic-auth", "jaas.config", "http-headers", "account.key", "access-key", "private.key"),
-    *("keystore.key", "credential"),
-)
-
-
-def _without_secrets(options: Mapping[str, str], path: Path) -> dict[str, str]:
-    def value(name: str, text: str) -> str:
-        sensitive = kafka_properties.is_secret(name) or any(p in name.lower() for p in _SENSITIVE)
-        if "${" in text:
-            # files are named relative to the configuration
-            return _FILE_REFERENCE.sub(lambda m: f"${{file:{paths.beside(path, m[1])}}}", text)
-        return "${" + re.sub(r"\W", "_", name).upper() + "}" if sensitive else text
-
-    return {name: value(name, text) for name, text in options.items()}
 
 
 def _plain(value: object) -> Any:
@@ -428,6 +320,15 @@ def mappings_of(pipeline: Pipeline, wrong: Wrong) -> Mappings:
         has_record_time=not isinstance(pipeline.sources.features, FilesSource),
         wrong=wrong,
     )
+
+
+def _check_mappings(pipeline: Pipeline, wrong: Wrong) -> None:
+    """Raises ConfigError for a mapping that cannot be, of any source."""
+    for named in pipeline.sources.each:
+        wrong_there = source_names.wrong_of(pipeline.events, named.stream, named.name, wrong)
+        mappings_of(pipeline.seen_from(named), wrong_there)
+    if pipeline.join.key == "request_id" and len(pipeline.sources.of("features")) > 1:
+        source_names.check_alike(pipeline.events, pipeline.sources, wrong)
 
 
 def _check_emission(pipeline: Pipeline, longest: int, wrong: Wrong) -> None:
@@ -481,56 +382,12 @@ def _resolved(
         raise wrong("runtime.checkpoint_interval", "must be longer than 0")
     _check_emission(pipeline, longest, wrong)
     _check_exposure_and_sampling(pipeline, wrong)
-    mappings_of(pipeline, wrong)
-
-    def resolve(key: str, text: str, place: Callable[[Path, str], str] = paths.beside) -> str:
-        try:
-            return place(path, text)
-        except ValueError as error:
-            raise wrong(key, str(error)) from None
 
     def of_flink(key: str, text: str) -> str:
-        place = resolve(key, text)
-        if "\\" in place:
-            raise wrong(key, f"{place!r}: Flink takes a backslash for a slash; use another path")
-        return place
+        return source_checks.path_for_flink(key, text, path, wrong)
 
-    def form(key: str, section: FormatSection | None) -> FormatSection | None:
-        def references(name: str, table: Mapping[str, str]) -> dict[str, str]:
-            return _references(name, table, path, environment, wrong)
-
-        if section is None:
-            return None
-        return record_format.resolved(f"{key}.format", section, path, references, wrong)
-
-    def source(key: str, source: Source) -> Source:
-        if isinstance(source, FilesSource):
-            if "://" in source.path:
-                raise wrong(f"{key}.path", "files are read from a local or mounted folder")
-            pattern = resolve(f"{key}.path", source.path, paths.pattern_beside)
-            return msgspec.structs.replace(source, path=pattern)
-        if isinstance(source, ArchiveSource):
-            check_range(key, source, wrong)
-            place = of_flink(f"{key}.path", source.path)
-            return msgspec.structs.replace(source, path=place, format=form(key, source.format))
-        source = _resolved_kafka(key, source, path, environment, wrong)
-        return msgspec.structs.replace(source, format=form(key, source.format))
-
-    sources = SourcesSection(
-        features=source("sources.features", pipeline.sources.features),
-        actions=source("sources.actions", pipeline.sources.actions),
-    )
-    both = {"features": sources.features, "actions": sources.actions}
-    if type(sources.features) is not type(sources.actions):
-        raise wrong("sources", "both streams have the same type: files, kafka or archive")
-    drifts = {n: s.max_drift for n, s in both.items() if not isinstance(s, FilesSource)}
-    for name, drift in drifts.items():
-        if drift == 0:
-            key = f"sources.{name}.max_drift"
-            raise wrong(key, "must be longer than 0; leave it out for the default")
-    if len(set(drifts.values())) > 1:
-        raise wrong("sources.actions.max_drift", "must be that of sources.features")
-
+    sources = source_checks.resolved(pipeline.sources, path, environment, wrong)
+    _check_mappings(pipeline, wrong)
     output = msgspec.structs.replace(
         pipeline.output, path=of_flink("output.path", pipeline.output.path)
     )
@@ -551,7 +408,7 @@ def _resolved(
         checkpoints = of_flink("runtime.checkpoint_path", runtime.checkpoint_path)
         runtime = msgspec.structs.replace(runtime, checkpoint_path=checkpoints)
     object_storage.check(pipeline.flink, wrong)
-    flink = _references("flink", pipeline.flink, path, environment, wrong)
+    flink = references.resolved_in("flink", pipeline.flink, path, environment, wrong)
     return msgspec.structs.replace(
         pipeline,
         sources=sources,
@@ -562,92 +419,10 @@ def _resolved(
     )
 
 
-def _references(
-    key: str, table: Mapping[str, str], path: Path, environment: Mapping[str, str], wrong: Wrong
-) -> dict[str, str]:
-    """A table of free names with the references in its values replaced."""
-
-    def resolved(name: str, text: str) -> str:
-        try:
-            return secrets.resolve(name, text, environment, path.parent)
-        except secrets.MissingReferenceError as error:
-            raise wrong(f"{key}.{name}", str(error)) from None
-
-    return {name: resolved(name, text) for name, text in table.items()}
-
-
-def check_range(key: str, source: ArchiveSource, wrong: Wrong) -> None:
-    """Raises the ConfigError that `wrong` makes when `from` and `to` are no hours in this order."""
-    for name, hour in (("from", source.from_), ("to", source.to)):
-        try:
-            if hour is not None:
-                hour_ms(hour)
-        except ValueError as error:
-            raise wrong(f"{key}.{name}", str(error)) from None
-    begin, end = source.range_ms
-    if begin is not None and end is not None and not begin < end:
-        raise wrong(f"{key}.to", f"must be after from ({source.from_})")
-
-
-def _check_topics(key: str, source: KafkaSource, wrong: Wrong) -> None:
-    if (source.topic is None) == (source.topic_pattern is None):
-        raise wrong(
-            f"{key}.topic", "one of topic (a name or a list of names) and topic_pattern is required"
-        )
-    if source.topic_pattern is not None:
-        try:
-            re.compile(source.topic_pattern)
-        except re.error as error:
-            raise wrong(
-                f"{key}.topic_pattern",
-                f"expected a regular expression of Java's that Python reads, too: {error}",
-            ) from None
-        return
-    if not source.topics or len(set(source.topics)) < len(source.topics):
-        raise wrong(f"{key}.topic", f"expected names, each once; got {source.topic!r}")
-    for topic in source.topics:
-        if not _TOPIC.fullmatch(topic):
-            raise wrong(
-                f"{key}.topic",
-                "expected the name of a topic (letters, digits, '.', '_', '-'), or a list of such;"
-                f" got {topic!r}",
-            )
-
-
-def _resolved_kafka(
-    key: str, source: KafkaSource, path: Path, environment: Mapping[str, str], wrong: Wrong
-) -> KafkaSource:
-    """The source with its references replaced. Raises ConfigError for what cannot work together."""
-    _check_topics(key, source, wrong)
-    if source.start == "committed" and not source.group_id:
-        raise wrong(
-            f"{key}.group_id",
-            'this key is required with start = "committed": offsets are committed'
-            " by a consumer group",
-        )
-    if source.start == "latest" and source.end == "latest":
-        raise wrong(f"{key}.start", 'with start and end both "latest" there is nothing to read')
-    if (
-        isinstance(source.start, int)
-        and isinstance(source.end, int)
-        and not source.start < source.end
-    ):
-        raise wrong(f"{key}.end", f"must be after start ({source.start})")
-    if source.out_of_orderness >= _LONGEST_INTERVAL_MS:
-        raise wrong(f"{key}.out_of_orderness", "must be shorter than 99 days")
-    properties = _references(f"{key}.properties", source.properties, path, environment, wrong)
-    kafka_properties.check(
-        properties,
-        committed=source.start == "committed",
-        wrong=lambda name, text: wrong(f"{key}.properties.{name}", text),
-    )
-    return msgspec.structs.replace(source, properties=properties)
-
-
 def secrets_of(pipeline: Pipeline) -> set[str]:
     """Every text of a pipeline that must not be shown, see `jobs.pipeline.secrets.Redaction`."""
     found = secrets.of_properties(pipeline.flink)
-    for source in (pipeline.sources.features, pipeline.sources.actions):
+    for source in (named.source for named in pipeline.sources.each):
         if isinstance(source, KafkaSource):
             found |= secrets.of_properties(source.properties)
         if source.format is not None and source.format.registry is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jobs.pipeline import record_format
 from jobs.pipeline.config import FilesSource, Pipeline, Source
 from udfs.core.decode_settings import DecodeSettings, StreamSettings
@@ -12,6 +14,16 @@ def decode_settings(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeS
 
     `beacon_keys`: a key for each subtask of the join, by which beacons reach it.
     """
+    sources = pipeline.sources
+    if not sources.are_named:
+        return _of_one_each(pipeline, beacon_keys)
+    by_source = {n.key: _of_one_each(pipeline.seen_from(n), beacon_keys) for n in sources.each}
+    first = next(iter(by_source.values()))
+    return dataclasses.replace(first, by_source=by_source)
+
+
+def _of_one_each(pipeline: Pipeline, beacon_keys: tuple[str, ...]) -> DecodeSettings:
+    """The same of a pipeline that has one source a stream."""
 
     def of(source: Source) -> StreamSettings:
         return StreamSettings(

@@ -107,8 +107,8 @@ def stream_environment(pipeline: Pipeline) -> tuple[Any, Any]:
 
 def uses_s3(pipeline: Pipeline) -> bool:
     """Whether anything that the job reads or writes is on `s3://`."""
-    both = (pipeline.sources.features, pipeline.sources.actions)
-    read = [source.path for source in both if isinstance(source, ArchiveSource)]
+    each = [named.source for named in pipeline.sources.each]
+    read = [source.path for source in each if isinstance(source, ArchiveSource)]
     named = (pipeline.output.path, pipeline.checkpoints, *pipeline.flink.values())
     return any(map(is_stored, (*read, *named)))
 

@@ -1,26 +1,26 @@
-"""The plan of reading files: both streams cut into chunks, in an order that the files alone decide.
+"""The plan of reading files: all sources cut into chunks, in an order that the files alone decide.
 
 The files of one folder are one log, read in the order of their names, as a log that is rotated. The
-logs of both streams are merged by time, so that those that run side by side (a folder per host) are
+logs of all sources are merged by time, so that those that run side by side (a folder per host) are
 read side by side. The time of a chunk is that of its first record that has one. Where two are
-equal, features go first, and then the path decides.
+equal, features go first (several sources of a stream in the order of the configuration), and then
+the path decides.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from configuration import paths
-from jobs.pipeline.config import ConfigError, FilesSource
-from jobs.pipeline.record_times import PLAIN, TimeOf
+from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
+from jobs.pipeline.record_times import TimeOf, times_of
 from schemas import event_files
 from schemas.event_files import EventFileError, readable
-from schemas.events import STREAMS, Stream
 from udfs.core.decode_settings import Chunk
 
 #: Bytes of a chunk, rounded up to whole lines. Flink can take a checkpoint between two chunks.
@@ -37,9 +37,9 @@ class Plan:
 
 @dataclass
 class _Part:
-    """A chunk before it has its place. `time`: see `_times`; `key`: what it is sorted by."""
+    """A chunk before it has its place. `time`: see `_first_time`; `key`: what it is sorted by."""
 
-    stream: Stream
+    source: str
     folder: Path
     path: str
     start: int
@@ -48,15 +48,16 @@ class _Part:
     key: int = 0
 
 
-def find(stream: Stream, pattern: str) -> list[Path]:
+def find(source: str, pattern: str) -> list[Path]:
     """The event files that a glob names, or that lie in the folders that it names, by path.
 
     `pattern` is what `configuration.paths.pattern_beside` makes of a configured path. In folders,
     at any depth, files count whose name `event_files.named_like_events`. Names that begin with `.`
     or `_` are passed over, as Hadoop and Spark do, unless the glob itself asks for them.
-    Raises ConfigError when there are none, and for a name that is there and cannot be read.
+    `source`: the key of the source. Raises ConfigError when there are none, and for a name that is
+    there and cannot be read.
     """
-    key = f"sources.{stream}.path"
+    key = f"sources.{source}.path"
     parts = Path(pattern).parts
     asked_for = [part for part in parts if part[0] in "._"]
     literal = next((i for i, part in enumerate(parts) if not paths.is_literal(part)), len(parts))
@@ -112,38 +113,44 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             yield Path(entry.path)
 
 
+def of_pipeline(pipeline: Pipeline) -> Plan:
+    """The plan of a pipeline that reads files. Raises ConfigError for files that cannot be read."""
+    found = []
+    for named in pipeline.sources.each:
+        assert isinstance(named.source, FilesSource)
+        mappings = pipeline.seen_from(named).mappings
+        found.append((named.key, named.source, times_of(mappings)[named.stream]))
+    return plan(found)
+
+
 def plan(
-    features: FilesSource,
-    actions: FilesSource,
-    chunk_bytes: int = CHUNK_BYTES,
-    times: Mapping[Stream, TimeOf] = PLAIN,
+    sources: Sequence[tuple[str, FilesSource, TimeOf]], chunk_bytes: int = CHUNK_BYTES
 ) -> Plan:
-    """All chunks of both streams. Raises ConfigError for files that cannot be read.
+    """All chunks of all sources. Raises ConfigError for files that cannot be read.
 
-    `times`: by stream, how the time of a record is read.
+    `sources`: the key of each, the source, and how the time of a record is read.
 
-    `Chunk.limit` is the least time at which a later chunk of another folder of the stream begins.
+    `Chunk.limit` is the least time at which a later chunk of another folder of the source begins.
     While the clock stays behind it, folders that run side by side are never late to each other.
     """
     parts: list[_Part] = []
     warnings: list[str] = []
-    sources: dict[Stream, FilesSource] = {"features": features, "actions": actions}
-    for stream, source in sources.items():
+    for key, source, time_of in sources:
         bound = int(source.out_of_orderness)
         back: list[tuple[int, _Part]] = []
         try:
             logs: dict[Path, list[Path]] = {}
-            for path in find(stream, source.path):
+            for path in find(key, source.path):
                 logs.setdefault(path.parent, []).append(path)
             for folder, files in logs.items():
                 cuts = [
                     _Part(
-                        stream,
+                        key,
                         folder,
                         str(path),
                         start,
                         end,
-                        _first_time(lines, times[stream], source.not_after),
+                        _first_time(lines, time_of, source.not_after),
                     )
                     for path in files
                     for start, end, lines in event_files.cut(path, chunk_bytes)
@@ -152,11 +159,12 @@ def plan(
                 back += _further_back(cuts, bound)
                 parts += cuts
         except EventFileError as error:
-            raise ConfigError(f"sources.{stream}.path: {error}") from None
+            raise ConfigError(f"sources.{key}.path: {error}") from None
         if back:
-            warnings.append(_warning(stream, bound, back))
+            warnings.append(_warning(key, bound, back))
     # stable: the chunks of a log have keys that never fall, and are in their order already
-    parts.sort(key=lambda part: (part.key, STREAMS.index(part.stream), part.folder))
+    order = {key: n for n, (key, _, _) in enumerate(sources)}
+    parts.sort(key=lambda part: (part.key, order[part.source], part.folder))
     return Plan(_limited(parts), warnings)
 
 
@@ -193,15 +201,15 @@ def _further_back(parts: Sequence[_Part], bound: int) -> Iterator[tuple[int, _Pa
         latest = part.time if latest is None else max(latest, part.time)
 
 
-def _warning(stream: Stream, bound: int, back: Sequence[tuple[int, _Part]]) -> str:
+def _warning(source: str, bound: int, back: Sequence[tuple[int, _Part]]) -> str:
     by, worst = max(back, key=lambda pair: pair[0])
     files = len({part.path for _, part in back})
     return (
-        f"sources.{stream}: {files} {'file goes' if files == 1 else 'files go'} back in time by"
+        f"sources.{source}: {files} {'file goes' if files == 1 else 'files go'} back in time by"
         f" more than out_of_orderness ({_about(bound)}), up to {_about(by)} in"
         f" {readable(worst.path)} at byte {worst.start}. Records there may come too late for the"
         " join: sort the files of a folder by time, put logs that run side by side (one per host)"
-        f" into folders of their own, or raise sources.{stream}.out_of_orderness"
+        f" into folders of their own, or raise sources.{source}.out_of_orderness"
     )
 
 
@@ -215,14 +223,14 @@ def _about(ms: int) -> str:
 def _limited(parts: Sequence[_Part]) -> list[Chunk]:
     """The chunks with their limits, found from the end."""
     chunks: list[Chunk] = []
-    following: dict[Stream, _Part] = {}
-    limits: dict[Stream, int | None] = dict.fromkeys(STREAMS)
+    following: dict[str, _Part] = {}
+    limits: dict[str, int | None] = {}
     for part in reversed(parts):
-        after = following.get(part.stream)
+        after = following.get(part.source)
         if after is not None and after.folder != part.folder:
-            limits[part.stream] = after.key
-        following[part.stream] = part
-        limit = limits[part.stream]
-        chunks.append(Chunk(part.stream, part.path, part.start, part.end, limit))
+            limits[part.source] = after.key
+        following[part.source] = part
+        limit = limits.get(part.source)
+        chunks.append(Chunk(part.source, part.path, part.start, part.end, limit))
     chunks.reverse()
     return chunks

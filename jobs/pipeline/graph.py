@@ -65,9 +65,10 @@ def join(pipeline: Pipeline, events: Events) -> Any:
         complete_until=pipeline.end_of_input.complete_until,
         silence_after=None if silence is None else int(silence.after),
         max_late_requests=pipeline.runtime.max_late_requests,
+        sources=[named.key for named in pipeline.sources.each],
     )
     return batches.keyed(
-        with_time_kept(events.keyed, silence, pipeline.sources.actions),
+        with_time_kept(events.keyed, silence, pipeline.sources),
         host,
         uid="join",
         # The names carry a version: another layout would get another name, and read these. The log

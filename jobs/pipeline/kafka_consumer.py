@@ -13,7 +13,6 @@ from jobs.pipeline.config import ConfigError, KafkaSource
 from jobs.pipeline.jaas import user_of
 from jobs.pipeline.kafka_diagnosis import no_connection
 from jobs.pipeline.kafka_python import UnusableError, WrongPropertyError, for_python
-from schemas.events import Stream
 
 _TIMEOUT_MS = 10_000
 
@@ -22,7 +21,7 @@ class UnreadableError(ConfigError):
     """The Python client cannot take the source's properties, though Flink's client may."""
 
 
-def client_options(stream: Stream, source: KafkaSource) -> dict[str, Any]:
+def client_options(key: str, source: KafkaSource) -> dict[str, Any]:
     """The options of a Python client of this source, by its properties.
 
     Raises UnreadableError for properties that the client does not know, and ConfigError for those
@@ -31,12 +30,12 @@ def client_options(stream: Stream, source: KafkaSource) -> dict[str, Any]:
     try:
         return for_python(source.properties)
     except UnusableError as error:
-        raise UnreadableError(f"sources.{stream}.properties: {error}") from None
+        raise UnreadableError(f"sources.{key}.properties: {error}") from None
     except WrongPropertyError as error:
-        raise ConfigError(f"sources.{stream}.properties.{error}") from None
+        raise ConfigError(f"sources.{key}.properties.{error}") from None
 
 
-def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
+def connect(key: str, source: KafkaSource, **options: Any) -> Any:
     """A `kafka.KafkaConsumer` that has found the topic, and is not subscribed yet.
 
     `options` are further ones of the consumer. Raises UnreadableError for properties that it does
@@ -46,8 +45,8 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
     from kafka import KafkaConsumer
     from kafka.errors import KafkaError
 
-    where = f"sources.{stream}"
-    by_properties = client_options(stream, source)
+    where = f"sources.{key}"
+    by_properties = client_options(key, source)
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=source.bootstrap_servers,
@@ -63,7 +62,7 @@ def connect(stream: Stream, source: KafkaSource, **options: Any) -> Any:
         topics = consumer.topics()
     except KafkaError as error:
         consumer.close()
-        raise refused(stream, source, error) from None
+        raise refused(key, source, error) from None
     missing = [topic for topic in source.topics if topic not in topics]
     if missing or not topics_of(source, topics):
         consumer.close()
@@ -97,11 +96,11 @@ def partitions(source: KafkaSource, consumer: Any) -> list[Any]:
     ]
 
 
-def refused(stream: Stream, source: KafkaSource, error: Exception) -> ConfigError:
+def refused(key: str, source: KafkaSource, error: Exception) -> ConfigError:
     """What to do about an error that the broker answers with."""
     from kafka import errors
 
-    where, user = f"sources.{stream}", user_of(source.properties)
+    where, user = f"sources.{key}", user_of(source.properties)
     who = "the user" if user is None else f"the user {user!r}"
     if isinstance(error, errors.TopicAuthorizationFailedError):
         topics = sorted(error.args[0]) if error.args else source.topics

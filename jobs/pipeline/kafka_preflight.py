@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import connect, partitions, refused
 from jobs.pipeline.record_times import TimeOf, times_of, transcoded
-from schemas.events import Stream
+from schemas.events import stream_of
 from schemas.formats.framing import Framed
 
 #: How many partitions are looked at, and how many records at each end of one.
@@ -35,15 +35,14 @@ class Sampled(NamedTuple):
     appended: bool
 
 
-def check(
-    stream: Stream, source: KafkaSource, pipeline: Pipeline, *, judge_times: bool = True
-) -> None:
+def check(key: str, source: KafkaSource, pipeline: Pipeline, *, judge_times: bool = True) -> None:
     """Raises ConfigError when the job could not read the topic, or hardly use what it reads.
 
-    `judge_times`: whether record timestamps have to fit the events, as the join needs it.
+    `key`: that of the source. `pipeline`: as it is seen from the source. `judge_times`: whether
+    record timestamps have to fit the events, as the join needs it.
     """
     group = {} if source.group_id is None else {"group_id": source.group_id}
-    consumer = connect(stream, source, enable_auto_commit=False, **group)
+    consumer = connect(key, source, enable_auto_commit=False, **group)
     from kafka.errors import KafkaError
 
     try:
@@ -51,8 +50,8 @@ def check(
         if source.group_id is not None and found:
             consumer.committed(found[0])  # the right to do so
         if source.start == "committed":
-            _check_committed(stream, source, consumer, found)
-        time_of = times_of(pipeline.mappings)[stream]
+            _check_committed(key, source, consumer, found)
+        time_of = times_of(pipeline.mappings)[stream_of(key)]
         if source.format is not None:
             time_of = transcoded(source.format, time_of)
         sample = list(_sample(source, consumer, found, time_of))
@@ -60,24 +59,22 @@ def check(
         if not sample or len(one_of_each) > 1:
             _fetch(consumer, one_of_each)
     except KafkaError as error:
-        raise refused(stream, source, error) from None
+        raise refused(key, source, error) from None
     finally:
         consumer.close()
-    wrong = judge(sample, stream, source, pipeline) if judge_times else None
+    wrong = judge(sample, key, source, pipeline) if judge_times else None
     if wrong is not None:
-        raise ConfigError(f"sources.{stream}: {wrong}")
+        raise ConfigError(f"sources.{key}: {wrong}")
 
 
-def judge(
-    sample: list[Sampled], stream: Stream, source: KafkaSource, pipeline: Pipeline
-) -> str | None:
+def judge(sample: list[Sampled], key: str, source: KafkaSource, pipeline: Pipeline) -> str | None:
     """What is wrong with the timestamps of a sample, and what to do; None when nothing is.
 
     More than `runtime.max_late_requests` of the records must be bad, and ten at least sampled.
     """
     if len(sample) < _ENOUGH:
         return None
-    bound = too_old_after(stream, source, pipeline)
+    bound = too_old_after(key, source, pipeline)
     behind = [r.record_time - r.event_time for r in sample]
     old = sorted(age for age in behind if age > bound)
     ahead = sorted(-age for age in behind if -age > source.max_future)
@@ -93,7 +90,7 @@ def judge(
     if not old or len(old) <= tolerated:
         return None
     outcome = "requests would be rejected (late_request)"
-    if stream == "actions":
+    if stream_of(key) == "actions":
         outcome = "actions would come when their requests have settled, and the labels say 0"
     cure = "let the producer set each record's timestamp to its event_time"
     if any(record.appended for record in sample):
@@ -109,26 +106,24 @@ def judge(
     )
 
 
-def too_old_after(stream: Stream, source: KafkaSource, pipeline: Pipeline) -> int:
+def too_old_after(key: str, source: KafkaSource, pipeline: Pipeline) -> int:
     """How much older (ms) than its record an event may be before its own record's watermark has
     passed the last moment at which it could be joined (docs/join-semantics.md 3 and 4).
     """
     rules = pipeline.rules
-    skews = 2 if stream == "actions" else 1
+    skews = 2 if stream_of(key) == "actions" else 1
     longest = max(kind.window_ms for kind in rules.kinds)
     return longest + skews * rules.skew + rules.lateness + int(source.out_of_orderness)
 
 
-def _check_committed(
-    stream: Stream, source: KafkaSource, consumer: Any, partitions: list[Any]
-) -> None:
+def _check_committed(key: str, source: KafkaSource, consumer: Any, partitions: list[Any]) -> None:
     """Without `auto.offset.reset` each partition needs a committed offset, or the job fails."""
     if source.properties.get("auto.offset.reset", "none") != "none":
         return
     missing = [f"{p.topic}[{p.partition}]" for p in partitions if consumer.committed(p) is None]
     if missing:
         raise ConfigError(
-            f"sources.{stream}.start: the group {source.group_id!r} has committed no offset in "
+            f"sources.{key}.start: the group {source.group_id!r} has committed no offset in "
             f"{', '.join(missing)}; correct group_id, or say where to "
             'begin then: properties."auto.offset.reset" = "earliest" or "latest"'
         )

@@ -1,4 +1,4 @@
-"""A stream's topics as whole records: key, headers and timestamp, not the value alone.
+"""A source's topics as whole records: key, headers and timestamp, not the value alone.
 
 The join reads its topics as tables (jobs/pipeline/sources.py). A table has headers as a map, in
 which one of two headers with the same key is lost.
@@ -16,16 +16,16 @@ from jobs.pipeline.config import KafkaSource
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, watermark_lag
 from jobs.pipeline.kafka_properties import SHADED_PACKAGE, for_connector
 from jobs.pipeline.sources import kafka_package
-from schemas.events import Stream
 from udfs.operators import jvm as jvm_operators
 from udfs.operators import shipped
 
 
-def records(stream: Stream, source: KafkaSource, env: Any, row_type: Any) -> DataStream:
-    """The records of a stream as internal rows (`udfs/jvm/WholeRecords.java`).
+def records(name: str, source: KafkaSource, env: Any, row_type: Any) -> DataStream:
+    """The records of a source as internal rows (`udfs/jvm/WholeRecords.java`).
 
-    The watermark is made per partition, from the records' timestamps. `row_type`: the Java
-    TypeInformation of the rows.
+    `name`: that of the source (`NamedSource.id`), by which its operators are called. The watermark
+    is made per partition, from the records' timestamps. `row_type`: the Java TypeInformation of the
+    rows.
     """
     strategy = WatermarkStrategy.for_bounded_out_of_orderness(
         Duration.of_millis(int(source.out_of_orderness))
@@ -37,14 +37,14 @@ def records(stream: Stream, source: KafkaSource, env: Any, row_type: Any) -> Dat
     rows = env._j_stream_execution_environment.fromSource(
         _source(source, package, whole_records(row_type)),
         strategy._j_watermark_strategy,
-        f"{stream} source",
+        f"{name} source",
         row_type,
-    ).uid(f"{stream}-source")
+    ).uid(f"{name}-source")
     return DataStream(rows)
 
 
 def after_new_partitions(
-    rows: DataStream, stream: Stream, source: KafkaSource, row_type: Any
+    rows: DataStream, name: str, source: KafkaSource, row_type: Any
 ) -> DataStream:
     """The same rows, with a watermark that waits for partitions that were just added."""
     if source.end != "never":
@@ -55,7 +55,7 @@ def after_new_partitions(
         row_type,
         str(watermark_lag(source)),
         str(DISCOVERY_TAKES_MS),
-        uid=f"await-partitions-{stream}",
+        uid=f"await-partitions-{name}",
     )
 
 

@@ -196,7 +196,10 @@ class LocalRun:
 
     def _written(self) -> str:
         """How much lies in the output, for the eye; only local folders can be looked at cheaply."""
-        output, table = self._pipeline.output.path, self._program.written.tables[0]
+        output, table = (
+            self._pipeline.output.path,
+            self._program.written.by(self._pipeline).tables[0],
+        )
         if places.is_uri(output):
             return "running"
         size = 0

@@ -7,6 +7,7 @@ write them all again, and nobody would notice before the model does.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from configuration import output_lock, store_lock
 from configuration.store_requests import AWS, ObjectStorageSection
 from configuration.stores import folder
 from jobs.pipeline import places, runs
-from jobs.pipeline.config import ConfigError
+from jobs.pipeline.config import ConfigError, Pipeline
 from jobs.pipeline.runs import Start
 from schemas import generations
 
@@ -28,7 +29,7 @@ class Written:
     `beside` them that others hold their rows.
 
     `job`: "join"; `key`: that of the configuration which names the output; `again`: what may be
-    added to it with --append.
+    added to it with --append; `by_source`: the tables are those of the pipeline's sources.
     """
 
     job: str
@@ -37,6 +38,13 @@ class Written:
     made_from_them: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     again: str = "input that was not joined before"
+    by_source: bool = False
+
+    def by(self, pipeline: Pipeline) -> Written:
+        """What the job of a pipeline writes."""
+        if not self.by_source:
+            return self
+        return dataclasses.replace(self, tables=tuple(n.id for n in pipeline.sources.each))
 
 
 JOINED = Written(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jobs.pipeline import kafka_preflight, record_format
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
 from jobs.pipeline.kafka_consumer import UnreadableError
-from schemas.events import Stream
 
 
 def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
@@ -20,17 +18,15 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     there, record timestamps that do not fit the events, a schema registry without the schemas, or
     an output that cannot be written.
     """
-    streams: tuple[tuple[Stream, Any], ...] = (
-        ("features", pipeline.sources.features),
-        ("actions", pipeline.sources.actions),
-    )
     notes = []
-    for stream, source in streams:
-        if source.format is not None:
-            record_format.check(f"sources.{stream}.format", source.format)
-        if isinstance(source, KafkaSource):
+    for named in pipeline.sources.each:
+        if named.source.format is not None:
+            record_format.check(f"sources.{named.key}.format", named.source.format)
+        if isinstance(named.source, KafkaSource):
             try:
-                kafka_preflight.check(stream, source, pipeline, judge_times=judge_times)
+                kafka_preflight.check(
+                    named.key, named.source, pipeline.seen_from(named), judge_times=judge_times
+                )
             except UnreadableError as error:
                 # Flink's own client knows more; it will say itself what is wrong
                 notes.append(f"the topic could not be looked at before the start: {error}")

@@ -21,22 +21,21 @@ from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from rich.console import Console
 
-from jobs.pipeline import archive_plan, archive_source, places, record_format
+from jobs.pipeline import archive_plan, archive_source, file_plan, places, record_format
 from jobs.pipeline.config import (
     ArchiveSource,
     FilesSource,
     KafkaSource,
     LabelSilenceSection,
+    NamedSource,
     Pipeline,
-    Source,
+    SourcesSection,
 )
 from jobs.pipeline.decoding import decode_settings as decode_settings
-from jobs.pipeline.file_plan import Plan, plan
 from jobs.pipeline.kafka_options import DISCOVERY_TAKES_MS, table_options, watermark_lag
 from jobs.pipeline.kafka_properties import KAFKA_PACKAGE, SHADED_PACKAGE
-from jobs.pipeline.record_times import times_of
 from schemas import sql
-from schemas.events import BEACON_KEY, STREAMS, Stream, beacon_head
+from schemas.events import BEACON_KEY, beacon_head
 from schemas.formats import framing
 from udfs.core import decode_batches
 from udfs.core.decode_batches import DecodeRecords, ReadFiles
@@ -67,23 +66,15 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
     """
     sources = pipeline.sources
     settings = decode_settings(pipeline, beacon_keys(env))
-    if isinstance(sources.features, FilesSource) and isinstance(sources.actions, FilesSource):
+    # all are of one type
+    if isinstance(sources.each[0].source, FilesSource):
         folder = pipeline.checkpoints if lasting else tempfile.mkdtemp(prefix="sample-stitch-")
-        planned = plan(sources.features, sources.actions, times=times_of(pipeline.mappings))
-        return _files(planned, settings, env, tables, folder)
+        return _files(file_plan.of_pipeline(pipeline), settings, env, tables, folder)
     limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
-    if isinstance(sources.features, ArchiveSource) and isinstance(sources.actions, ArchiveSource):
-        planned_archive = archive_plan.plan(
-            sources.features, sources.actions, pipeline.object_storage
-        )
-        return _archive(sources.features, sources.actions, planned_archive, settings, env, limits)
-    assert isinstance(sources.features, KafkaSource)
-    assert isinstance(sources.actions, KafkaSource)
-    streams: tuple[tuple[Stream, KafkaSource], ...] = (
-        ("features", sources.features),
-        ("actions", sources.actions),
-    )
-    return _union([_kafka(name, source, settings, tables, limits) for name, source in streams])
+    if isinstance(sources.each[0].source, ArchiveSource):
+        planned = archive_plan.plan(sources, pipeline.object_storage)
+        return _archive(sources, planned, settings, env, limits)
+    return _union([_kafka(named, settings, tables, limits) for named in sources.each])
 
 
 def beacon_keys(env: Any) -> tuple[str, ...]:
@@ -134,7 +125,7 @@ def chunks_read(tables: Any, chunks: str, settings: DecodeSettings) -> DataStrea
 
 
 def with_time_kept(
-    events: KeyedStream, silence: LabelSilenceSection | None, actions: Source
+    events: KeyedStream, silence: LabelSilenceSection | None, sources: SourcesSection
 ) -> KeyedStream:
     """The same events, with the watermark that the join sees (udfs/jvm/KeepTime.java).
 
@@ -144,14 +135,16 @@ def with_time_kept(
     of_silence: tuple[str, ...] = ()
     if silence is not None:
         max_hold = _WITHOUT_END_MS if silence.max_hold is None else int(silence.max_hold)
-        times = (int(silence.after), int(actions.out_of_orderness), max_hold)
+        bound = max(int(n.source.out_of_orderness) for n in sources.of("actions"))
+        times = (int(silence.after), bound, max_hold)
         of_silence = tuple(str(time) for time in times)
     kept = jvm_operators.transform(
         events,
         "KeepTime",
         batches.keyed_type().get_java_type_info(),
         BEACON_KEY,
-        *(beacon_head(stream).decode("latin-1") for stream in STREAMS),
+        "\n".join(named.key for named in sources.each),
+        *(beacon_head(named.key).decode("latin-1") for named in sources.each),
         *of_silence,
         uid="keep-time",
         needs=["Packed", "Moment"],
@@ -159,7 +152,9 @@ def with_time_kept(
     return keyed(kept, repartition=False)
 
 
-def _files(planned: Plan, settings: DecodeSettings, env: Any, tables: Any, folder: str) -> Events:
+def _files(
+    planned: file_plan.Plan, settings: DecodeSettings, env: Any, tables: Any, folder: str
+) -> Events:
     _warn(planned.warnings)
     text = b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks)
     # A job that is restored goes on in the plan that it began with: its state has the path. Named
@@ -184,15 +179,14 @@ def _files(planned: Plan, settings: DecodeSettings, env: Any, tables: Any, folde
 
 
 def _archive(
-    features: ArchiveSource,
-    actions: ArchiveSource,
+    sources: SourcesSection,
     planned: archive_plan.Plan,
     settings: DecodeSettings,
     env: Any,
     limits: Limits,
 ) -> Events:
     _warn(planned.warnings)
-    decoded = archive_source.decoded(features, actions, planned, settings, env, limits)
+    decoded = archive_source.decoded(sources, planned, settings, env, limits)
     ordered = archive_source.in_order(keyed(decoded), settings)
     return Events(
         keyed(ordered, repartition=False), decoded.get_side_output(side_outputs.REJECTED.tag())
@@ -206,14 +200,16 @@ def _warn(warnings: Iterable[str]) -> None:
 
 
 def _kafka(
-    stream: Stream, source: KafkaSource, settings: DecodeSettings, tables: Any, limits: Limits
+    named: NamedSource, settings: DecodeSettings, tables: Any, limits: Limits
 ) -> tuple[Any, Any]:
-    name = f"{stream}_records"
+    source = named.source
+    assert isinstance(source, KafkaSource)
+    name = sql.identifier(f"{named.id}_records")
     options = table_options(source, kafka_package())
     # what names the schema may be in a header; of two with one key, the last one counts
-    named = record_format.names_schemas(source.format)
-    headers = "\n            headers MAP<STRING, BYTES> METADATA VIRTUAL," if named else ""
-    schema_id = f", headers[{sql.literal(framing.HEADER)}] AS schema_id" if named else ""
+    in_headers = record_format.names_schemas(source.format)
+    headers = "\n            headers MAP<STRING, BYTES> METADATA VIRTUAL," if in_headers else ""
+    schema_id = f", headers[{sql.literal(framing.HEADER)}] AS schema_id" if in_headers else ""
     tables.execute_sql(
         f"""CREATE TEMPORARY TABLE {name} (
             v BYTES,
@@ -230,13 +226,14 @@ def _kafka(
             tables,
             f"SELECT v, topic, part, off, CAST(ts AS TIMESTAMP_LTZ(3)) AS ts{schema_id}"
             f" FROM {name}",
-            name=stream,
+            name=named.id,
+            uid=named.id if settings.by_source else None,
         ),
-        DecodeRecords(settings, stream),
-        uid=f"decode-{stream}",
-        columns="bsiltb" if named else "bsilt",
+        DecodeRecords(settings, named.key),
+        uid=f"decode-{named.id}",
+        columns="bsiltb" if in_headers else "bsilt",
         by_clock=False,
-        counters=decode_batches.counters((stream,)),
+        counters=decode_batches.counters((named.stream,)),
         side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
         limits=limits,
     )
@@ -248,7 +245,7 @@ def _kafka(
             batches.keyed_type().get_java_type_info(),
             str(watermark_lag(source)),
             str(DISCOVERY_TAKES_MS),
-            uid=f"await-partitions-{stream}",
+            uid=f"await-partitions-{named.id}",
         )
     return events, decoded.get_side_output(side_outputs.REJECTED.tag())
 
@@ -265,8 +262,8 @@ def kafka_package() -> str:
 
 
 def _union(streams: list[tuple[Any, Any]]) -> Events:
-    (events, rejected), (more_events, more_rejected) = streams
-    return Events(keyed(events.union(more_events)), rejected.union(more_rejected))
+    (events, *more_events), (rejected, *more_rejected) = zip(*streams, strict=True)
+    return Events(keyed(events.union(*more_events)), rejected.union(*more_rejected))
 
 
 def _interval(ms: int) -> str:

@@ -57,7 +57,7 @@ def test_preflight_and_audit_log_in(broker: SecuredBroker, tmp_path: Path, name:
     login = kafka_logins.good(broker)[name]
     pipeline = load(configuration(broker, tmp_path, TOPICS, login), (), login.secrets)
     assert preflight.check(pipeline) == []
-    read = list(source.records("actions", pipeline.sources.actions, []))
+    read = list(source.records(pipeline.sources.each[1], []))
     assert [record.time for record in read] == [START + i * 1000 + 1 for i in range(REQUESTS)]
 
 

@@ -15,7 +15,7 @@ import pytest
 from configuration.store_requests import ObjectStorageSection
 from configuration.stores import StorePath
 from jobs.pipeline import archive_plan
-from jobs.pipeline.config import ArchiveSource, ConfigError
+from jobs.pipeline.config import ArchiveSource, ConfigError, SourcesSection
 from schemas.events import STREAMS
 from services.object_store import ObjectStore
 from tests import oracle
@@ -79,26 +79,29 @@ def test_killed_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
     assert not (output / "_lock").is_file(), "given back"
 
 
+def archived(path: str) -> SourcesSection:
+    """Both streams in the archive at a path."""
+    one = ArchiveSource(path=path)
+    return SourcesSection(one_of_features=one, one_of_actions=one)
+
+
 def test_an_archive_has_the_same_plan_there(store: ObjectStore, tmp_path: Path) -> None:
     test_archive_source.keep(tmp_path / "archive", test_archive_source.story(5), seed=5)
     upload(tmp_path / "archive", place(store, "archive"))
     # what Flink's file system leaves for a folder, and what is not finished
     (store.data / BUCKET / "archive" / "actions" / "dt=2023-11-14" / "hr=01").mkdir()
     place(store, "archive/features/dt=2023-11-14/hr=22/.part-1.parquet").write_bytes(b"half")
-    on_disk, stored = (
-        ArchiveSource(path=path) for path in (f"{tmp_path}/archive", f"s3://{BUCKET}/archive")
-    )
+    on_disk, stored = map(archived, (f"{tmp_path}/archive", f"s3://{BUCKET}/archive"))
     section = ObjectStorageSection(endpoint=store.endpoint)
     with FaultyProxy(store.endpoint, seed=1, share=0.2) as proxy:
         faulty = ObjectStorageSection(endpoint=proxy.endpoint)
-        assert archive_plan.plan(stored, stored, faulty) == archive_plan.plan(on_disk, on_disk)
-        for stream in STREAMS:
-            read = list(source.records(stream, stored, [], faulty))
-            assert read == list(source.records(stream, on_disk, []))
+        assert archive_plan.plan(stored, faulty) == archive_plan.plan(on_disk)
+        for there, here in zip(stored.each, on_disk.each, strict=True):
+            read = list(source.records(there, [], faulty))
+            assert read == list(source.records(here, []))
         assert proxy.injected
-    none = ArchiveSource(path=f"s3://{BUCKET}/none")
     with pytest.raises(ConfigError, match="no archived records in s3://stitch/none/features"):
-        archive_plan.plan(none, none, section)
+        archive_plan.plan(archived(f"s3://{BUCKET}/none"), section)
 
 
 @pytest.mark.thorough

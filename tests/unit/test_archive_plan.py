@@ -10,7 +10,7 @@ import pytest
 
 from configuration.reading import ConfigError, Duration
 from jobs.pipeline.archive_plan import Partition, Plan, plan
-from jobs.pipeline.config import ArchiveSource, hour_ms
+from jobs.pipeline.config import ArchiveSource, SourcesSection, hour_ms
 from tests import archives
 from tests.archives import Kept
 
@@ -20,7 +20,7 @@ HOUR = 3_600_000
 
 def planned(folder: Path, **keys: object) -> Plan:
     source = ArchiveSource(path=str(folder), **keys)  # type: ignore[arg-type]
-    return plan(source, source)
+    return plan(SourcesSection(one_of_features=source, one_of_actions=source))
 
 
 def archive(folder: Path, features: list[Kept], actions: list[Kept] | None = None) -> Path:
@@ -33,7 +33,7 @@ def read(folder: Path, partition: Partition) -> list[list[int]]:
     """The offsets of a partition, run by run, as the rows of the files have them."""
     found = []
     for run in partition.runs:
-        rows = pq.read_table(folder / partition.stream / run.file).to_pylist()
+        rows = pq.read_table(folder / partition.source / run.file).to_pylist()
         found.append(
             [
                 row["offset"]
@@ -126,7 +126,7 @@ def test_an_empty_file_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no archived records in .*actions"):
         planned(tmp_path)
     archives.write(tmp_path / "actions", [Kept("a", 0, 0, START)])
-    assert [p.stream for p in planned(tmp_path).partitions] == ["actions"]
+    assert [p.source for p in planned(tmp_path).partitions] == ["actions"]
 
 
 def test_how_far_readers_may_drift_follows_from_the_fullest_hour(tmp_path: Path) -> None:

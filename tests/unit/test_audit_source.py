@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.pipeline.config import ArchiveSource
+from jobs.pipeline.config import ArchiveSource, NamedSource
 from schemas.events import Origin
 from schemas.formats.framing import HEADER, Framed
 from tests.archives import Kept, write
@@ -32,7 +32,8 @@ def test_records_of_an_archive_come_by_offset_with_what_names_their_schema(tmp_p
         for offset in range(3)
     ]
     write(tmp_path / "features", kept)
-    found = list(source.records("features", ArchiveSource(path=str(tmp_path)), []))
+    archive = ArchiveSource(path=str(tmp_path))
+    found = list(source.records(NamedSource("features", None, archive), []))
     assert [(record.origin, record.time) for record in found] == [
         (Origin("t", partition, offset), TIME + offset)
         for partition in (0, 1)

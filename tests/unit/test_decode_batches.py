@@ -175,7 +175,7 @@ def test_time_is_the_same_whether_a_kind_is_ignored_or_configured(read: Any, bou
     assert seen(read, ignore) == seen(read, configured)
 
     def progress(how: DecodeSettings) -> dict[str, int]:
-        return {e.stream: e.time for e, _ in from_files(read, how) if isinstance(e, Progress)}
+        return {e.source: e.time for e, _ in from_files(read, how) if isinstance(e, Progress)}
 
     assert progress(ignore) == progress(configured)
 

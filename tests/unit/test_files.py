@@ -20,7 +20,7 @@ from jobs.pipeline.config import ConfigError, FilesSource
 from jobs.pipeline.file_plan import Plan, plan
 from schemas.decoding import readable_time
 from schemas.event_files import RangeReader, records
-from schemas.events import STREAMS, Stream
+from schemas.events import STREAMS
 from udfs.core.decode_settings import StreamSettings
 from udfs.core.file_clock import FileClock
 
@@ -55,11 +55,12 @@ def planned(
         path = pattern_beside(config, str(folder))
         return FilesSource(path=path, out_of_orderness=Duration(bound), not_after=not_after)
 
-    return plan(source(features), source(actions), chunk_bytes)
+    read = [("features", source(features), readable_time)]
+    return plan([*read, ("actions", source(actions), readable_time)], chunk_bytes)
 
 
-def order(plan: Plan) -> list[tuple[Stream, str]]:
-    return [(c.stream, Path(c.path).parent.name) for c in plan.chunks]
+def order(plan: Plan) -> list[tuple[str, str]]:
+    return [(c.source, Path(c.path).parent.name) for c in plan.chunks]
 
 
 def test_streams_and_folders_are_merged_by_time(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_chunks_are_whole_lines_and_cover_every_byte_once(
         for path, content in contents.items():
             Path(path).write_bytes(gzip.compress(content))
     actions = write(tmp_path / "a", x=[1])
-    found = [c for c in planned(features, actions, chunk_bytes).chunks if c.stream == "features"]
+    found = [c for c in planned(features, actions, chunk_bytes).chunks if c.source == "features"]
     assert {c.path for c in found} == {path for path, content in contents.items() if content}
     for path in {c.path for c in found}:
         content = contents[path]
@@ -138,7 +139,7 @@ def lateness(plan: Plan, bound: int) -> int:
             if time is None:
                 continue
             worst = max(worst, clock.now - time)
-            clock.shown(chunk.stream, time, chunk.limit)
+            clock.shown(chunk.source, time, chunk.limit)
     return worst
 
 
@@ -179,7 +180,7 @@ def test_folders_within_their_bounds_are_never_late_and_the_order_is_theirs_alon
             assert lateness(plans[-1], BOUND) == 0
             shutil.move(home, Path(root) / f"{copy} is done")
         one, two = (
-            [(c.stream, Path(c.path).parent.name, c.start, c.end, c.limit) for c in p.chunks]
+            [(c.source, Path(c.path).parent.name, c.start, c.end, c.limit) for c in p.chunks]
             for p in plans
         )
         assert one == two

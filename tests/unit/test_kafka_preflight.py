@@ -35,7 +35,7 @@ def test_an_event_may_be_as_old_as_its_time_lasts(pipeline: Pipeline) -> None:
     """Window 10 min, S = 2 s, L = 3 s, disorder 10 s: an action is held for one S more."""
     for stream, bound in (("features", 615_000), ("actions", 617_000)):
         source = getattr(pipeline.sources, stream)
-        assert too_old_after(stream, source, pipeline) == bound  # type: ignore[arg-type]
+        assert too_old_after(stream, source, pipeline) == bound
         assert said(pipeline, [bound] * 20, stream) == ""  # type: ignore[arg-type]
         assert said(pipeline, [bound + 1] * 20, stream) != ""  # type: ignore[arg-type]
 

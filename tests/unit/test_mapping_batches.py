@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from jobs.pipeline.file_plan import plan
-from jobs.pipeline.record_times import times_of
+from jobs.pipeline.file_plan import of_pipeline
 from jobs.pipeline.sources import decode_settings
 from schemas.events import STREAMS, ActionEvent, Progress, RequestEvent
 from tests.unit.mapped import BASE
@@ -62,7 +61,7 @@ def test_an_action_that_is_foretold_does_not_move_time(tmp_path: Path) -> None:
     ]
     assert actions == [("click", 10, 10), ("dwell", 9_000, 10), ("click", 20, 20)]
     assert (
-        max(e.time for e, _ in found if isinstance(e, Progress) and e.stream == "actions") == T + 20
+        max(e.time for e, _ in found if isinstance(e, Progress) and e.source == "actions") == T + 20
     )
 
 
@@ -116,9 +115,7 @@ def test_the_plan_of_files_reads_their_times(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"\n".join(lines) + b"\n")
-    loaded = pipeline(tmp_path, EVENTS)
-    sources: Any = loaded.sources
-    planned = plan(sources.features, sources.actions, times=times_of(loaded.mappings))
+    planned = of_pipeline(pipeline(tmp_path, EVENTS))
     assert [Path(chunk.path).parts[-2:] for chunk in planned.chunks] == [
         ("features", "a.jsonl"),
         ("actions", "a.jsonl"),

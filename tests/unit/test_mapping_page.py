@@ -55,10 +55,27 @@ def test_the_first_example_is_what_the_page_says(tmp_path: Path) -> None:
     }
 
 
+def test_the_several_sources_of_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.toml"
+    schema = {"type": "record", "name": "R", "fields": [{"name": "id", "type": "string"}]}
+    (tmp_path / "ranked.avsc").write_text(json.dumps(schema))
+    kinds = '[actions.purchase]\nwindow = "1d"\nlabel = "sum"\n'
+    path.write_text(blocks("toml")[1] + kinds + '[output]\npath = "out"\n')
+    settings = decode_settings(load(path), ())
+    assert settings.sources == (
+        *("features.app", "features.web", "actions.clicks", "actions.orders"),
+    )
+    order = {"basket": 7, "customer": "u", "sku": "i", "at": 1_700_000_000_000, "cents": 250}
+    said = action_decoder(settings.of("actions.orders")).decode(json.dumps(order).encode(), HERE)
+    (action,) = said if isinstance(said, list) else [said]
+    assert isinstance(action, ActionEvent)
+    assert (action.action, action.request_id, action.value) == ("purchase", "7", 2.5)
+
+
 def test_the_impressions_of_the_page(tmp_path: Path) -> None:
     path = tmp_path / "pipeline.toml"
     path.write_text(
-        blocks("toml")[1] + '[join]\nkey = "user_id"\n[actions.click]\nwindow = "1h"\n' + REST
+        blocks("toml")[2] + '[join]\nkey = "user_id"\n[actions.click]\nwindow = "1h"\n' + REST
     )
     decoder = request_decoder(decode_settings(load(path), ()))
     record = {"ranking_id": "q", "user": "u", "ts": 1_700_000_000_000, "ad": 5}

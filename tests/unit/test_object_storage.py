@@ -97,7 +97,7 @@ class TestFlink:
     def test_it_is_loaded_for_an_archive_that_is_read(self, tmp_path: Path) -> None:
         said = pipeline(tmp_path)
         archive = ArchiveSource(path="s3://bucket/archive")
-        sources = SourcesSection(features=archive, actions=archive)
+        sources = SourcesSection(one_of_features=archive, one_of_actions=archive)
         assert environment.uses_s3(msgspec.structs.replace(said, sources=sources))
 
     @pytest.mark.parametrize(

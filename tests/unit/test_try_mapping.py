@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.pipeline.config import KafkaSource
-from schemas.events import Origin, Stream
+from jobs.pipeline.config import KafkaSource, NamedSource
+from schemas.events import Origin
 from tests.unit.mapped import BASE, KAFKA_SOURCES, pipeline_text
 from tools.audit.source import Record
 from tools.try_mapping.command import main
@@ -144,8 +144,10 @@ def test_the_topic_of_one_stream_says_which(
     base = BASE[: BASE.index("[sources.features]")] + KAFKA_SOURCES + '[output]\npath = "out"\n'
     asked = []
 
-    def records(stream: Stream, source: KafkaSource, *_: object) -> Iterator[Record]:
-        asked.append((stream, source.topics, source.start, source.end))
+    def records(named: NamedSource, *_: object) -> Iterator[Record]:
+        source = named.source
+        assert isinstance(source, KafkaSource)
+        asked.append((named.key, source.topics, source.start, source.end))
         yield Record(json.dumps(ACTION).encode(), Origin("x", 2, 17), TS * 1000)
 
     monkeypatch.setattr("tools.try_mapping.reading.records", records)

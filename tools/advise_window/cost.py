@@ -36,9 +36,8 @@ class Overheads:
     @classmethod
     def of(cls, pipeline: Pipeline) -> Overheads:
         """The overheads of a pipeline, from its bounds."""
-        sources = pipeline.sources
-        # the watermark of the join is that of the slower stream
-        disorder = max(int(s.out_of_orderness) for s in (sources.features, sources.actions))
+        # the watermark of the join is that of the slowest source
+        disorder = max(int(named.source.out_of_orderness) for named in pipeline.sources.each)
         skew = pipeline.rules.skew + disorder
         return cls(float(skew), float(skew + pipeline.rules.lateness))
 

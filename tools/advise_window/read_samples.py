@@ -196,7 +196,7 @@ def _end(
     if not np.isfinite(end):
         raise ConfigError(f"{output}: no action of any kind was joined or late: nothing to learn")
     # actions of the last moments may not have arrived yet
-    return end - int(pipeline.sources.actions.out_of_orderness)
+    return end - max(int(n.source.out_of_orderness) for n in pipeline.sources.of("actions"))
 
 
 def _current(output: Path) -> Current:

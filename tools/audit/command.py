@@ -57,7 +57,9 @@ def audit(pipeline: Pipeline, told: Told = lambda *_: None) -> Report:
         read[stream] += records
         told(f"reading {stream}", read[stream], None)
 
-    several: tuple[Stream, ...] = () if pipeline.mappings.actions is None else ("actions",)
+    of_actions = [pipeline.seen_from(named) for named in pipeline.sources.of("actions")]
+    mapped = any(seen.mappings.actions is not None for seen in of_actions)
+    several: tuple[Stream, ...] = ("actions",) if mapped else ()
     rejected = Rejected(output, report, several)
     source = read_source(eras, rejected, report, more)
     request_twins(source, eras, report)

@@ -68,6 +68,5 @@ def _ends_with_the_records(pipeline: Pipeline) -> bool:
     """Whether the watermark cannot have been beyond P before the end: so it is for files, unless
     the configuration says where P is.
     """
-    both = (pipeline.sources.features, pipeline.sources.actions)
-    files = all(isinstance(source, FilesSource) for source in both)
+    files = all(isinstance(named.source, FilesSource) for named in pipeline.sources.each)
     return files and pipeline.end_of_input.complete_until is None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.pipeline.config import Pipeline
-from schemas.events import Origin, Stream
+from schemas.events import STREAMS, Origin, Stream, stream_of
 from tools.audit.eras import Eras
 from tools.audit.records import Request, Source
 from tools.audit.samples import Rows
@@ -86,12 +86,15 @@ def progress_of(eras: Eras, source: Source, rows: Rows, late_of: list[int]) -> P
     moments = of_rows[early] + rows.observed[early].astype(np.int64) + skew
     reached.append(int(moments.max(initial=0)))
     watermark = max(reached)
-    read = {stream: of.read_up_to(watermark) for stream, of in source.reached.items()}
+    read: dict[Stream, dict[Place, int]] = {stream: {} for stream in STREAMS}
+    for key, of in source.reached.items():
+        read[stream_of(key)] |= of.read_up_to(watermark)
     return Progress(eras, watermark, read, complete_until)
 
 
 def _complete_until(pipeline: Pipeline, source: Source) -> int | None:
-    actions = source.reached["actions"].latest
+    of_actions = [of.latest for key, of in source.reached.items() if stream_of(key) == "actions"]
+    actions = max((time for time in of_actions if time is not None), default=None)
     times = [reached.latest for reached in source.reached.values()]
     until = pipeline.end_of_input.complete_until
     if until is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas import samples
-from schemas.events import STREAMS, ActionEvent, Origin, Stream
+from schemas.events import ActionEvent, Origin, Stream
 from schemas.mapping.decoding import Skipped
 from tools.audit.decoding import DecodedAction, DecodedRequest
 from tools.audit.eras import Eras
@@ -68,16 +68,18 @@ class Action:
 
 @dataclass
 class Source:
-    """All that the sources say. `accepted` are the requests that were not rejected, in the order in
-    which `impressions` has them. `unseen`: bad records that are not in `rejected/`, with the reason
-    why they are bad.
+    """All that the sources say.
+
+    `accepted` are the requests that were not rejected, in the order in which `impressions` has
+    them. `reached`: by the key of the source. `unseen`: bad records that are not in `rejected/`,
+    with the reason why they are bad.
     """
 
     impressions: Impressions
     accepted: list[Request] = field(default_factory=list)
     rejected: list[Request] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
-    reached: dict[Stream, Reached] = field(default_factory=dict)
+    reached: dict[str, Reached] = field(default_factory=dict)
     unseen: list[tuple[Stream, Origin, str]] = field(default_factory=list)
     read: Counter[Stream] = field(default_factory=Counter)
     bad: dict[Stream, Counter[str]] = field(default_factory=dict)
@@ -178,15 +180,16 @@ def read_source(
     Raises ConfigError for sources that cannot be read.
     """
     pipeline = eras.present
-    decoders = Decoders(pipeline, eras.items[1])
     source = Source(Impressions(pipeline.schema))
-    for stream in STREAMS:
-        settings = getattr(pipeline.sources, stream)
-        reached = source.reached[stream] = Reached(
-            int(settings.out_of_orderness), is_one_log=is_one_log(stream, settings)
+    for named in pipeline.sources.each:
+        stream = named.stream
+        decoders = Decoders(pipeline.seen_from(named), eras.items[1])
+        # the watermark may be far behind what one of several sources has shown, never ahead of it
+        reached = source.reached[named.key] = Reached(
+            int(named.source.out_of_orderness), is_one_log=is_one_log(named)
         )
-        bad = source.bad[stream] = Counter()
-        found = records(stream, settings, report.notes, pipeline.object_storage)
+        bad = source.bad.setdefault(stream, Counter())
+        found = records(named, report.notes, pipeline.object_storage)
         for record in _told(found, stream, progress):
             reached.read(record)
             said = decoders.read(stream, record.raw, record.time)

@@ -13,12 +13,18 @@ import pyarrow.parquet as pq
 
 from configuration.store_requests import AWS, ObjectStorageSection
 from jobs.pipeline import archive_files, archive_plan
-from jobs.pipeline.config import ArchiveSource, ConfigError, FilesSource, KafkaSource, Source
+from jobs.pipeline.config import (
+    ArchiveSource,
+    ConfigError,
+    FilesSource,
+    KafkaSource,
+    NamedSource,
+)
 from jobs.pipeline.file_plan import find
 from jobs.pipeline.kafka_consumer import connect, refused
 from jobs.pipeline.kafka_consumer import partitions as partitions_of
 from schemas import event_files
-from schemas.events import Origin, Stream
+from schemas.events import Origin
 from schemas.formats.framing import Framed
 
 _TIMEOUT_MS = 10_000
@@ -49,7 +55,7 @@ def place_of(origin: Origin) -> Place | None:
 
 @dataclass
 class Reached:
-    """How far a stream has come, as rule 11 counts it, and what must have been read at what time.
+    """How far a source has come, as rule 11 counts it, and what must have been read at what time.
 
     `latest`: the greatest time of a good record, in the steps in which the job announces it.
     `is_one_log`: what `is_one_log` says. `_rises`: by topic and partition, each (offset, timestamp)
@@ -97,44 +103,45 @@ class Reached:
         return found
 
 
-def is_one_log(stream: Stream, source: Source) -> bool:
-    """Whether the job reads the records of a stream in the order in which `records` gives them: of
+def is_one_log(named: NamedSource) -> bool:
+    """Whether the job reads the records of a source in the order in which `records` gives them: of
     files, when they lie in one folder. Then the watermark follows the records before each.
     """
-    if not isinstance(source, FilesSource):
+    if not isinstance(named.source, FilesSource):
         return False
-    return len({path.parent for path in find(stream, source.path)}) == 1
+    return len({path.parent for path in find(named.key, named.source.path)}) == 1
 
 
 def records(
-    stream: Stream, source: Source, notes: list[str], store: ObjectStorageSection = AWS
+    named: NamedSource, notes: list[str], store: ObjectStorageSection = AWS
 ) -> Iterator[Record]:
     """All records of a source: of files in the order of their paths, of Kafka and of an archive
     partition by partition in order, from the configured start to the end as it is now.
 
     `store`: the service of an archive on `s3://`. Raises ConfigError when it cannot be read.
     """
+    source = named.source
     if isinstance(source, FilesSource):
-        return _of_files(stream, source)
+        return _of_files(named.key, source)
     if isinstance(source, ArchiveSource):
-        return _of_archive(stream, source, notes, store)
-    return _of_kafka(stream, source, notes)
+        return _of_archive(named, notes, store)
+    return _of_kafka(named.key, source, notes)
 
 
-def _of_files(stream: Stream, source: FilesSource) -> Iterator[Record]:
-    for path in find(stream, source.path):
+def _of_files(key: str, source: FilesSource) -> Iterator[Record]:
+    for path in find(key, source.path):
         try:
             for offset, raw in event_files.lines(path):
                 yield Record(raw, Origin(str(path), None, offset), None)
         except event_files.EventFileError as error:
-            raise ConfigError(f"sources.{stream}.path: {error}") from None
+            raise ConfigError(f"sources.{key}.path: {error}") from None
 
 
 def _of_archive(
-    stream: Stream, source: ArchiveSource, notes: list[str], store: ObjectStorageSection
+    named: NamedSource, notes: list[str], store: ObjectStorageSection
 ) -> Iterator[Record]:
-    listing = archive_files.listed(stream, source, store)
-    planned = archive_plan.of_stream(stream, source, listing)
+    listing = archive_files.listed(named, store)
+    planned = archive_plan.of_source(named, listing)
     notes += planned.warnings
     for partition in planned.partitions:
         place = (pc.field("topic") == partition.topic) & (
@@ -155,17 +162,17 @@ def _of_archive(
                 )
 
 
-def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator[Record]:
+def _of_kafka(key: str, source: KafkaSource, notes: list[str]) -> Iterator[Record]:
     from kafka.errors import KafkaError
 
-    where = f"sources.{stream}"
+    where = f"sources.{key}"
     if source.start in ("latest", "committed"):
         raise ConfigError(
             f"{where}.start: {source.start!r} does not say where the job began;"
             f" add --set {where}.start=<epoch ms>"
         )
     consumer = connect(
-        stream,
+        key,
         source,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -183,7 +190,7 @@ def _of_kafka(stream: Stream, source: KafkaSource, notes: list[str]) -> Iterator
         for partition in partitions:
             yield from _of_partition(consumer, partition, first[partition], last[partition], where)
     except KafkaError as error:
-        raise refused(stream, source, error) from None
+        raise refused(key, source, error) from None
     finally:
         consumer.close()
 

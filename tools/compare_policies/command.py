@@ -71,8 +71,7 @@ class Timing:
     @classmethod
     def of(cls, pipeline: Pipeline) -> Timing:
         """The bounds of a pipeline, in ms."""
-        sources = (pipeline.sources.features, pipeline.sources.actions)
-        bound = max(int(source.out_of_orderness) for source in sources)
+        bound = max(int(named.source.out_of_orderness) for named in pipeline.sources.each)
         return cls(int(pipeline.join.clock_skew), int(pipeline.join.allowed_lateness), bound)
 
 

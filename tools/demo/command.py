@@ -24,7 +24,6 @@ from jobs.pipeline import runs
 from jobs.pipeline.config import FilesSource, load
 from jobs.pipeline.file_plan import find
 from schemas import event_files
-from schemas.events import STREAMS
 from tools.generate import command as generate
 from tools.summary.read import summarise
 from tools.summary.show import print_summary
@@ -102,11 +101,10 @@ def _read(config: Path) -> dict[str, int]:
     """How many records there were to read, by stream; blank lines are none."""
     sources = load(config).sources
     counts: dict[str, int] = {}
-    for stream in STREAMS:
-        source = getattr(sources, stream)
-        assert isinstance(source, FilesSource)
-        files = find(stream, source.path)
-        counts[f"{stream} records"] = sum(1 for file in files for _ in event_files.lines(file))
+    for named in sources.each:
+        assert isinstance(named.source, FilesSource)
+        files = find(named.key, named.source.path)
+        counts[f"{named.key} records"] = sum(1 for file in files for _ in event_files.lines(file))
     return counts
 
 

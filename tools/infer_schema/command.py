@@ -21,7 +21,7 @@ from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
 from jobs.pipeline import record_format
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, Source, load
+from jobs.pipeline.config import ConfigError, KafkaSource, NamedSource, Pipeline, Source, load
 from schemas import event_files, json_record
 from schemas.decoding import BadRecord, Bounds
 from schemas.features import Scope
@@ -52,6 +52,14 @@ def infer_schema(
             help="Look at the Avro or Protobuf schema of the source, not at records.",
         ),
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--stream",
+            metavar="NAME",
+            help="Which source to look at, where there are several: features.NAME.",
+        ),
+    ] = None,
 ) -> int:
     """Propose the features of a pipeline from a sample of its records.
 
@@ -63,10 +71,12 @@ def infer_schema(
     try:
         pipeline = load(config, overrides or ())
         pipeline = pipeline if sample is None else of_json(pipeline)
+        named = _asked(pipeline, source)
+        all_sources, pipeline = pipeline, pipeline.seen_from(named)
         if from_schema:
-            seen, unused = _of_schema(pipeline), Counter[str]()
+            seen, unused = _of_schema(pipeline, named), Counter[str]()
         else:
-            seen, unused = _look(pipeline, sample, most)
+            seen, unused = _look(pipeline, named, sample, most)
     except (ConfigError, FormatError, RegistryError, event_files.EventFileError) as error:
         errors.print(f"infer-schema: {error}", markup=False, soft_wrap=True)
         return WRONG
@@ -75,14 +85,15 @@ def infer_schema(
     if not seen.records:
         errors.print("infer-schema: no record could be used", markup=False)
         return NOTHING
-    mappings, sources = pipeline.mappings, pipeline.sources
     labels: frozenset[tuple[Scope, Place]] = frozenset()
-    if mappings.actions is not None and _place(sources.features) == _place(sources.actions):
-        labels = places(mappings.actions)
-        if seen.where.items is None:
-            labels |= {("item", place) for _, place in labels}
+    for one in all_sources.sources.of("actions"):
+        actions = all_sources.seen_from(one).mappings.actions
+        if actions is not None and _place(named.source) == _place(one.source):
+            labels |= places(actions)
+    if seen.where.items is None:
+        labels |= {("item", place) for _, place in labels}
     reserved = frozenset(reserved_columns(pipeline.kinds))
-    mapped = mappings.features is not None
+    mapped = pipeline.mappings.features is not None
     print(proposal.toml(seen, reserved, labels, mapped=mapped, counted=not from_schema), end="")
     return PROPOSED
 
@@ -99,12 +110,20 @@ def _place(source: Source) -> object:
     return source.path
 
 
-def _of_schema(pipeline: Pipeline) -> Seen:
+def _asked(pipeline: Pipeline, key: str | None) -> NamedSource:
+    """The source of features that is asked for. Raises ConfigError."""
+    named = pipeline.sources.called(key or "features", "--stream")
+    if named.stream != "features":
+        raise ConfigError(f"--stream {key}: features are those of a source of features")
+    return named
+
+
+def _of_schema(pipeline: Pipeline, named: NamedSource) -> Seen:
     """What the schema of the feature events has. Raises ConfigError, FormatError, RegistryError."""
     source, mapping = pipeline.sources.features, pipeline.mappings.features
     if source.format is None:
         raise ConfigError(
-            "sources.features.format: there is none, so there is no schema to look at; leave"
+            f"sources.{named.key}.format: there is none, so there is no schema to look at; leave"
             " --from-schema out to look at records"
         )
     # few pipelines need it, and it takes a while to import
@@ -116,14 +135,16 @@ def _of_schema(pipeline: Pipeline) -> Seen:
     return seen
 
 
-def _look(pipeline: Pipeline, sample: Path | None, most: int) -> tuple[Seen, Counter[str]]:
+def _look(
+    pipeline: Pipeline, named: NamedSource, sample: Path | None, most: int
+) -> tuple[Seen, Counter[str]]:
     """What the records have; and how many could not be used, by why."""
     mapping = pipeline.mappings.features
     texts = texts_of(pipeline.mappings, "features")
     seen, unused = Seen(PLAIN if mapping is None else where(mapping)), Counter[str]()
     bounds = Bounds(pipeline.sources.features.max_record_bytes)
     as_json = json_of(pipeline, "features")
-    for record in islice(read(pipeline, "features", sample, None, []), most):
+    for record in islice(read(pipeline, named, sample, None, []), most):
         try:
             raw = as_json(record.raw)
             bounds.check_bytes(raw)

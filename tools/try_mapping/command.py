@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from configuration.command_line import Overrides, PipelineFile, run
-from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
+from jobs.pipeline.config import ConfigError, KafkaSource, NamedSource, Pipeline, load
 from schemas import event_files
-from schemas.events import STREAMS, Stream
 from schemas.formats.declared import RegistryError
 from tools.try_mapping.reading import of_json, read
 from tools.try_mapping.show import show
@@ -32,8 +31,12 @@ def try_mapping(
     config: PipelineFile,
     overrides: Overrides = None,
     stream: Annotated[
-        Literal["features", "actions"] | None,
-        typer.Option(help="Which stream to look at; needed for --sample. Both by default."),
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which stream to look at, features or actions, or which of its sources, such as"
+            " features.app; needed for --sample. All by default.",
+        ),
     ] = None,
     sample: Annotated[
         Path | None,
@@ -59,8 +62,8 @@ def try_mapping(
         pipeline = load(config, overrides or ())
         pipeline = pipeline if sample is None else of_json(pipeline)
         rejected = [
-            _shown(pipeline, name, sample, topic, most, out, errors)
-            for name in _streams(pipeline, stream, sample, topic)
+            _shown(pipeline, named, sample, topic, most, out, errors)
+            for named in _sources(pipeline, stream, sample, topic)
         ]
     except (ConfigError, RegistryError, event_files.EventFileError) as error:
         errors.print(f"try-mapping: {error}", markup=False, soft_wrap=True)
@@ -75,38 +78,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _shown(
     pipeline: Pipeline,
-    stream: Stream,
+    named: NamedSource,
     sample: Path | None,
     topic: str | None,
     most: int,
     out: Console,
     errors: Console,
 ) -> bool:
-    """Show records of a stream. Whether there are some, and all are rejected."""
+    """Show records of a source. Whether there are some, and all are rejected."""
     notes: list[str] = []
-    found = tried(pipeline, stream, islice(read(pipeline, stream, sample, topic, notes), most))
-    show(found, out)
+    there = islice(read(pipeline, named, sample, topic, notes), most)
+    found = tried(pipeline.seen_from(named), named.stream, there)
+    show(found, out, named.key)
     for note in notes:
         errors.print(f"try-mapping: {note}", markup=False, soft_wrap=True)
     return bool(found.outcomes) and found.rejected == len(found.outcomes)
 
 
-def _streams(
-    pipeline: Pipeline, stream: Stream | None, sample: Path | None, topic: str | None
-) -> Sequence[Stream]:
+def _sources(
+    pipeline: Pipeline, stream: str | None, sample: Path | None, topic: str | None
+) -> Sequence[NamedSource]:
     if sample is not None and topic is not None:
         raise ConfigError("choose one of --sample and --topic")
-    if stream is not None:
-        return (stream,)
-    if sample is not None:
-        raise ConfigError("--sample needs --stream features or --stream actions")
-    if topic is None:
-        return STREAMS
-    sources = {name: getattr(pipeline.sources, name) for name in STREAMS}
-    of_topic = [n for n, s in sources.items() if isinstance(s, KafkaSource) and topic in s.topics]
+    each = pipeline.sources.each
+    asked = each if stream is None else [n for n in each if stream in (n.stream, n.key)]
+    if not asked:
+        pipeline.sources.called(str(stream), "--stream")  # which raises
+    names = " or ".join(f"--stream {named.key}" for named in asked)
+    if sample is not None and len(asked) > 1:
+        raise ConfigError(f"--sample needs {names}")
+    if topic is None or len(asked) == 1:
+        return asked
+    of_topic = [n for n in asked if isinstance(n.source, KafkaSource) and topic in n.source.topics]
     if len(of_topic) != 1:
-        raise ConfigError(
-            f"--topic {topic}: not the topic of one configured stream; add --stream features or"
-            " --stream actions"
-        )
+        raise ConfigError(f"--topic {topic}: not the topic of one configured stream; add {names}")
     return of_topic

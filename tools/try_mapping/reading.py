@@ -8,7 +8,14 @@ from pathlib import Path
 import msgspec
 
 from jobs.pipeline import record_format
-from jobs.pipeline.config import ConfigError, FilesSource, KafkaSource, Pipeline
+from jobs.pipeline.config import (
+    ConfigError,
+    FilesSource,
+    KafkaSource,
+    NamedSource,
+    Pipeline,
+    Source,
+)
 from schemas import event_files
 from schemas.bad_record import BadRecord
 from schemas.events import Origin, Stream
@@ -18,9 +25,9 @@ from tools.audit.source import Record, records
 
 
 def read(
-    pipeline: Pipeline, stream: Stream, sample: Path | None, topic: str | None, notes: list[str]
+    pipeline: Pipeline, named: NamedSource, sample: Path | None, topic: str | None, notes: list[str]
 ) -> Iterator[Record]:
-    """Records of a sample file, or of a topic of the configured brokers, or of the source.
+    """Records of a sample file, or of a topic of the source's brokers, or of the source.
 
     Raises ConfigError and EventFileError for what cannot be read. `notes`: what is to be said.
     """
@@ -28,32 +35,26 @@ def read(
         for offset, raw in event_files.lines(sample):
             yield Record(raw, Origin(str(sample), None, offset), None)
         return
-    source = getattr(pipeline.sources, stream)
+    source = named.source
     if isinstance(source, KafkaSource):
         # where the job begins is of no interest here, and may be the end
         source = msgspec.structs.replace(source, start="earliest", end="latest")
         if topic is not None:
             source = msgspec.structs.replace(source, topic=topic, topic_pattern=None)
     elif topic is not None:
-        raise ConfigError(f"--topic: sources.{stream} is no Kafka source")
-    yield from records(stream, source, notes, pipeline.object_storage)
+        raise ConfigError(f"--topic: sources.{named.key} is no Kafka source")
+    yield from records(named._replace(source=source), notes, pipeline.object_storage)
 
 
 def of_json(pipeline: Pipeline) -> Pipeline:
     """The pipeline for a sample file, which has a JSON record a line whatever a topic has."""
 
-    def plain(source: object) -> object:
-        if isinstance(source, FilesSource):
-            return source
-        return msgspec.structs.replace(source, format=None)  # type: ignore[type-var]
+    def plain(named: NamedSource) -> Source:
+        if isinstance(named.source, FilesSource):
+            return named.source
+        return msgspec.structs.replace(named.source, format=None)
 
-    sources = pipeline.sources
-    return msgspec.structs.replace(
-        pipeline,
-        sources=msgspec.structs.replace(
-            sources, features=plain(sources.features), actions=plain(sources.actions)
-        ),
-    )
+    return msgspec.structs.replace(pipeline, sources=pipeline.sources.map(plain))
 
 
 def json_of(pipeline: Pipeline, stream: Stream) -> Callable[[bytes], bytes]:

@@ -20,9 +20,12 @@ _COLUMNS: dict[Stream, tuple[str, ...]] = {
 }
 
 
-def show(tried: Tried, console: Console) -> None:
-    """Print a line for each event that the records became, and why others did not."""
-    console.print(Text(f"\n{tried.stream}", style="bold"))
+def show(tried: Tried, console: Console, source: str) -> None:
+    """Print a line for each event that the records became, and why others did not.
+
+    `source`: the key of the source that they are of.
+    """
+    console.print(Text(f"\n{source}", style="bold"))
     if not tried.outcomes:
         console.print("  no records were found")
         return

@@ -31,6 +31,7 @@ from schemas.events import (
     Progress,
     RequestEvent,
     Stream,
+    stream_of,
     unpack_front,
 )
 from schemas.formats.framing import Framed
@@ -165,9 +166,9 @@ Decode = Callable[
 
 
 class _Decoding:
-    """Decoders, counts and rejects of both streams, for one subtask."""
+    """Decoders, counts and rejects of one source of each stream, for one subtask."""
 
-    def __init__(self, settings: DecodeSettings) -> None:
+    def __init__(self, settings: DecodeSettings, reports: Reports) -> None:
         self._by_user = settings.key == "user_id"
         requests, actions = request_decoder(settings), action_decoder(settings)
         self._mapped = {"features": requests, "actions": actions}
@@ -175,8 +176,7 @@ class _Decoding:
         self._requests = cast(RequestDecoder, requests)
         self._actions = cast(ActionDecoder, actions)
         self._mappings = settings.mappings
-        self._beacon_keys = settings.beacon_keys
-        self._reports = Reports()
+        self._reports = reports
         self._counted = (0, 0)
 
     def decode_of(self, stream: Stream) -> Decode:
@@ -249,24 +249,50 @@ class _Decoding:
         }
         self._reports.side.append((0, REJECTED.row(values, time)))
 
-    def beacons(self, stream: Stream, time: int, clock: int) -> Iterable[Keyed]:
-        """`Progress` for every subtask of the join. They go where the events go, so none can be
-        overtaken by the end of the input.
-        """
-        progress = Progress(stream, time)
-        return (Keyed(key, progress, clock) for key in self._beacon_keys)
-
     def read(self, stream: Stream, records: int) -> None:
         """So many records were read."""
         self._reports.counts[f"{stream}_read"] += records
 
-    def reply(self, events: list[Keyed], *, more: bool) -> bytes:
-        """Events, and what was counted and rejected since the last reply."""
+    def count(self) -> None:
+        """Counts what the decoders have counted since the last time."""
         undeclared, ignored = self._requests.undeclared, self._actions.ignored
         counts = self._reports.counts
         counts["undeclared_feature_values"] += undeclared - self._counted[0]
         counts["actions_ignored"] += ignored - self._counted[1]
         self._counted = (undeclared, ignored)
+
+
+class _Decodings:
+    """Those of all sources, or of some of them, by their keys."""
+
+    def __init__(self, settings: DecodeSettings, sources: Collection[str]) -> None:
+        self._beacon_keys = settings.beacon_keys
+        self._reports = Reports()
+        if settings.by_source:
+            self._by_source = {s: _Decoding(settings.of(s), self._reports) for s in sources}
+        else:
+            self._by_source = dict.fromkeys(sources, _Decoding(settings, self._reports))
+        self._all = list(dict.fromkeys(self._by_source.values()))
+
+    def of(self, source: str) -> _Decoding:
+        """That of a source."""
+        return self._by_source[source]
+
+    def decode_of(self, source: str) -> Decode:
+        """How the records of a source are decoded."""
+        return self._by_source[source].decode_of(stream_of(source))
+
+    def beacons(self, source: str, time: int, clock: int) -> Iterable[Keyed]:
+        """`Progress` for every subtask of the join. They go where the events go, so none can be
+        overtaken by the end of the input.
+        """
+        progress = Progress(source, time)
+        return (Keyed(key, progress, clock) for key in self._beacon_keys)
+
+    def reply(self, events: list[Keyed], *, more: bool) -> bytes:
+        """Events, and what was counted and rejected since the last reply."""
+        for decoding in self._all:
+            decoding.count()
         return _pack(Reply(more, events, self._reports.taken()))
 
 
@@ -280,13 +306,14 @@ class ReadFiles:
 
     def open(self) -> None:
         """Begins with no file and no time."""
-        self._decoding = _Decoding(self._settings)
+        settings, sources = self._settings, self._settings.sources
+        self._decodings = _Decodings(settings, sources)
         self._batch = msgspec.msgpack.Decoder(list[tuple[str]]).decode
         self._chunk = msgspec.json.Decoder(Chunk)
-        # Not in Flink's state: after a restart time stands still until both streams have shown
+        # Not in Flink's state: after a restart time stands still until each source has shown
         # something again, which delays a watermark and never makes one too early.
-        self._clock = FileClock(self._settings.streams)
-        self._latest: dict[Stream, int] = {}
+        self._clock = FileClock({source: settings.source(source) for source in sources})
+        self._latest: dict[str, int] = {}
         self._files = event_files.RangeReader()
         self._parts: Iterator[bytes] = iter(())
 
@@ -303,22 +330,22 @@ class ReadFiles:
         return next(self._parts)
 
     def _read(self, chunks: list[Chunk]) -> Iterator[bytes]:
-        decoding, events = self._decoding, list[Keyed]()
+        decodings, events = self._decodings, list[Keyed]()
         for chunk in chunks:
             for keyed in self._events(chunk):
                 events.append(keyed)
                 if len(events) >= AT_ONCE:
-                    yield decoding.reply(events, more=True)
+                    yield decodings.reply(events, more=True)
                     events = []
-        yield decoding.reply(events, more=False)
+        yield decodings.reply(events, more=False)
 
     def _events(self, chunk: Chunk) -> Iterator[Keyed]:
         data = self._files.read(chunk.path, chunk.start, chunk.end)
-        decoding, clock, stream = self._decoding, self._clock, chunk.stream
-        decode = decoding.decode_of(stream)
+        decodings, clock, source = self._decodings, self._clock, chunk.source
+        decode, stream = decodings.decode_of(source), stream_of(source)
         records = 0
-        latest = announced = self._latest.get(stream, -1)
-        granularity = self._settings.streams[stream].granularity
+        latest = announced = self._latest.get(source, -1)
+        granularity = self._settings.source(source).granularity
         reached = -1
         for at, line in event_files.records(data, chunk.start):
             records += 1
@@ -329,7 +356,7 @@ class ReadFiles:
             before = clock.now
             if time > reached:
                 reached = time
-                clock.shown(stream, time, chunk.limit)
+                clock.shown(source, time, chunk.limit)
                 latest = max(latest, time)
             moved = clock.now > before
             if isinstance(out, tuple):
@@ -342,11 +369,11 @@ class ReadFiles:
             # an ignored action has no event of its own that could carry the clock
             if latest - announced >= granularity or moved:
                 announced = latest
-                yield from decoding.beacons(stream, latest, clock.now)
-        decoding.read(stream, records)
+                yield from decodings.beacons(source, latest, clock.now)
+        decodings.of(source).read(stream, records)
         if latest > announced:
-            yield from decoding.beacons(stream, latest, clock.now)
-        self._latest[stream] = latest
+            yield from decodings.beacons(source, latest, clock.now)
+        self._latest[source] = latest
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -372,11 +399,11 @@ class Placed(Keyed):
 
 
 class _Archived(_Record):
-    """A record of an archive. `stream`: an index of `STREAMS`; `clock`: the greatest time that its
-    partition has shown up to it.
+    """A record of an archive. `source`: an index of `DecodeSettings.sources`; `clock`: the greatest
+    time that its partition has shown up to it.
     """
 
-    stream: int
+    source: int
     place: int
     clock: int
     schema_id: bytes | None = None
@@ -387,70 +414,73 @@ def _value(record: _Consumed | _Archived) -> bytes:
 
 
 class DecodeArchive:
-    """Decodes what both streams' topics have left in an archive, as `DecodeRecords` does it."""
+    """Decodes what the topics of all sources have left in an archive, as `DecodeRecords` does."""
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
     def open(self) -> None:
         """Begins with no beacon announced."""
-        self._decoding = _Decoding(self._settings)
+        settings, self._sources = self._settings, self._settings.sources
+        self._decodings = _Decodings(settings, self._sources)
         self._batch = msgspec.msgpack.Decoder(list[_Archived]).decode
-        self._announced = dict.fromkeys(STREAMS, -1)
+        self._announced = dict.fromkeys(self._sources, -1)
         self._clock = -1
-        self._granularity = min(s.granularity for s in self._settings.streams.values())
+        self._steps = {source: settings.source(source).granularity for source in self._sources}
+        self._granularity = min(self._steps.values())
 
     def run(self, batch: bytes) -> bytes:
         """All that is in the records."""
-        decoding, events = self._decoding, list[Keyed]()
-        decode = {stream: decoding.decode_of(stream) for stream in STREAMS}
-        read = Counter[Stream]()
+        decodings, events = self._decodings, list[Keyed]()
+        decode = {s: (stream_of(s), decodings.decode_of(s)) for s in self._sources}
+        read = Counter[str]()
         for record in self._batch(batch):
-            stream = STREAMS[record.stream]
-            read[stream] += 1
+            source = self._sources[record.source]
+            read[source] += 1
             origin = Origin(record.topic, record.partition, record.offset)
-            out = decode[stream](stream, _value(record), origin, record.time)
+            stream, decode_it = decode[source]
+            out = decode_it(stream, _value(record), origin, record.time)
             if isinstance(out, tuple):
                 events.append(Placed(out[0], out[1], record.clock, record.place))
             elif isinstance(out, Told):
                 for key, event in out.events:
                     events.append(Placed(key, event, record.clock, record.place))
-            step = record.time - record.time % self._settings.streams[stream].granularity
-            further = out is not None and step > self._announced[stream]
+            step = record.time - record.time % self._steps[source]
+            further = out is not None and step > self._announced[source]
             if further:
-                self._announced[stream] = step
+                self._announced[source] = step
             # All subtasks hear of the clock, whatever the record is: else how far time has come at
             # the end of the input would depend on who had the last event.
             clock = record.clock - record.clock % self._granularity
-            if further or (clock > self._clock and self._announced[stream] >= 0):
+            if further or (clock > self._clock and self._announced[source] >= 0):
                 self._clock = max(self._clock, clock)
-                for beacon in decoding.beacons(stream, self._announced[stream], record.clock):
+                for beacon in decodings.beacons(source, self._announced[source], record.clock):
                     events.append(Placed(beacon.key, beacon.event, record.clock, record.place))
-        for stream, records in read.items():
-            decoding.read(stream, records)
-        return decoding.reply(events, more=False)
+        for source, records in read.items():
+            decodings.of(source).read(stream_of(source), records)
+        return decodings.reply(events, more=False)
 
 
 class DecodeRecords:
-    """Decodes one stream of a Kafka topic. The watermark is the source's, by the timestamps of the
-    records, and so are the beacons.
+    """Decodes the topics of one source, which is named by its key. The watermark is the source's,
+    by the timestamps of the records, and so are the beacons.
     """
 
-    def __init__(self, settings: DecodeSettings, stream: Stream) -> None:
+    def __init__(self, settings: DecodeSettings, source: str) -> None:
         self._settings = settings
-        self._stream = stream
+        self._source = source
 
     def open(self) -> None:
         """Begins with no beacon announced."""
-        self._decoding = _Decoding(self._settings)
+        self._decodings = _Decodings(self._settings, (self._source,))
         self._batch = msgspec.msgpack.Decoder(list[_Consumed]).decode
-        self._granularity = self._settings.streams[self._stream].granularity
+        self._granularity = self._settings.source(self._source).granularity
         self._announced = -1
 
     def run(self, batch: bytes) -> bytes:
         """All that is in the records."""
-        stream, granularity = self._stream, self._granularity
-        decode = self._decoding.decode_of(stream)
+        source, granularity = self._source, self._granularity
+        decode, stream = self._decodings.decode_of(source), stream_of(source)
         records, events = self._batch(batch), list[Keyed]()
         for record in records:
             origin = Origin(record.topic, record.partition, record.offset)
@@ -465,6 +495,6 @@ class DecodeRecords:
             step = record.time - record.time % granularity
             if step > self._announced:
                 self._announced = step
-                events += self._decoding.beacons(stream, step, 0)
-        self._decoding.read(stream, len(records))
-        return self._decoding.reply(events, more=False)
+                events += self._decodings.beacons(source, step, 0)
+        self._decodings.of(source).read(stream, len(records))
+        return self._decodings.reply(events, more=False)

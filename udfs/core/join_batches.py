@@ -9,12 +9,12 @@ about the outcome.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, get_args
 
 import msgspec
 
-from schemas.events import ActionEvent, Progress, RequestEvent, Stream
+from schemas.events import STREAMS, ActionEvent, Progress, RequestEvent
 from schemas.features import FeatureSchema
 from udfs.core import wire
 from udfs.core.batch_reply import Reports
@@ -133,11 +133,13 @@ class JoinBatches:
         complete_until: int | None,
         silence_after: int | None,
         max_late_requests: float = 1.0,
+        sources: Sequence[str] = STREAMS,
         small: int = SMALL,
         memory: int = MEMORY,
     ) -> None:
         """`complete_until`: rule 11's; `silence_after`: rule 10's T, None when it is off;
-        `max_late_requests`: from which share on late requests are said in the log; `small` and
+        `max_late_requests`: from which share on late requests are said in the log; `sources`: the
+        keys of all sources; `small` and
         `memory`: see `udfs.core.keyed_join`.
         """
         self._rules = rules
@@ -146,6 +148,7 @@ class JoinBatches:
         self._complete_until = complete_until
         self._silence_after = silence_after
         self._max_late_requests = max_late_requests
+        self._sources = tuple(sources)
         self._small, self._memory = small, memory
 
     def open(self, reader: Reader) -> None:
@@ -155,7 +158,7 @@ class JoinBatches:
         self._join = KeyedJoin(rules, self._storage, small=self._small, memory=self._memory)
         # Not in Flink's state: KeepTime, which stands before the join, keeps it over a restart, and
         # tells it to each subtask.
-        self._progress_seen: dict[Stream, int] = {}
+        self._progress_seen: dict[str, int] = {}
         self._late_requests = OutcomeWatch(self._max_late_requests)
         self._writer = SampleWriter(self._schema, rules.kinds, rules.exposure, self._sampling)
         self._unpack = msgspec.msgpack.Decoder(_Batch).decode
@@ -237,11 +240,12 @@ class JoinBatches:
                 heapq.heappush(self._timers, (decisions.wake_at, k))
         else:
             seen = self._progress_seen
-            seen[event.stream] = max(event.time, seen.get(event.stream, event.time))
+            seen[event.source] = max(event.time, seen.get(event.source, event.time))
 
     def _trust(self, *, at_end: bool) -> Trust:
         return trust_in(
             self._progress_seen,
+            sources=self._sources,
             at_end=at_end,
             complete_until=self._complete_until,
             silence_after=self._silence_after,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.events import STREAMS, Stream
+from schemas.events import STREAMS, stream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,9 @@ NEVER = Trust(-math.inf)
 
 
 def trust_in(
-    seen: Mapping[Stream, int],
+    seen: Mapping[str, int],
     *,
+    sources: Sequence[str] = STREAMS,
     at_end: bool,
     complete_until: int | None,
     silence_after: int | None,
@@ -49,20 +50,21 @@ def trust_in(
     """Up to when labels can be trusted: at the end as far as the data goes (rule 11), and with
     label silence as far as the action stream goes (rule 10).
 
-    `seen`: the greatest time of each stream so far. `complete_until`: the configured P.
+    `seen`: the greatest time of each source so far, by its key; `sources`: the keys of all.
+    `complete_until`: the configured P.
     `silence_after`: T, None when label silence is off. Times are epoch ms, T is in ms.
     """
     trust = ALWAYS
     if at_end:
         if complete_until is not None:
             trust = Trust.until(complete_until)
-        elif len(seen) < len(STREAMS):
+        elif any(source not in seen for source in sources):
             return NEVER
         else:
-            trust = Trust.until(min(seen.values()))
+            trust = Trust.until(min(seen[source] for source in sources))
     if silence_after is not None:
-        actions = seen.get("actions")
-        if actions is None:
+        actions = [time for source, time in seen.items() if stream_of(source) == "actions"]
+        if not actions:
             return NEVER
-        trust = trust.and_not_beyond(actions + silence_after)
+        trust = trust.and_not_beyond(max(actions) + silence_after)
     return trust

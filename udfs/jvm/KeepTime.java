@@ -2,7 +2,7 @@
 // join, in each of its subtasks.
 //
 // - Label silence (docs/join-semantics.md 10): the watermark waits while no actions come.
-// - Restarts: the watermark and the progress of both streams are kept in union list state, so every
+// - Restarts: the watermark and the progress of all sources are kept in union list state, so every
 //   subtask has them again at once, at any parallelism, and also when nothing new is read.
 // - Idle sources: what comes after the join never becomes idle. It would drop the last watermark of a
 //   stop with drain, and a union would run ahead of the join.
@@ -39,19 +39,28 @@ public final class KeepTime extends AbstractStreamOperator
     private static final Logger LOG = LoggerFactory.getLogger("sample_stitch.label_silence");
     private static final long NEVER = Long.MIN_VALUE;
     private static final int FEATURES = 0, ACTIONS = 1;
-    /** What one subtask keeps: the fields below, in this order. */
+    /**
+     * What one subtask keeps: the fields below, in this order. Where a stream has several sources,
+     * a pair follows for each: a hash of its name, and the greatest time that it has shown.
+     */
     private static final int ARRIVED = 0, SENT = 1, PROGRESS = 2, FROM = 4, HOLDING = 5, SIZE = 6;
 
     private final String beacon;
-    /** A packed beacon of each stream, up to its time: 8 bytes, big-endian. */
-    private final byte[][] beaconHead = new byte[2][];
+    /** The keys of the sources: `features`, or `features.app`. */
+    private final String[] sources;
+    private final byte[][] names;
+    /** Whether a stream has several sources, so that their progress is not that of the stream. */
+    private final boolean named;
+    /** A packed beacon of each source, up to its time: 8 bytes, big-endian. */
+    private final byte[][] beaconHead;
     private final boolean holds;
     private final long after;
     private final long bound;
     private final long maxHold;
 
-    /** The greatest time that each stream has shown. */
+    /** The greatest time that each stream, and each source, has shown. */
     private final long[] progress = {NEVER, NEVER};
+    private final long[] shown;
     /** The watermark of the sources, and the one that the join has seen. */
     private long arrived = NEVER;
     private long sent = NEVER;
@@ -63,6 +72,7 @@ public final class KeepTime extends AbstractStreamOperator
     /** What the gauges show: the watermark that the join has seen, the progress of each stream. */
     private final Moment watermark = new Moment();
     private final Moment[] newest = {new Moment(), new Moment()};
+    private final Moment[] newestOf;
 
     private transient ListState kept;
     private transient Counter silences;
@@ -70,8 +80,8 @@ public final class KeepTime extends AbstractStreamOperator
     private transient boolean speaks;
 
     /**
-     * references: what the keys of beacons begin with; the heads of beacons of features and actions
-     * (latin-1); then, with label silence, T, B, M (ms).
+     * references: what the keys of beacons begin with; the keys of the sources, a line each; the
+     * heads of their beacons (latin-1); then, with label silence, T, B, M (ms).
      */
     public KeepTime(
             Object[] references,
@@ -83,12 +93,25 @@ public final class KeepTime extends AbstractStreamOperator
         setProcessingTimeService(processingTime);
         setup(task, config, output);
         beacon = (String) references[0];
-        beaconHead[FEATURES] = ((String) references[1]).getBytes("ISO-8859-1");
-        beaconHead[ACTIONS] = ((String) references[2]).getBytes("ISO-8859-1");
-        holds = references.length > 3;
-        after = holds ? Long.parseLong((String) references[3]) : 0L;
-        bound = holds ? Long.parseLong((String) references[4]) : 0L;
-        maxHold = holds ? Long.parseLong((String) references[5]) : 0L;
+        sources = ((String) references[1]).split("\n");
+        names = new byte[sources.length][];
+        beaconHead = new byte[sources.length][];
+        shown = new long[sources.length];
+        newestOf = new Moment[sources.length];
+        boolean several = false;
+        for (int i = 0; i < sources.length; i++) {
+            names[i] = sources[i].getBytes("US-ASCII");
+            beaconHead[i] = ((String) references[2 + i]).getBytes("ISO-8859-1");
+            shown[i] = NEVER;
+            newestOf[i] = new Moment();
+            several = several || sources[i].indexOf('.') >= 0;
+        }
+        named = several;
+        int next = 2 + sources.length;
+        holds = references.length > next;
+        after = holds ? Long.parseLong((String) references[next]) : 0L;
+        bound = holds ? Long.parseLong((String) references[next + 1]) : 0L;
+        maxHold = holds ? Long.parseLong((String) references[next + 2]) : 0L;
     }
 
     public void initializeState(StateInitializationContext context) throws Exception {
@@ -115,6 +138,10 @@ public final class KeepTime extends AbstractStreamOperator
             for (int i = ARRIVED; i < FROM; i++) {
                 least[i] = Math.min(least[i], one[i]);
             }
+            // all are of one checkpoint, so of the same sources in the same order
+            for (int i = SIZE + 1; i < least.length; i += 2) {
+                least[i] = Math.min(least[i], one[i]);
+            }
         }
         if (least != null) {
             arrived = least[ARRIVED];
@@ -123,12 +150,37 @@ public final class KeepTime extends AbstractStreamOperator
             progress[ACTIONS] = least[PROGRESS + ACTIONS];
             from = least[FROM];
             holding = holds && least[HOLDING] != 0L;
+            for (int i = 0; i < sources.length; i++) {
+                shown[i] = named ? NEVER : progress[streamOf(i)];
+                for (int pair = SIZE; pair < least.length; pair += 2) {
+                    if (named && least[pair] == hashOf(i)) {
+                        shown[i] = least[pair + 1];
+                    }
+                }
+            }
         }
+    }
+
+    private int streamOf(int source) {
+        return names[source][0] == 'a' ? ACTIONS : FEATURES;
+    }
+
+    /** FNV-1a of its name. */
+    private long hashOf(int source) {
+        long hash = 0xcbf29ce484222325L;
+        for (int i = 0; i < names[source].length; i++) {
+            hash = (hash ^ (names[source][i] & 0xffL)) * 0x100000001b3L;
+        }
+        return hash;
     }
 
     public void snapshotState(StateSnapshotContext context) throws Exception {
         super.snapshotState(context);
-        long[] now = new long[SIZE];
+        long[] now = new long[SIZE + (named ? 2 * sources.length : 0)];
+        for (int i = 0; named && i < sources.length; i++) {
+            now[SIZE + 2 * i] = hashOf(i);
+            now[SIZE + 2 * i + 1] = shown[i];
+        }
         now[ARRIVED] = arrived;
         now[SENT] = sent;
         now[PROGRESS + FEATURES] = progress[FEATURES];
@@ -152,18 +204,22 @@ public final class KeepTime extends AbstractStreamOperator
                 });
         group.gauge("watermark_ms", watermark);
         watermark.set(sent);
-        String[] names = {"features", "actions"};
+        String[] streams = {"features", "actions"};
         for (int stream = FEATURES; stream <= ACTIONS; stream++) {
             newest[stream].set(progress[stream]);
-            group.addGroup("stream", names[stream]).gauge("newest_event_ms", newest[stream]);
+            group.addGroup("stream", streams[stream]).gauge("newest_event_ms", newest[stream]);
+        }
+        for (int i = 0; named && i < sources.length; i++) {
+            newestOf[i].set(shown[i]);
+            group.addGroup("source", sources[i]).gauge("newest_event_ms", newestOf[i]);
         }
         // Flink opens operators from the last to the first, so the join can take this already.
         String key = ownKey();
-        for (int stream = FEATURES; stream <= ACTIONS; stream++) {
-            if (progress[stream] != NEVER) {
+        for (int i = 0; i < sources.length; i++) {
+            if (shown[i] != NEVER) {
                 Row row = new Row(2);
                 row.setField(0, key);
-                row.setField(1, beaconOf(stream));
+                row.setField(1, beaconOf(i));
                 output.collect(new StreamRecord(row));
             }
         }
@@ -192,9 +248,23 @@ public final class KeepTime extends AbstractStreamOperator
         }
     }
 
-    private byte[] beaconOf(int stream) {
-        byte[] head = beaconHead[stream];
-        return ByteBuffer.allocate(head.length + 8).put(head).putLong(progress[stream]).array();
+    private byte[] beaconOf(int source) {
+        byte[] head = beaconHead[source];
+        return ByteBuffer.allocate(head.length + 8).put(head).putLong(shown[source]).array();
+    }
+
+    /** The source with this name; -1: none, as it was taken out of the configuration. */
+    private int sourceOf(byte[] bytes, int at, int length) {
+        for (int i = 0; i < names.length; i++) {
+            int same = 0;
+            while (same < length && same < names[i].length && bytes[at + same] == names[i][same]) {
+                same++;
+            }
+            if (same == length && same == names[i].length) {
+                return i;
+            }
+        }
+        return -1;
     }
 
     long heldMs() {
@@ -211,15 +281,20 @@ public final class KeepTime extends AbstractStreamOperator
         String key = (String) ((Row) record.getValue()).getField(0);
         output.collect(record);
         if (key.startsWith(beacon)) {
-            // schemas.events.Progress: tag, stream, time
+            // schemas.events.Progress: tag, source, time
             Packed in = new Packed((byte[]) ((Row) record.getValue()).getField(1));
             in.array();
             int tag = in.text();
             in.at += tag;
             int name = in.text();
             int stream = in.bytes[in.at] == 'a' ? ACTIONS : FEATURES;
+            int source = sourceOf(in.bytes, in.at, name);
             in.at += name;
             long time = in.integer();
+            if (source >= 0 && time > shown[source]) {
+                shown[source] = time;
+                newestOf[source].set(time);
+            }
             if (time > progress[stream]) {
                 progress[stream] = time;
                 newest[stream].set(time);

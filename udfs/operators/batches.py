@@ -7,6 +7,7 @@ along, and shares the interpreter with the other operators of the process.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,24 +162,29 @@ def whole_records(
     )
 
 
-def rows_of(tables: Any, query: str, *, name: str) -> Any:
+def rows_of(tables: Any, query: str, *, name: str, uid: str | None = None) -> Any:
     """The rows of a query as a Java stream, in Flink's internal format: nothing is converted.
 
     Its operators are called after `name`: Flink would number them (`Calc[10]`), and the numbers,
-    which are labels of metrics, change with the graph.
+    which are labels of metrics, change with the graph. `uid`: what the ids of the operators begin
+    with; without it they are Flink's, which are numbers, too: state would go to another source when
+    one is added before it.
     """
     table = tables.sql_query(query)._j_table
     internal = get_gateway().jvm.java.lang.Class.forName("org.apache.flink.table.data.RowData")
     wanted = table.getResolvedSchema().toPhysicalRowDataType().bridgedTo(internal)
     rows = tables._j_tenv.toDataStream(table, wanted)
     transformation, names = rows.getTransformation(), [f"{name} rows", f"{name} columns"]
-    while True:
+    for at in itertools.count():
         inputs = transformation.getInputs()
+        if uid is not None:
+            transformation.setUid(f"{uid}-source" if inputs.isEmpty() else f"{uid}-columns-{at}")
         if inputs.isEmpty():
             transformation.setName(f"{name} source")
             return rows
         transformation.setName(names.pop(0) if names else f"{name} conversion")
         transformation = inputs.get(0)
+    raise AssertionError("unreachable")
 
 
 def keyed_type() -> Any:

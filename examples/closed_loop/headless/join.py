@@ -99,7 +99,7 @@ class HeadlessJoin:
         self._timers: list[tuple[int, str]] = []
         self._set: set[tuple[int, str]] = set()
         self._watermark = -1
-        self._seen: dict[Stream, int] = {}
+        self._seen: dict[str, int] = {}
         self._rows: list[SampleRows] = []
 
     def request(self, shown: Request) -> None:
