@@ -13,12 +13,15 @@ import pytest
 import tomli_w
 
 from configuration.reading import ConfigError, convert
+from jobs.backfill import sources as sources_of_backfill
+from jobs.pipeline import archive, archive_plan
 from jobs.pipeline.config import KafkaSource, Pipeline, document, load, secrets_of
 from jobs.pipeline.decoding import decode_settings
 from jobs.pipeline.file_plan import of_pipeline
-from tests import oracle
+from tests import archives, oracle
 from tests.mapped_join import joined
 from tests.timeline import Action, Request, Rules, Timeline
+from tools.audit import source
 from udfs.core.trust import NEVER, Trust, trust_in
 
 T = 1_700_000_000_000
@@ -195,6 +198,33 @@ class TestConfiguration:
     def test_what_must_be_alike(self, tmp_path: Path, override: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             load(written(tmp_path, HEAD + KAFKA + MAPPED), [override])
+
+
+def test_an_archive_has_a_folder_for_each_source(tmp_path: Path) -> None:
+    path = written(tmp_path, HEAD + KAFKA + MAPPED + '[archive]\npath = "kept"\n')
+    kept = archive.load(path, ["sources.actions.orders.group_id=join"])
+    assert archive.WRITTEN.by(kept).tables == (
+        *("features-app", "features-web", "actions-clicks", "actions-orders"),
+    )
+    orders = kept.sources.each[3].source
+    assert isinstance(orders, KafkaSource)
+    assert orders.group_id == "join-archive"
+    for n, named in enumerate(kept.sources.each):
+        archives.write(tmp_path / "kept" / named.id, [archives.Kept(f"t{n}", 0, 0, T + n)])
+    again = sources_of_backfill.replayed(load(path))
+    planned = archive_plan.plan(again.sources)
+    assert [(p.source, p.topic) for p in planned.partitions] == [
+        (named.key, f"t{n}") for n, named in enumerate(again.sources.each)
+    ]
+    listings = sources_of_backfill.listed(again)
+    hour = T // 3_600_000 * 3_600_000
+    cut = sources_of_backfill.cut(again, hour, hour + 3_600_000, goes_on=False)
+    assert not sources_of_backfill.are_empty(cut, listings)
+    assert sources_of_backfill.described(cut, listings).startswith("4 records")
+    read = [list(source.records(named, [])) for named in again.sources.each]
+    assert [[record.origin.name for record in of] for of in read] == [
+        *(["t0"], ["t1"], ["t2"], ["t3"])
+    ]
 
 
 def test_labels_are_trusted_as_far_as_the_source_that_is_behind() -> None:
