@@ -6,6 +6,7 @@ joined again from there, with the same rows.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pytest
 
 from configuration.store_requests import ObjectStorageSection
 from configuration.stores import StorePath
-from jobs.pipeline import archive_plan
+from jobs.pipeline import archive_plan, object_storage
 from jobs.pipeline.config import ArchiveSource, ConfigError, SourcesSection
 from schemas.events import STREAMS
+from services.flink_cluster import FlinkCluster
 from services.object_store import ObjectStore
 from tests import oracle
-from tests.e2e import outcomes
+from tests.e2e import outcomes, trained
 from tests.e2e.test_kills import check, go_on, killed, names, story
 from tests.e2e.test_time import hours
 from tests.faulty_proxy import FaultyProxy
@@ -118,3 +120,40 @@ def test_an_archive_is_joined_again_while_requests_fail(store: ObjectStore, tmp_
         assert len(proxy.injected) > 1, proxy.injected
     expected = oracle.expected(test_archive_source.timeline(arrivals), rules)
     outcomes.check_written(tmp_path / "out", rules, expected)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+@trained.needed
+def test_from_a_cluster_to_a_model_while_requests_fail(store: ObjectStore, tmp_path: Path) -> None:
+    """Two task managers write samples and checkpoints there, and a trainer reads the samples and
+    writes its model there. It has the parameters of one that reads the same files from a disk.
+    """
+    folder, run = store.data / BUCKET, tmp_path / "run"
+    run.mkdir()
+    due = story(folder, hours(5), compact=True, parallelism=2, interval="500ms")
+    config = folder / "pipeline.toml"
+    with FaultyProxy(store.endpoint, seed=5, share=0.03) as proxy:
+        there = f"object_storage.endpoint={proxy.endpoint}"
+        of_flink = object_storage.options(ObjectStorageSection(endpoint=proxy.endpoint), {})
+        with FlinkCluster(tmp_path / "cluster", task_managers=2, settings=of_flink) as cluster:
+            words = ["--config", str(config), "--set", f"output.path=s3://{BUCKET}/out"]
+            submission = cluster.run(
+                running.ROOT / "jobs" / "join_samples.py",
+                [*words, "--set", there],
+                parallelism=2,
+            )
+            cluster.wait_for_job(submission.job_id, "FINISHED", trained.DEADLINE_S)
+        check(folder, due, whole=True)
+        shutil.copy(config, run)
+        shutil.copytree(folder / "out", run / "out", ignore=lambda *_: ["_checkpoints"])
+        here = trained.started(run, "here")
+        stored = (f"samples.path=s3://{BUCKET}/out", f"output.path=s3://{BUCKET}/model", there)
+        assert trained.started(run, "there", *stored).wait(trained.DEADLINE_S) == 0, (
+            run / "there.log"
+        ).read_text()
+        assert here.wait(trained.DEADLINE_S) == 0, (run / "here.log").read_text()
+        assert len(proxy.injected) > 3, proxy.injected
+    expected = trained.digest(run / "model" / "checkpoints")
+    assert int(expected[1]) > len(due.rows), "the far one, too"
+    assert trained.digest(folder / "model" / "checkpoints") == expected
