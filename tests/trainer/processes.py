@@ -48,6 +48,11 @@ class Trainer:
         found = checkpoint.find(self.output / "checkpoints")
         return [path for path in found if isinstance(path, Path)]
 
+    def saved(self) -> int:
+        """How many samples the newest checkpoint has learned; 0 without one."""
+        found = self.checkpoints()
+        return int(checkpoint.read_manifest(found[-1]).session["rows"]) if found else 0
+
     def family(self) -> list[psutil.Process]:
         """It and all that it has started."""
         me = psutil.Process(self.process.pid)

@@ -69,7 +69,7 @@ def test_sockets_resizing_sigterm_and_kill(
     environment = {"TMPDIR": str(long), "HOME": "/proc"}
     first = Trainer(folder, tmp_path / "model", environment)
     trainers.append(first)
-    until("a checkpoint of all samples", first.checkpoints, first)
+    until("a checkpoint of all samples", lambda: first.saved() == ROWS, first)
 
     # what listens, listens on loopback; docs/trainer.md has the list
     listening = first.listening()
@@ -211,7 +211,7 @@ def test_a_cluster_of_two_nodes(folder: Path, tmp_path: Path, trainers: list[Tra
         settings = {**environment, "RAY_ADDRESS": ""}
         trainer = Trainer(folder, tmp_path / "model", settings, f"train.address=127.0.0.2:{port}")
         trainers.append(trainer)
-        until("a checkpoint of all samples", trainer.checkpoints, trainer)
+        until("a checkpoint of all samples", lambda: trainer.saved() == ROWS, trainer)
         family = [
             process
             for node in nodes
