@@ -36,6 +36,8 @@ _MARKS: tuple[tuple[str, pa.DataType], ...] = (
     ("kind", pa.string()),
 )
 PARTITIONS = ("dt", "hr")
+#: In an output: the Iceberg table over the samples (udfs/jvm/IcebergTable.java).
+ICEBERG_TABLE = "samples/_iceberg"
 
 LATE_ACTIONS = pa.schema(
     [

@@ -11,7 +11,6 @@ time without that thread. Prints the median of the turns, with the least and the
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import tempfile
@@ -29,9 +28,7 @@ from backports import zstd
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.join.data import input_folder
-from benchmarks.join.formats import FEATURES, ITEMS, avsc, json_decoder
-from benchmarks.join.spec import Spec
+from benchmarks.join.formats import ITEMS, avsc, json_decoder, options_of, request_lines
 from jobs.pipeline.file_plan import CHUNK_BYTES
 from schemas import event_files
 from schemas.events import Origin
@@ -85,17 +82,12 @@ def _decode(decoder: Any, parts: Iterator[tuple[int, bytes]]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.join.file_kinds")
-    parser.add_argument("--requests", type=int, default=4_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    options = parser.parse_args()
-    spec = Spec("whole", "ours", "hashmap", options.requests, FEATURES, 10, 60_000, items=ITEMS)
+    options = options_of("file_kinds", 4_000)
     table = Table("file", title=f"A request of {ITEMS} items, by the kind of its file")
     for heading in ("bytes", "µs to read", "µs to decode", "ahead", "least", "most"):
         table.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(1) as pool:
-        text = (input_folder(Path(cache), spec) / "features" / "part.jsonl").read_bytes()
-        found = files(Path(cache), text)
+        found = files(Path(cache), request_lines(Path(cache), options.requests))
         chunks = {
             kind: [(start, end) for start, end, _ in event_files.cut(path, CHUNK_BYTES)]
             for kind, path in found.items()

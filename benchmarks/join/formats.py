@@ -130,15 +130,25 @@ def microseconds(case: Case, clock: Callable[[], int] = time.process_time_ns) ->
     return (clock() - began) / len(records) / 1_000
 
 
+def options_of(name: str, requests: int) -> argparse.Namespace:
+    """The command line: `requests`, by default so many, and `repeat`, how many turns."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.join.{name}")
+    parser.add_argument("--requests", type=int, default=requests)
+    parser.add_argument("--repeat", type=int, default=5)
+    return parser.parse_args()
+
+
+def request_lines(cache: Path, requests: int) -> bytes:
+    """So many requests as lines of JSON, which are made in the folder."""
+    spec = Spec("whole", "ours", "hashmap", requests, FEATURES, 10, 60_000, items=ITEMS)
+    return (input_folder(cache, spec) / "features" / "part.jsonl").read_bytes()
+
+
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.join.formats")
-    parser.add_argument("--requests", type=int, default=2_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    options = parser.parse_args()
-    spec = Spec("whole", "ours", "hashmap", options.requests, FEATURES, 10, 60_000, items=ITEMS)
+    options = options_of("formats", 2_000)
     with tempfile.TemporaryDirectory() as cache:
-        lines = (input_folder(Path(cache), spec) / "features" / "part.jsonl").read_text()
+        lines = request_lines(Path(cache), options.requests)
     found = cases([json.loads(line) for line in lines.splitlines()])
     turns: dict[str, list[float]] = {name: [] for name in found}
     for case in found.values():

@@ -31,6 +31,7 @@ from jobs.pipeline.config import ConfigError, Pipeline, document, load
 from jobs.pipeline.program import console
 from jobs.pipeline.stopping import Signals, Stopped
 from schemas.generations import PointerError
+from schemas.samples import ICEBERG_TABLE
 
 LOCK = "_backfill.lock"
 
@@ -185,7 +186,7 @@ def _size(folder: Folder) -> str:
 
 
 def _remove(output: Folder, age_ms: int) -> None:
-    folder = output / iceberg.FOLDER
+    folder = output / ICEBERG_TABLE
     if folder.exists():
         raise ConfigError(
             f"--remove-replaced: {folder} is an Iceberg table of files that would be deleted, "

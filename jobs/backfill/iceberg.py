@@ -18,9 +18,7 @@ from jobs.backfill import joining
 from jobs.backfill.work import Work
 from jobs.pipeline import environment
 from jobs.pipeline.config import ConfigError, Pipeline, load
-
-#: Of the table, in an output.
-FOLDER = "samples/_iceberg"
+from schemas.samples import ICEBERG_TABLE
 
 
 def check(pipeline: Pipeline, output: Folder) -> None:
@@ -28,8 +26,8 @@ def check(pipeline: Pipeline, output: Folder) -> None:
     if _has_table(pipeline, output):
         if not isinstance(output, Path):
             raise ConfigError(
-                f"output.table: {output / FOLDER} is an Iceberg table, which does not follow a"
-                " backfill on s3://; mount the bucket, or switch output.table off and delete it"
+                f"output.table: {output / ICEBERG_TABLE} is an Iceberg table, which does not follow"
+                " a backfill on s3://; mount the bucket, or switch output.table off and delete it"
             )
         try:
             environment.jars("iceberg")
@@ -48,7 +46,7 @@ def follow(
 
 def _has_table(pipeline: Pipeline, output: Folder) -> bool:
     """A job makes one that is not there yet, with the generations that are."""
-    return pipeline.output.table == "iceberg" and (output / FOLDER / "metadata").is_dir()
+    return pipeline.output.table == "iceberg" and (output / ICEBERG_TABLE / "metadata").is_dir()
 
 
 def open_table(config: PipelineFile, overrides: Overrides = None) -> int:

@@ -28,7 +28,6 @@ from configuration.stores import Folder, StorePath
 from jobs.backfill import command, removal, tree, work
 from schemas import generations
 from schemas.events import STREAMS
-from services.object_store import ObjectStore
 from services.waiting import wait_until
 from tests import archives
 from tests.archives import Kept
@@ -36,7 +35,7 @@ from tests.e2e import outcomes
 from tests.faulty_proxy import FaultyProxy
 from tests.flink import running
 from tests.flink.test_archive_source import configuration, rules
-from tests.objects import upload
+from tests.objects import serving, upload
 from tests.timeline import MANY, Action, Request
 
 TABLES = ("samples", "late_actions", "rejected")
@@ -153,10 +152,7 @@ def on_disk(folder: Path) -> Iterator[Where]:
 @contextmanager
 def on_s3(folder: Path) -> Iterator[Where]:
     """With what lies on the disk so far."""
-    with ObjectStore(folder / "store") as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        server.make_bucket("stitch")
+    with serving(folder / "store") as server:
         section = ObjectStorageSection(endpoint=server.endpoint)
         for name in ("out", "archive"):
             upload(folder / name, StorePath(f"s3://stitch/{name}", section))

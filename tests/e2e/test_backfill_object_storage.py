@@ -18,7 +18,7 @@ from configuration.stores import StorePath
 from jobs.backfill import command, removal, running, work
 from jobs.pipeline.config import ConfigError
 from schemas import generations
-from services.object_store import ObjectStore
+from tests.objects import serving
 from tests.unit import test_backfill
 from tests.unit.test_backfill import PERIOD, KilledError, live, one_run, planned, rows, state
 from tools.list_files.command import main as list_files
@@ -29,10 +29,7 @@ EVERY = 9
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorePath]:
-    with ObjectStore(tmp_path_factory.mktemp("store")) as server, pytest.MonkeyPatch.context() as m:
-        for name, value in server.environment.items():
-            m.setenv(name, value)
-        server.make_bucket("stitch")
+    with serving(tmp_path_factory.mktemp("store")) as server:
         yield StorePath("s3://stitch", ObjectStorageSection(endpoint=server.endpoint))
 
 

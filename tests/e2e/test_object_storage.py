@@ -26,10 +26,8 @@ from tests.e2e.test_kills import check, go_on, killed, names, story
 from tests.e2e.test_time import hours
 from tests.faulty_proxy import FaultyProxy
 from tests.flink import running, test_archive_source
-from tests.objects import upload
+from tests.objects import BUCKET, serving, upload
 from tools.audit import source
-
-BUCKET = "stitch"
 
 
 def place(store: ObjectStore, key: str) -> StorePath:
@@ -38,10 +36,7 @@ def place(store: ObjectStore, key: str) -> StorePath:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ObjectStore]:
-    with ObjectStore(tmp_path / "store") as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        server.make_bucket(BUCKET)
+    with serving(tmp_path / "store") as server:
         yield server
 
 

@@ -21,6 +21,7 @@ from tests import oracle
 from tests.e2e.local_job import started
 from tests.flink import running
 from tests.timeline import Action, Request, Rules, Timeline
+from tests.unit.test_several_sources import HEAD, ORDERS
 
 START = 1_700_000_000_000
 FAR = START + 3_600_000
@@ -44,19 +45,8 @@ SCHEMA = {
         {"name": "items", "type": {"type": "array", "items": ITEM}},
     ],
 }
-CONFIG = """
-[join]
-key = "request_id"
-[actions.click]
-window = "10s"
-label = "count"
-[actions.purchase]
-window = "60s"
-label = "sum"
-[features.price]
-type = "float64"
-[output]
-path = "out"
+#: The first part is that of the tests without a broker, whose web has another shape.
+CONFIG = f"""{HEAD}{ORDERS}
 [runtime]
 parallelism = 2
 checkpoint_interval = "1s"
@@ -66,21 +56,13 @@ user_id = "who"
 event_time = "ts"
 items = "shown"
 item_id = ".sku"
-fields = { price = { path = ".cents", divide = 100 } }
+fields = {{ price = {{ path = ".cents", divide = 100 }} }}
 [events.features.web]
 request_id = "request_id"
 user_id = "user_id"
-event_time = { path = "event_time", unit = "us" }
+event_time = {{ path = "event_time", unit = "us" }}
 items = "items"
 item_id = ".item_id"
-[events.actions.orders]
-request_id = "basket"
-user_id = "customer"
-item_id = "sku"
-event_time = "at"
-event_id = "order"
-action = { constant = "purchase" }
-value = { path = "cents", divide = 100 }
 """
 TOPICS = {"features.app": 2, "features.web": 3, "actions.clicks": 2, "actions.orders": 2}
 

@@ -21,7 +21,7 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.typedef import Record
 from pyiceberg.types import NestedField, StringType
 
-from trainer.reading.iceberg_table import TABLE
+from schemas.samples import ICEBERG_TABLE
 
 
 class Folder(NoopCatalog):
@@ -46,14 +46,14 @@ class SamplesTable:
             PartitionField(n, 999 + n, IdentityTransform(), field.name)
             for n, field in enumerate(names, 1)
         ]
-        location = f"{self.place}/{TABLE}"
+        location = f"{self.place}/{ICEBERG_TABLE}"
         metadata = new_table_metadata(
             Schema(*names), PartitionSpec(*parts), UNSORTED_SORT_ORDER, location, {}
         )
         catalog = Folder("folder")
         first = f"{location}/metadata/v1.metadata.json"
         self.table = Table(("samples",), metadata, first, load_file_io(), catalog)
-        (root / TABLE / "metadata").mkdir(parents=True)
+        (root / ICEBERG_TABLE / "metadata").mkdir(parents=True)
         ToOutputFile.table_metadata(metadata, self.table.io.new_output(first))
 
     def append(self, *paths: str) -> int:

@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.trainer.data import files
+from schemas.samples import ICEBERG_TABLE
 from tests.trainer import runs
 from tests.trainer.tables import SamplesTable
 from tests.trainer.test_reading import HOUR, LAYOUT, MADE, NEXT, NOW, replaced, write
 from trainer.config import ConfigError
 from trainer.reading.files import ReadError
-from trainer.reading.iceberg_table import TABLE
 from trainer.reading.ledger import Entry, Ledger, Wanted, has_samples
 from trainer.run.session import Session
 
 FROM_TABLE = Wanted(table="iceberg")
-COMPACTED = f"{TABLE}/data/{HOUR}/compacted-0.parquet"
+COMPACTED = f"{ICEBERG_TABLE}/data/{HOUR}/compacted-0.parquet"
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_has_samples(table: SamplesTable) -> None:
 
 def test_metadata_that_are_damaged(table: SamplesTable) -> None:
     appended(table, part(0))
-    folder = table.root / TABLE / "metadata"
+    folder = table.root / ICEBERG_TABLE / "metadata"
     (lists,) = folder.glob("snap-*.avro")
     kept = lists.read_bytes()
     lists.write_bytes(kept[:20])
@@ -307,7 +307,7 @@ def test_labels_of_a_compacted_table_are_wider(tmp_path: Path) -> None:
     for path in natives:
         rows = pq.ParquetFile(folder / "out" / path).read()
         at = rows.schema.get_field_index("label_click")
-        made = path.replace("samples/", f"{TABLE}/data/", 1)
+        made = path.replace("samples/", f"{ICEBERG_TABLE}/data/", 1)
         (folder / "out" / made).parent.mkdir(parents=True)
         pq.write_table(
             rows.set_column(at, "label_click", rows["label_click"].cast(pa.int32())),

@@ -19,7 +19,7 @@ from configuration.stores import StorePath, address_of, from_address
 from services.object_store import ObjectStore
 from services.waiting import wait_until
 from tests.faulty_proxy import FaultyProxy
-from tests.objects import upload
+from tests.objects import serving, upload
 from tests.trainer.runs import train
 from trainer import checkpoint
 from trainer.config import load
@@ -34,10 +34,7 @@ TRAFFIC = Traffic(rows=16_384, files=4, hours=2, users=400, catalogue=300)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with ObjectStore(tmp_path_factory.mktemp("store")) as server, pytest.MonkeyPatch.context() as m:
-        for name, value in server.environment.items():
-            m.setenv(name, value)
-        server.make_bucket("stitch")
+    with serving(tmp_path_factory.mktemp("store")) as server:
         yield server
 
 

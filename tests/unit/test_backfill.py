@@ -28,6 +28,7 @@ from jobs.pipeline.config import ConfigError, OutputSection, Pipeline
 from jobs.pipeline.stopping import Stopped
 from schemas import generations
 from schemas.generations import hour_of
+from schemas.samples import ICEBERG_TABLE
 from services import process
 from services.waiting import wait_until
 from tests.partitions import partition_of
@@ -268,7 +269,7 @@ def test_a_table_that_cannot_follow_is_said_before_anything_is_joined(
     pipeline = cast(Pipeline, SimpleNamespace(output=output))
     monkeypatch.setattr(environment, "_JARS", tmp_path / "none")
     iceberg.check(pipeline, tmp_path)
-    (tmp_path / iceberg.FOLDER / "metadata").mkdir(parents=True)
+    (tmp_path / ICEBERG_TABLE / "metadata").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"output\.table: .* run `make setup-iceberg` first"):
         iceberg.check(pipeline, tmp_path)
 

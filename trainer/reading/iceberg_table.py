@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.generations import Current
-from schemas.samples import PARTITIONS
+from schemas.samples import ICEBERG_TABLE, PARTITIONS
 from trainer.reading.files import ReadError, first_line
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO, InputFile
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
-
-#: In an output, see `udfs/jvm/IcebergTable.java`.
-TABLE = "samples/_iceberg"
 
 _METADATA = re.compile(r"v(\d+)(\.gz)?\.metadata\.json")
 _INSTEAD = 'Train into another output.path, or set samples.table = "files"'
@@ -69,7 +66,7 @@ class Tables:
 
         Raises ReadError for a table that cannot be read, or that has row-level deletes.
         """
-        newest = _newest_metadata(root / TABLE)
+        newest = _newest_metadata(root / ICEBERG_TABLE)
         if newest is None:
             return None
         if self._seen is None or self._seen[0] != newest:
@@ -93,10 +90,10 @@ class View:
     def __init__(self, root: Path, metadata: Path) -> None:
         from pyiceberg.serializers import FromInputFile
 
-        self._name = f"{TABLE}/metadata/{metadata.name}"
+        self._name = f"{ICEBERG_TABLE}/metadata/{metadata.name}"
         read: TableMetadata = FromInputFile.table_metadata(_input(metadata))
         # as the job names the folder, wherever it is mounted here
-        self._output = read.location.removesuffix(f"/{TABLE}")
+        self._output = read.location.removesuffix(f"/{ICEBERG_TABLE}")
         self._io = _io(self._output, root)
         self._specs = {
             spec.spec_id: [f.name for f in spec.fields] for spec in read.specs().values()
@@ -235,7 +232,7 @@ def _saying(name: object) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ReadError(
             f"{name}: needs {error.filename}, which is not there. Put it back; or stop the job,"
-            f" delete {TABLE}, and start it: it makes the table anew"
+            f" delete {ICEBERG_TABLE}, and start it: it makes the table anew"
         ) from None
     except (OSError, ValueError, EOFError, ValidationError) as error:
         raise ReadError(

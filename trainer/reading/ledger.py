@@ -24,10 +24,10 @@ import pyarrow as pa
 from configuration.stores import Folder, StorePath
 from schemas import generations
 from schemas.generations import Current
-from schemas.samples import LATE_ACTIONS
+from schemas.samples import ICEBERG_TABLE, LATE_ACTIONS
 from trainer.reading.columns import absent
 from trainer.reading.files import ReadError, check_columns, open_parquet
-from trainer.reading.iceberg_table import TABLE, TableFile, Tables, View
+from trainer.reading.iceberg_table import TableFile, Tables, View
 from trainer.reading.listing import DATA, Found, Stream, partitions, pointer, scan, split
 
 #: A folder that changed so recently may change again within the same time stamp, so it is listed
@@ -299,7 +299,7 @@ def _table(tables: Tables, root: Folder) -> View:
     view = tables.look(root) if isinstance(root, Path) else None
     if view is None:
         raise ReadError(
-            f"{root / TABLE}: there is no Iceberg table. Run the joining job with"
+            f"{root / ICEBERG_TABLE}: there is no Iceberg table. Run the joining job with"
             ' output.table = "iceberg", or set samples.table = "files"'
         )
     return view
@@ -308,7 +308,7 @@ def _table(tables: Tables, root: Folder) -> View:
 def has_samples(root: Folder, wanted: Wanted = EVERYTHING) -> bool:
     """Whether there is a file of samples to train on. Raises ReadError, OSError."""
     current = pointer(root)
-    if wanted.table == "iceberg" and ((root / TABLE).exists() or has_samples(root)):
+    if wanted.table == "iceberg" and ((root / ICEBERG_TABLE).exists() or has_samples(root)):
         return any(map(wanted.has, _table(Tables(), root).by_partition))
     if not isinstance(root, StorePath):
         return any(map(wanted.has, generations.partitions(root, "samples", current)))

@@ -139,8 +139,7 @@ class JoinBatches:
     ) -> None:
         """`complete_until`: rule 11's; `silence_after`: rule 10's T, None when it is off;
         `max_late_requests`: from which share on late requests are said in the log; `sources`: the
-        keys of all sources; `small` and
-        `memory`: see `udfs.core.keyed_join`.
+        keys of all sources; `small` and `memory`: see `udfs.core.keyed_join`.
         """
         self._rules = rules
         self._schema = schema
