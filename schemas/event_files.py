@@ -209,7 +209,8 @@ class RangeReader:
     """Reads chunks of event files.
 
     Chunks of a compressed file should come in their order: the decoder stays where it is between
-    them, without an open file. Otherwise the file is decompressed from its start again.
+    them, without an open file, and passes over what is between them. For one that is further back
+    the file is decompressed from its start again.
     """
 
     def __init__(self) -> None:
@@ -219,7 +220,7 @@ class RangeReader:
         """The bytes from `start` up to `end`. Raises EventFileError if they are not there."""
         place = Path(path)
         file = self._half_read.pop(path, None)
-        if file is not None and file.tell() != start:
+        if file is not None and file.tell() > start:
             file = None
         if file is None and (opener := _opener(place)) is not None:
             file = _reading(place, partial(opener, _Unopened(place)))

@@ -102,8 +102,8 @@ def joined(config: Path) -> Joined:
     )
     reader.open()
     reached: dict[str, int] = {}
-    for chunk in of_pipeline(pipeline).chunks:
-        reply = reader.run(msgspec.msgpack.encode([[msgspec.json.encode(chunk).decode()]]))
+    for number, chunk in enumerate(of_pipeline(pipeline).chunks):
+        reply = reader.run(msgspec.msgpack.encode([[msgspec.json.encode(chunk).decode(), number]]))
         more = True
         while more:
             more, events, (counts, _, side) = _unpack_events(reply)

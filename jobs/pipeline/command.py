@@ -152,7 +152,7 @@ def _start_job(
     program: Program, pipeline: Pipeline, asked: Asked, signals: Signals, log_folder: Path
 ) -> int:
     # pyflink reads the environment when it is imported, so not before
-    from jobs.pipeline import explained, local_run, sources
+    from jobs.pipeline import explained, file_source, local_run
 
     output = pipeline.output.path
     with console.status("planning"):
@@ -168,7 +168,7 @@ def _start_job(
         output_guard.clear(output, program.written.by(pipeline))
         if environment.checkpoint_folder(env) == pipeline.default_checkpoints:
             for entry in places.entries(pipeline.default_checkpoints):
-                if not fnmatch(entry.name, sources.PLAN_FILES):  # one of them is the new one
+                if not fnmatch(entry.name, file_source.PLAN_FILES):  # one of them is the new one
                     places.delete(entry.place)
     warnings = LogWarnings(log_folder)
     job = built.start()

@@ -128,6 +128,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
 
     `batch_delay`: for how long a record waits at most for others, to go through Python with them.
     `separate_sink`: samples are written by a thread of their own, not by the one that joins.
+    `file_readers`: so many subtasks read and decode files.
     `checkpoint_interval`: a minute for unbounded runs when absent; bounded runs have checkpoints
     only where it is set. `checkpoint_path`: `_checkpoints` in the output when absent.
     `max_late_requests` (share of the requests that were read) and `max_rejected` (share of the
@@ -139,6 +140,7 @@ class RuntimeSection(Section, frozen=True, kw_only=True):
     state_backend: Literal["hashmap", "rocksdb"] = "hashmap"
     batch_delay: Duration = Duration(50)
     separate_sink: bool = False
+    file_readers: _Positive = 1
     checkpoint_interval: Duration | None = None
     checkpoint_path: str | None = None
     max_late_requests: _Share = 0.1
@@ -387,6 +389,8 @@ def _resolved(
         return source_checks.path_for_flink(key, text, path, wrong)
 
     sources = source_checks.resolved(pipeline.sources, path, environment, wrong)
+    if pipeline.runtime.file_readers > 1 and not isinstance(sources.each[0].source, FilesSource):
+        raise wrong("runtime.file_readers", 'is for sources of type "files"')
     _check_mappings(pipeline, wrong)
     output = msgspec.structs.replace(
         pipeline.output, path=of_flink("output.path", pipeline.output.path)

@@ -12,10 +12,10 @@ from rich.console import Console
 from jobs.pipeline import places, restore, stopping
 from jobs.pipeline.config import Pipeline, secrets_of
 from jobs.pipeline.failures import explain
+from jobs.pipeline.file_source import PLAN_FILES
 from jobs.pipeline.log_warnings import LogWarnings
 from jobs.pipeline.program import Program
 from jobs.pipeline.secrets import Redaction
-from jobs.pipeline.sources import PLAN_FILES
 
 DONE, REJECTED = 0, 3
 #: How long the end of a job is waited for that a savepoint has stopped.

@@ -1,7 +1,7 @@
 """Where the events come from: one keyed stream of packed events, and rejected records.
 
-The watermark of files is made from what the one reader read, that of Kafka in the source, per
-partition (see docs/architecture.md).
+The watermark of files is made from what was read in the order of the plan, that of Kafka in the
+source, per partition (see docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-import xxhash
-from pyflink.common import Types, WatermarkStrategy
+from pyflink.common import Types
 from pyflink.datastream import DataStream
-from pyflink.datastream.connectors.file_system import FileSource, StreamFormat
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from rich.console import Console
 
-from jobs.pipeline import archive_plan, archive_source, file_plan, places, record_format
+from jobs.pipeline import archive_plan, archive_source, file_plan, file_source, record_format
 from jobs.pipeline.config import (
     ArchiveSource,
     FilesSource,
@@ -38,7 +35,7 @@ from schemas import sql
 from schemas.events import BEACON_KEY, beacon_head
 from schemas.formats import framing
 from udfs.core import decode_batches
-from udfs.core.decode_batches import DecodeRecords, ReadFiles
+from udfs.core.decode_batches import DecodeRecords
 from udfs.core.decode_settings import DecodeSettings
 from udfs.operators import batches, side_outputs
 from udfs.operators import jvm as jvm_operators
@@ -47,8 +44,6 @@ from udfs.operators.side_outputs import SideOutput
 
 #: Longer than any stream, and small enough to be taken from a time without an overflow.
 _WITHOUT_END_MS = 2**62
-#: The plans of reading files, beside the checkpoints.
-PLAN_FILES = "chunks-*.txt"
 
 
 @dataclass(frozen=True)
@@ -69,11 +64,14 @@ def read(pipeline: Pipeline, env: Any, tables: Any, *, lasting: bool = False) ->
     # all are of one type
     if isinstance(sources.each[0].source, FilesSource):
         folder = pipeline.checkpoints if lasting else tempfile.mkdtemp(prefix="sample-stitch-")
-        return _files(file_plan.of_pipeline(pipeline), settings, env, tables, folder)
+        planned = file_plan.of_pipeline(pipeline)
+        _warn(planned.warnings)
+        plan, readers = file_source.written(planned, folder), pipeline.runtime.file_readers
+        return _files(plan, readers, settings, env)
     limits = Limits(int(pipeline.runtime.batch_delay), steps=64)
     if isinstance(sources.each[0].source, ArchiveSource):
-        planned = archive_plan.plan(sources, pipeline.object_storage)
-        return _archive(sources, planned, settings, env, limits)
+        archived = archive_plan.plan(sources, pipeline.object_storage)
+        return _archive(sources, archived, settings, env, limits)
     return _union([_kafka(named, settings, tables, limits) for named in sources.each])
 
 
@@ -109,21 +107,6 @@ def keyed(stream: DataStream, *, repartition: bool = True) -> KeyedStream:
     return KeyedStream(by_key, batches.keyed_type(), stream)
 
 
-def chunks_read(tables: Any, chunks: str, settings: DecodeSettings) -> DataStream:
-    """The one ordered reader of the files that a table names, a chunk a row (`v STRING`)."""
-    return batches.records(
-        batches.rows_of(tables, f"SELECT v FROM {chunks}", name="chunks"),
-        ReadFiles(settings),
-        uid="read-files",
-        columns="s",
-        by_clock=True,
-        counters=decode_batches.counters(),
-        side=[SideOutput(table) for table in decode_batches.SIDE_OUTPUTS],
-        limits=Limits(steps=1),
-        parallelism=1,
-    )
-
-
 def with_time_kept(
     events: KeyedStream, silence: LabelSilenceSection | None, sources: SourcesSection
 ) -> KeyedStream:
@@ -152,30 +135,12 @@ def with_time_kept(
     return keyed(kept, repartition=False)
 
 
-def _files(
-    planned: file_plan.Plan, settings: DecodeSettings, env: Any, tables: Any, folder: str
-) -> Events:
-    _warn(planned.warnings)
-    text = b"".join(msgspec.json.encode(chunk) + b"\n" for chunk in planned.chunks)
-    # A job that is restored goes on in the plan that it began with: its state has the path. Named
-    # by its content, a plan is never written over by another.
-    manifest = places.below(folder, PLAN_FILES.replace("*", xxhash.xxh64_hexdigest(text)))
-    places.write(manifest, text)
-    # Not a table of the filesystem connector: with its formats `raw` and `json`, Flink does not
-    # count what had been read before a restore, and the next checkpoint has a position that is too
-    # small by that (Flink 2.3, DeserializationSchemaAdapter.Reader.seek).
-    lines = env.from_source(
-        # a path, for Flink would not decode a URI: %20 would be looked for as it stands
-        FileSource.for_record_stream_format(StreamFormat.text_line_format(), manifest).build(),
-        WatermarkStrategy.no_watermarks(),
-        "chunks",
-    ).uid("chunks")
-    # In the one thread with what reads the chunks: thousands of lines would fit into the network's
-    # buffers between two threads, and a checkpoint would wait until all of these chunks are read.
-    lines.set_parallelism(1)
-    tables.create_temporary_view("chunks", tables.from_data_stream(lines).alias("v"))
-    decoded = chunks_read(tables, "chunks", settings)
-    return Events(keyed(decoded), decoded.get_side_output(side_outputs.REJECTED.tag()))
+def _files(plan: str, readers: int, settings: DecodeSettings, env: Any) -> Events:
+    decoded = file_source.read(plan, readers, settings, env)
+    events = keyed(decoded)
+    if readers > 1:
+        events = keyed(file_source.in_order(events, settings), repartition=False)
+    return Events(events, decoded.get_side_output(side_outputs.REJECTED.tag()))
 
 
 def _archive(

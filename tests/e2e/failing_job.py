@@ -5,7 +5,7 @@
 It fails TIMES times: each time when a checkpoint is complete that was taken behind something which
 this attempt has done. It is an error if the input ends before that. WHERE is
 
-- `between-chunks`: in the reader of files;
+- `between-chunks`: in a reader of files;
 - `by-a-kill`: there, and the last time the Java process is killed.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from jobs import join_samples
 from jobs.pipeline import environment
 from jobs.pipeline.config import load
-from udfs.core.decode_batches import ReadFiles
+from udfs.core.decode_batches import ReadChunks, ReadFiles
 
 #: About a record a chunk.
 CHUNK_BYTES = 300
@@ -60,11 +60,11 @@ class Failures:
         (self._notes / str(self.number)).touch(exist_ok=False)
 
 
-class Reader(ReadFiles):
-    """Reads chunks, with pauses until it is time for a failure."""
+class Failing:
+    """Reads chunks, with pauses until it is time for a failure. It stands before a reader."""
 
     def __init__(self, settings: Any, *, failures: Failures, kills: bool) -> None:
-        super().__init__(settings)
+        super().__init__(settings)  # type: ignore[call-arg]
         self._failures, self._kills = failures, kills
 
     def run(self, batch: bytes) -> bytes:
@@ -76,23 +76,34 @@ class Reader(ReadFiles):
             raise RuntimeError("between chunks, as it was told to")
         if failures.number < failures.times:
             time.sleep(PAUSE_S)
-        return super().run(batch)
+        return super().run(batch)  # type: ignore[misc,no-any-return]
+
+
+class FailingAlone(Failing, ReadFiles):
+    pass
+
+
+class FailingBesideOthers(Failing, ReadChunks):
+    pass
 
 
 def main(where: str, times: int, arguments: Sequence[str]) -> int:
     pipeline = load(Path(arguments[0]))
     # pyflink reads the environment when it is imported
     environment.prepare_process(Path(pipeline.output.path) / "_logs")
-    from jobs.pipeline import sources
+    from jobs.pipeline import file_plan, file_source
 
     notes = Path(arguments[0]).with_suffix(".failures")
     notes.mkdir(exist_ok=True)
     for note in notes.iterdir():
         note.unlink()
     failures = Failures(Path(pipeline.checkpoints), notes, times)
-    reading: Any = sources
-    reading.plan = partial(reading.plan, chunk_bytes=CHUNK_BYTES)
-    reading.ReadFiles = partial(Reader, failures=failures, kills=where == "by-a-kill")
+    planning: Any = file_plan
+    planning.plan = partial(planning.plan, chunk_bytes=CHUNK_BYTES)
+    reading: Any = file_source
+    how: dict[str, Any] = {"failures": failures, "kills": where == "by-a-kill"}
+    reading.ReadFiles = partial(FailingAlone, **how)
+    reading.ReadChunks = partial(FailingBesideOthers, **how)
     return join_samples.main(["--config", *arguments])
 
 

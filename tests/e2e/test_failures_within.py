@@ -36,13 +36,17 @@ def run(folder: Path, where: str, times: int, *how: str) -> int:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("parallelism", [1, 2])
-def test_a_reader_that_is_restored_several_times(tmp_path: Path, parallelism: int) -> None:
+@pytest.mark.parametrize(("parallelism", "readers"), [(1, 1), (2, 1), (2, 3)])
+def test_a_reader_that_is_restored_several_times(
+    tmp_path: Path, parallelism: int, readers: int
+) -> None:
     """Twice within the job, then by a job that goes on after the Java process was killed, and
-    within that one twice again.
+    within that one twice again; of several readers, one fewer and another parallelism go on.
     """
     due = story(tmp_path, hours(6), compact=False, parallelism=parallelism, interval="50ms")
-    assert run(tmp_path, "by-a-kill", 3) == 1
+    several = f"--set=runtime.file_readers={readers}"
+    assert run(tmp_path, "by-a-kill", 3, several) == 1
     check(tmp_path, due, whole=False)
-    assert run(tmp_path, "between-chunks", 2, "--restore", "latest") == 0
+    others = [] if readers == 1 else ["--set=runtime.file_readers=2", "--set=runtime.parallelism=1"]
+    assert run(tmp_path, "between-chunks", 2, "--restore", "latest", several, *others) == 0
     check(tmp_path, due, whole=True)

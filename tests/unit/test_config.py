@@ -412,6 +412,8 @@ def test_checkpoints_by_default(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="checkpoint_interval: must be longer than 0"):
         load(path, ["runtime.checkpoint_interval=0s"], {"SECRET": ""})
+    with pytest.raises(ConfigError, match="file_readers: is for sources"):
+        load(path, ["runtime.file_readers=2"], {"SECRET": ""})
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def read_files(chunks: Read, how: DecodeSettings) -> Replies:
             path = Path(folder) / f"{i}.jsonl"
             path.write_bytes(b"".join(line + b"\n" for line in lines))
             chunk = Chunk(stream, str(path), 0, path.stat().st_size)
-            more = replies.add(reader.run(pack([[msgspec.json.encode(chunk).decode()]])))
+            more = replies.add(reader.run(pack([[msgspec.json.encode(chunk).decode(), i]])))
             while more:
                 more = replies.add(reader.more())
     return replies

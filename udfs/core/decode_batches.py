@@ -1,9 +1,8 @@
 """Decoding in batches: records in, keyed events out, bad records to the side. Pure.
 
-This is what `udfs/jvm/RecordBatches.java` calls, with bytes in and out. There are three hosts:
-`ReadFiles` takes chunks and reads the local files itself, so that the bytes come to the JVM decoded
-and the order of reading is fixed; `DecodeRecords` takes what the Kafka connector read, and
-`DecodeArchive` what `udfs/jvm/ArchiveSource.java` did.
+This is what `udfs/jvm/RecordBatches.java` calls, with bytes in and out. There are four hosts:
+`ReadFiles` and `ReadChunks` take chunks and read the local files themselves, `DecodeRecords` takes
+what the Kafka connector read, and `DecodeArchive` what `udfs/jvm/ArchiveSource.java` did.
 """
 
 from __future__ import annotations
@@ -296,24 +295,28 @@ class _Decodings:
         return _pack(Reply(more, events, self._reports.taken()))
 
 
-class ReadFiles:
-    """The one ordered reader of files. There is one, with a fixed order, so that the outcome is a
-    function of the files alone. A batch is one chunk (JSON, in the one field of the one record).
+class Placed(Keyed):
+    """An event that came from a place: a partition by its number in the order of all, or a chunk of
+    a file (`ReadChunks`).
+    """
+
+    place: int
+
+
+class _ChunkReader:
+    """Reads local files, so that their bytes come to the JVM decoded. A batch is one chunk, with
+    its number in the plan.
     """
 
     def __init__(self, settings: DecodeSettings) -> None:
         self._settings = settings
 
     def open(self) -> None:
-        """Begins with no file and no time."""
-        settings, sources = self._settings, self._settings.sources
-        self._decodings = _Decodings(settings, sources)
-        self._batch = msgspec.msgpack.Decoder(list[tuple[str]]).decode
+        """Begins with no file."""
+        self._sources = self._settings.sources
+        self._decodings = _Decodings(self._settings, self._sources)
+        self._batch = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
         self._chunk = msgspec.json.Decoder(Chunk)
-        # Not in Flink's state: after a restart time stands still until each source has shown
-        # something again, which delays a watermark and never makes one too early.
-        self._clock = FileClock({source: settings.source(source) for source in sources})
-        self._latest: dict[str, int] = {}
         self._files = event_files.RangeReader()
         self._parts: Iterator[bytes] = iter(())
 
@@ -321,7 +324,7 @@ class ReadFiles:
         """The first part of what is in the chunks. Raises EventFileError, which ends the job, when
         a file is gone, damaged, or has become shorter.
         """
-        chunks = [self._chunk.decode(text) for (text,) in self._batch(batch)]
+        chunks = [(self._chunk.decode(text), number) for text, number in self._batch(batch)]
         self._parts = self._read(chunks)
         return next(self._parts)
 
@@ -329,25 +332,45 @@ class ReadFiles:
         """The next part."""
         return next(self._parts)
 
-    def _read(self, chunks: list[Chunk]) -> Iterator[bytes]:
+    def _read(self, chunks: list[tuple[Chunk, int]]) -> Iterator[bytes]:
         decodings, events = self._decodings, list[Keyed]()
-        for chunk in chunks:
-            for keyed in self._events(chunk):
+        for chunk, number in chunks:
+            for keyed in self._events(chunk, number):
                 events.append(keyed)
                 if len(events) >= AT_ONCE:
                     yield decodings.reply(events, more=True)
                     events = []
         yield decodings.reply(events, more=False)
 
-    def _events(self, chunk: Chunk) -> Iterator[Keyed]:
+    def _records(self, chunk: Chunk) -> Iterator[tuple[int, bytes]]:
         data = self._files.read(chunk.path, chunk.start, chunk.end)
+        return event_files.records(data, chunk.start)
+
+    def _events(self, chunk: Chunk, number: int) -> Iterator[Keyed]:
+        raise NotImplementedError
+
+
+class ReadFiles(_ChunkReader):
+    """The one ordered reader of files: it reads alone, in the order of the plan, so that the
+    outcome is a function of the files alone.
+    """
+
+    def open(self) -> None:
+        """Begins with no file and no time."""
+        super().open()
+        # Not in Flink's state: after a restart time stands still until each source has shown
+        # something again, which delays a watermark and never makes one too early.
+        self._clock = FileClock({s: self._settings.source(s) for s in self._sources})
+        self._latest: dict[str, int] = {}
+
+    def _events(self, chunk: Chunk, number: int) -> Iterator[Keyed]:
         decodings, clock, source = self._decodings, self._clock, chunk.source
         decode, stream = decodings.decode_of(source), stream_of(source)
         records = 0
         latest = announced = self._latest.get(source, -1)
         granularity = self._settings.source(source).granularity
         reached = -1
-        for at, line in event_files.records(data, chunk.start):
+        for at, line in self._records(chunk):
             records += 1
             out = decode(stream, line, Origin(chunk.path, None, at), None)
             if out is None:
@@ -366,14 +389,58 @@ class ReadFiles:
                 for key, event in out.events:
                     yield Keyed(key, event, clock.now)
                     moved = False
-            # an ignored action has no event of its own that could carry the clock
-            if latest - announced >= granularity or moved:
+            if latest // granularity > announced // granularity:
                 announced = latest
                 yield from decodings.beacons(source, latest, clock.now)
+            elif moved:
+                # an ignored action has no event of its own that could carry the clock
+                yield from decodings.beacons(source, announced, clock.now)
         decodings.of(source).read(stream, records)
         if latest > announced:
             yield from decodings.beacons(source, latest, clock.now)
         self._latest[source] = latest
+
+
+class ReadChunks(_ChunkReader):
+    """One of several readers of files. It knows only the chunk at hand, and says of each event how
+    far the chunk had come before it. `udfs/jvm/InChunkOrder.java` makes of this what `ReadFiles`
+    would have given: the same order, clock and beacons.
+    """
+
+    def _events(self, chunk: Chunk, number: int) -> Iterator[Placed]:
+        """The clock of each is how far its source counts, from this chunk alone (epoch ms, -1: not
+        at all). Its place: the number of the chunk times the number of sources, plus the source.
+        At the end there is a beacon for all subtasks at -1 - place.
+        """
+        decodings, source, limit = self._decodings, chunk.source, chunk.limit
+        decode, stream = decodings.decode_of(source), stream_of(source)
+        place = number * len(self._sources) + self._sources.index(source)
+        granularity = self._settings.source(source).granularity
+        records = 0
+        latest = announced = reached = -1
+        for at, line in self._records(chunk):
+            records += 1
+            out = decode(stream, line, Origin(chunk.path, None, at), None)
+            if out is None:
+                continue
+            time = out[1].event_time if isinstance(out, tuple) else out.event_time
+            before = reached
+            if time > latest:
+                latest = time
+                reached = time if limit is None else min(time, limit)
+            if isinstance(out, tuple):
+                yield Placed(out[0], out[1], before, place)
+            elif isinstance(out, Told):
+                for key, event in out.events:
+                    yield Placed(key, event, before, place)
+                    before = reached
+            if latest // granularity > announced // granularity:
+                announced = latest
+                for beacon in decodings.beacons(source, latest, reached):
+                    yield Placed(beacon.key, beacon.event, reached, place)
+        decodings.of(source).read(stream, records)
+        for beacon in decodings.beacons(source, latest, reached):
+            yield Placed(beacon.key, beacon.event, reached, -1 - place)
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -390,12 +457,6 @@ class _Consumed(_Record):
     """A record of a topic as it is consumed. `schema_id`: the value of its header of that name."""
 
     schema_id: bytes | None = None
-
-
-class Placed(Keyed):
-    """An event that came from a place, a partition by its number in the order of all."""
-
-    place: int
 
 
 class _Archived(_Record):
