@@ -3,7 +3,7 @@
 Avro containers and Parquet files are read as the lines of JSON that say the same.
 
 What a file is, is told by its first bytes, not by its name. A UTF-8 byte-order mark at the start is
-passed over, and so are blank lines. All offsets count uncompressed bytes, or bytes of these lines.
+passed over, and so are blank lines. Offsets count uncompressed bytes; in files of rows, rows.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import io
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from backports import zstd
 
 from schemas import row_files
-from schemas.row_files import RowFileError
+from schemas.row_files import RowFile, RowFileError
 
 #: What the name of an event file ends in, in lower case; one of `COMPRESSED` may follow.
 SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -35,6 +37,8 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 #: a few MB for zstd. Beyond that, the one that was not used for longest is decompressed from its
 #: start when its turn comes again.
 _MAX_HALF_READ = 1024
+#: What a row counts for where a chunk is cut: its line has some hundred bytes to a few thousand.
+_ROW_BYTES = 1024
 #: A longer line is a sign that the file does not hold a record per line.
 MAX_LINE_BYTES = 256 << 20
 
@@ -69,7 +73,7 @@ def readable(path: str | Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
-#: Opens a compressed file, or one of rows: the bytes of its lines.
+#: Opens a compressed file: its uncompressed bytes.
 _Opener = Callable[["Path | io.RawIOBase"], BinaryIO]
 
 
@@ -83,25 +87,18 @@ def _zstd(file: Path | io.RawIOBase) -> BinaryIO:
     return zstd.ZstdFile(file)  # type: ignore[return-value]
 
 
-def _avro(file: Path | io.RawIOBase) -> BinaryIO:
-    return row_files.open_avro(file.open("rb") if isinstance(file, Path) else file)
-
-
-def _parquet(file: Path | io.RawIOBase) -> BinaryIO:
-    return row_files.open_parquet(file.open("rb") if isinstance(file, Path) else file)
-
-
 #: By the first bytes of a file. The second kind of frame of zstd holds no data, and may come first.
 _OPENERS: tuple[tuple[bytes, _Opener], ...] = (
-    (row_files.AVRO, _avro),
-    (row_files.PARQUET, _parquet),
     (b"\x1f\x8b", _gzip),
     (b"\x28\xb5\x2f\xfd", _zstd),
     *((bytes([0x50 + n]) + b"\x2a\x4d\x18", _zstd) for n in range(16)),
 )
 
 
-def _opener(path: Path) -> _Opener | None:
+_OF_ROWS = {row_files.AVRO: row_files.AvroFile, row_files.PARQUET: row_files.ParquetFile}
+
+
+def _opener(path: Path) -> _Opener | type[RowFile] | None:
     """What opens a file that is not plain text; None: it is.
 
     Raises EventFileError for a file that cannot be read, or that is UTF-16.
@@ -114,13 +111,21 @@ def _opener(path: Path) -> _Opener | None:
     start = _reading(path, look)
     if start[:2] in _UTF_16:
         raise EventFileError(f"{readable(path)}: this is UTF-16 text; convert it to UTF-8")
+    if start in _OF_ROWS:
+        return _OF_ROWS[start]
     return next((opener for magic, opener in _OPENERS if start.startswith(magic)), None)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Offset and bytes of each record, without the line's end. Raises EventFileError."""
+    opener = _opener(path)
+    if isinstance(opener, type):
+        with closing(_open_rows(path, opener)) as rows:
+            number = _reading(path, rows.number)
+            yield from enumerate(_each(path, rows.lines(0, number)))
+        return
     offset = 0
-    with open_file(path) as file:
+    with _open_text(path, opener) as file:
         while line := _reading(path, file.readline):
             raw = line.removesuffix(b"\n")
             if offset == 0:
@@ -130,7 +135,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
             offset += len(line)
 
 
-def records(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+def _records(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
     """The same of the bytes of whole lines, which begin at offset `start` of their file."""
     offset = start
     if start == 0 and data.startswith(_BOM):
@@ -145,12 +150,19 @@ def records(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
             yield at, line
 
 
-def open_file(path: Path) -> BinaryIO:
-    """The uncompressed bytes. Raises EventFileError if it cannot be opened."""
-    opener = _opener(path)
+def _open_text(path: Path, opener: _Opener | None) -> BinaryIO:
     if opener is not None:
         return _reading(path, partial(opener, path))
     return _reading(path, lambda: path.open("rb"))
+
+
+def _open_rows(path: Path, kind: type[RowFile]) -> RowFile:
+    return kind(_reading(path, lambda: path.open("rb")))
+
+
+def _each(path: Path, lines: Iterator[bytes]) -> Iterator[bytes]:
+    while (line := _reading(path, partial(next, lines, None))) is not None:
+        yield line
 
 
 def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes]]]:
@@ -158,13 +170,17 @@ def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes
 
     A chunk has `chunk_bytes` bytes, rounded up to a whole line. The lines are read when they are
     asked for, and only until the next chunk is. A compressed file is decompressed once for this;
-    of a plain one little is read. Raises EventFileError, also for a compressed file that is damaged
-    or cut short.
+    of a plain one little is read, and of a file of rows the lines that are asked for. Raises
+    EventFileError, also for a compressed file that is damaged or cut short.
     """
-    compressed = _opener(path) is not None
+    opener = _opener(path)
+    if isinstance(opener, type):
+        yield from _cut_rows(path, opener, max(1, chunk_bytes // _ROW_BYTES))
+        return
+    compressed = opener is not None
     size = _reading(path, path.stat).st_size
     start = 0
-    with open_file(path) as file:
+    with _open_text(path, opener) as file:
         while True:
             if compressed:
                 head = _reading(path, partial(file.read, chunk_bytes - 1))
@@ -183,6 +199,18 @@ def cut(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int, Iterator[bytes
             else:
                 yield start, end, _lines_between(path, file, start, end)
             start = end
+
+
+def _cut_rows(
+    path: Path, kind: type[RowFile], size: int
+) -> Iterator[tuple[int, int, Iterator[bytes]]]:
+    with closing(_open_rows(path, kind)) as file:
+        number = _reading(path, file.number)
+        for start in range(0, number, size):
+            end = min(start + size, number)
+            # the first line is often all that is asked for
+            lines = chain(file.lines(start, start + 1), file.lines(start + 1, end))
+            yield start, end, _each(path, lines)
 
 
 def _rest_of_line(path: Path, file: BinaryIO, start: int) -> bytes:
@@ -210,33 +238,45 @@ class RangeReader:
 
     Chunks of a compressed file should come in their order: the decoder stays where it is between
     them, without an open file, and passes over what is between them. For one that is further back
-    the file is decompressed from its start again.
+    the file is decompressed from its start again. Of a file of rows, what is between two chunks is
+    passed over without making its lines.
     """
 
     def __init__(self) -> None:
-        self._half_read: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._half_read: OrderedDict[str, BinaryIO | RowFile] = OrderedDict()
 
-    def read(self, path: str, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`. Raises EventFileError if they are not there."""
+    def records(self, path: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Offset and bytes of each record from `start` up to `end`, as `lines` gives them.
+
+        Raises EventFileError, before the first one, if they are not there.
+        """
         place = Path(path)
-        file = self._half_read.pop(path, None)
-        if file is not None and file.tell() > start:
-            file = None
+        file: BinaryIO | RowFile | None = self._half_read.pop(path, None)
         if file is None and (opener := _opener(place)) is not None:
-            file = _reading(place, partial(opener, _Unopened(place)))
-        if file is None:
-            data = _reading(place, partial(_read_plain, place, start, end - start))
+            unopened = _Unopened(place)
+            file = _reading(place, lambda: opener(unopened))
+        if isinstance(file, RowFile):
+            rows = list(_each(place, file.lines(start, end)))
+            _check_whole(path, "row", start + len(rows), end)
+            found = iter(list(zip(range(start, end), rows, strict=True)))
         else:
-            data = _reading(place, partial(_read_on, file, start, end - start))
+            read = partial(_read_plain, place) if file is None else partial(_read_on, file)
+            data = _reading(place, partial(read, start, end - start))
+            _check_whole(path, "byte", start + len(data), end)
+            found = _records(data, start)
+        if file is not None:
             self._half_read[path] = file
             if len(self._half_read) > _MAX_HALF_READ:
                 self._half_read.popitem(last=False)
-        if len(data) < end - start:
-            raise EventFileError(
-                f"{readable(path)}: ends at byte {start + len(data):,}, and had {end:,} when the"
-                " run began. Files must not change while they are read; run the job again"
-            )
-        return data
+        return found
+
+
+def _check_whole(path: str, unit: str, ends: int, ended: int) -> None:
+    if ends < ended:
+        raise EventFileError(
+            f"{readable(path)}: ends at {unit} {ends:,}, and had {ended:,} when the"
+            " run began. Files must not change while they are read; run the job again"
+        )
 
 
 def _read_plain(path: Path, start: int, count: int) -> bytes:

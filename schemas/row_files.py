@@ -1,14 +1,17 @@
 """Avro containers and Parquet files, as the lines of JSON that say the same.
 
-What becomes of which type stands in docs/formats.md. The lines, and so all offsets, are the same
-whenever a file is read.
+What becomes of which type stands in docs/formats.md. The place of a line is the number of its row,
+so what lies between two places is found without making the lines before it.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import msgspec
@@ -20,7 +23,6 @@ from schemas.formats.json_form import not_finite
 AVRO, PARQUET = b"Obj\x01", b"PAR1"
 
 _BATCH_ROWS = 1024
-_BUFFER_BYTES = 1 << 16
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -31,71 +33,33 @@ class RowFileError(Exception):
     """A file of rows cannot be read: it is damaged, or its schema is refused. One line."""
 
 
-def open_avro(file: _Source) -> BinaryIO:
-    """The lines of an Avro container. Reading raises RowFileError."""
-    return io.BufferedReader(_Lines(file, _avro_rows), _BUFFER_BYTES)
+class RowFile:
+    """The lines of a file of rows. Forwards it goes on where it was; it may go back, too.
 
+    All raise RowFileError.
+    """
 
-def open_parquet(file: _Source) -> BinaryIO:
-    """The lines of a Parquet file. Reading raises RowFileError."""
-    return io.BufferedReader(_Lines(file, _parquet_rows), _BUFFER_BYTES)
-
-
-class _Lines(io.RawIOBase):
-    """The lines of a file of rows as one text. Going back reads the file from its start again."""
-
-    def __init__(self, file: _Source, rows: Callable[[_Source], Iterator[Any]]) -> None:
+    def __init__(self, file: _Source) -> None:
         self._file = file
-        self._rows = rows
-        self._begin()
 
-    def _begin(self) -> None:
-        self._file.seek(0)
-        self._left = map(_line, self._rows(self._file))
-        self._line = memoryview(b"")
-        self._at = 0
+    def number(self) -> int:
+        """How many rows there are."""
+        with _damage_is_named():
+            return self._number()
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_CUR:
-            offset += self._at
-        elif whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("the end is not known")
-        if offset < self._at:
-            self._begin()
-        while self._at < offset and self._fill():
-            self._take(offset - self._at)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._fill():
-            return 0
-        taken = self._take(len(buffer))
-        buffer[: len(taken)] = taken
-        return len(taken)
+    def lines(self, start: int, end: int) -> Iterator[bytes]:
+        """The rows from `start` up to `end`, or as many of them as there are."""
+        return map(_line, self._rows(start, end))
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
-        super().close()
 
-    def _fill(self) -> bool:
-        """Whether there is something left."""
-        if not self._line:
-            self._line = memoryview(next(self._left, b""))
-        return bool(self._line)
+    def _number(self) -> int:
+        raise NotImplementedError
 
-    def _take(self, most: int) -> memoryview:
-        taken, self._line = self._line[:most], self._line[most:]
-        self._at += len(taken)
-        return taken
+    def _rows(self, start: int, end: int) -> Iterator[Any]:
+        raise NotImplementedError
 
 
 def _line(row: Any) -> bytes:
@@ -106,48 +70,129 @@ def _line(row: Any) -> bytes:
             text = json.dumps(msgspec.to_builtins(row)).encode()
     except (TypeError, ValueError) as error:
         raise RowFileError(f"a row cannot be written as JSON: {error}") from None
-    return text + b"\n"
+    return text
 
 
-def _avro_rows(file: _Source) -> Iterator[Any]:
-    import fastavro
+class AvroFile(RowFile):
+    """An Avro container: blocks are passed over as a whole."""
 
-    from schemas.formats import avro
+    def __init__(self, file: _Source) -> None:
+        super().__init__(file)
+        self._begin()
+
+    def _number(self) -> int:
+        blocks = self._open()
+        self._begin()
+        return sum(block.num_records for block in blocks)
+
+    def _begin(self) -> None:
+        self._blocks: Iterator[Any] | None = None
+        self._at = self._left = 0
+
+    def _open(self) -> Iterator[Any]:
+        import fastavro
+
+        from schemas.formats import avro
+
+        self._file.seek(0)
+        blocks = fastavro.block_reader(self._file)
+        self._schema = avro.parsed(json.dumps(blocks.writer_schema))
+        self._data: Any = None
+        return iter(blocks)
+
+    def _rows(self, start: int, end: int) -> Iterator[Any]:
+        import fastavro
+
+        if start < self._at:
+            self._begin()
+        with _damage_is_named():
+            if self._blocks is None:
+                self._blocks = self._open()
+            while self._at < end:
+                if not self._left:
+                    block = next(self._blocks, None)
+                    if block is None:
+                        return
+                    self._left, self._data = block.num_records, block.bytes_
+                elif self._at + self._left <= start:
+                    self._at, self._left = self._at + self._left, 0
+                else:
+                    row = fastavro.schemaless_reader(self._data, self._schema, None)
+                    self._at, self._left = self._at + 1, self._left - 1
+                    if self._at > start:
+                        yield row
+
+
+class ParquetFile(RowFile):
+    """A Parquet file: row groups are passed over as a whole, and rows without making values."""
+
+    def __init__(self, file: _Source) -> None:
+        super().__init__(file)
+        self._whole: Any = None
+
+    def _number(self) -> int:
+        self._open()
+        return self._ends[-1] if self._ends else 0
+
+    def _open(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._whole is None:
+            whole = pq.ParquetFile(self._file)
+            fields = [field.with_type(_plain(field.type)) for field in whole.schema_arrow]
+            self._schema = pa.schema(fields)
+            groups = range(whole.num_row_groups)
+            self._ends = list(accumulate(whole.metadata.row_group(g).num_rows for g in groups))
+            self._whole = whole
+            self._begin(0)
+
+    def _begin(self, group: int) -> None:
+        """At the first row of a row group."""
+        self._at = self._ends[group - 1] if group else 0
+        groups = range(group, len(self._ends))
+        self._batches = self._whole.iter_batches(_BATCH_ROWS, row_groups=groups)
+        self._batch: Any = None
+
+    def _rows(self, start: int, end: int) -> Iterator[Any]:
+        import pyarrow as pa
+
+        from schemas import arrow_values
+
+        with _damage_is_named():
+            self._open()
+            group = bisect_right(self._ends, start)
+            if start < self._at or bisect_right(self._ends, self._at) < group < len(self._ends):
+                self._begin(group)
+            while self._at < end:
+                if not self._batch:
+                    self._batch = next(self._batches, None)
+                    if self._batch is None:
+                        return
+                count = len(self._batch)
+                skipped = min(max(start - self._at, 0), count)
+                taken = self._batch.slice(skipped, end - self._at - skipped)
+                self._batch = self._batch.slice(skipped + len(taken))
+                self._at += skipped + len(taken)
+                if taken:
+                    yield from arrow_values.rows(pa.Table.from_batches([taken]).cast(self._schema))
+
+
+@contextmanager
+def _damage_is_named() -> Iterator[None]:
     from schemas.formats.declared import FormatError
 
     try:
-        blocks = fastavro.block_reader(file)
-        schema = avro.parsed(json.dumps(blocks.writer_schema))
-        for block in blocks:
-            data = block.bytes_
-            for _ in range(block.num_records):
-                yield fastavro.schemaless_reader(data, schema, None)
+        yield
     except FormatError as error:
         raise RowFileError(str(error)) from None
-    except (RowFileError, OSError):
+    except RowFileError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         # damaged bytes end in whatever the reader stumbles over: there is no list of it
         raise RowFileError(_said(error)) from None
-
-
-def _parquet_rows(file: _Source) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from schemas import arrow_values
-
-    try:
-        whole = pq.ParquetFile(file)
-        schema = pa.schema([field.with_type(_plain(field.type)) for field in whole.schema_arrow])
-        for batch in whole.iter_batches(_BATCH_ROWS):
-            yield from arrow_values.rows(pa.Table.from_batches([batch]).cast(schema))
-    except (pa.ArrowException, NotImplementedError, UnicodeDecodeError) as error:
-        raise RowFileError(_said(error)) from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise RowFileError(_said(error)) from None  # Arrow's word for damage
 
 
 def _plain(kind: Any) -> Any:

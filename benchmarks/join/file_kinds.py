@@ -1,12 +1,12 @@
-"""What reading a request costs by the kind of its event file, and what reading ahead could save.
+"""What reading a request costs by the kind of its event file, and how several readers share it.
 
     python -m benchmarks.join.file_kinds [--requests 4000] [--repeat 5]
 
 The same requests of 20 items with 8 features in each kind of file, read chunk by chunk as the job
-reads them. The kinds take turns in one process. Two things are measured: CPU microseconds a request
-to get its line out of the file, and to decode that line; and the time that passes until all is read
-and decoded, with the next chunk read in another thread while this one is decoded, as a part of the
-time without that thread. Prints the median of the turns, with the least and the most of the ratio.
+reads them. The kinds take turns in one process. Three things are measured, in CPU time:
+microseconds a request to get its line out of the file, and to decode that line; and what a reader
+has to do that reads every fourth chunk, as one of four (`runtime.file_readers`), as a part of what
+one reader does. Prints the median of the turns; of that part, the least and the most as well.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import gzip
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,33 +59,23 @@ def files(folder: Path, text: bytes) -> dict[str, Path]:
     return found
 
 
-def _read(path: Path, chunks: list[_Chunk]) -> Iterator[tuple[int, bytes]]:
+def _read(path: Path, chunks: list[_Chunk]) -> list[tuple[int, bytes]]:
     reader = event_files.RangeReader()
-    for start, end in chunks:
-        yield start, reader.read(str(path), start, end)
+    return [record for start, end in chunks for record in reader.records(str(path), start, end)]
 
 
-def _read_ahead(path: Path, chunks: list[_Chunk], pool: ThreadPoolExecutor) -> Iterator[Any]:
-    parts = _read(path, chunks)
-    ahead = pool.submit(next, parts, None)
-    while (part := ahead.result()) is not None:
-        ahead = pool.submit(next, parts, None)
-        yield part
-
-
-def _decode(decoder: Any, parts: Iterator[tuple[int, bytes]]) -> None:
-    for start, data in parts:
-        for at, line in event_files.records(data, start):
-            decoder.decode(line, Origin("file", None, at))
+def _decode(decoder: Any, records: list[tuple[int, bytes]]) -> None:
+    for at, line in records:
+        decoder.decode(line, Origin("file", None, at))
 
 
 def main() -> None:
     """Run the command line."""
     options = options_of("file_kinds", 4_000)
     table = Table("file", title=f"A request of {ITEMS} items, by the kind of its file")
-    for heading in ("bytes", "µs to read", "µs to decode", "ahead", "least", "most"):
+    for heading in ("bytes", "µs to read", "µs to decode", "of four", "least", "most"):
         table.add_column(heading, justify="right")
-    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(1) as pool:
+    with tempfile.TemporaryDirectory() as cache:
         found = files(Path(cache), request_lines(Path(cache), options.requests))
         chunks = {
             kind: [(start, end) for start, end, _ in event_files.cut(path, CHUNK_BYTES)]
@@ -97,20 +86,18 @@ def main() -> None:
         ratios: dict[str, list[float]] = {kind: [] for kind in found}
         for turn in range(options.repeat + 1):
             for kind, path in found.items():
-                began = time.process_time_ns()
-                parts = list(_read(path, chunks[kind]))
-                between = time.process_time_ns()
-                _decode(json_decoder(), iter(parts))
-                spent = (between - began, time.process_time_ns() - between)
-                began = time.perf_counter_ns()
-                _decode(json_decoder(), _read(path, chunks[kind]))
-                between = time.perf_counter_ns()
-                _decode(json_decoder(), _read_ahead(path, chunks[kind], pool))
-                ratio = (time.perf_counter_ns() - between) / (between - began)
+                times = [time.process_time_ns()]
+                records = _read(path, chunks[kind])
+                times.append(time.process_time_ns())
+                _decode(json_decoder(), records)
+                times.append(time.process_time_ns())
+                _decode(json_decoder(), _read(path, chunks[kind][::4]))
+                times.append(time.process_time_ns())
                 if turn:  # the first one fills caches
-                    read[kind].append(spent[0] / 1000 / options.requests)
-                    decoded[kind].append(spent[1] / 1000 / options.requests)
-                    ratios[kind].append(ratio)
+                    reading, decoding, fourth = (b - a for a, b in pairwise(times))
+                    read[kind].append(reading / 1000 / options.requests)
+                    decoded[kind].append(decoding / 1000 / options.requests)
+                    ratios[kind].append(fourth / (reading + decoding))
         for kind, path in found.items():
             table.add_row(
                 kind,

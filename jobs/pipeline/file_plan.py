@@ -23,7 +23,7 @@ from schemas import event_files
 from schemas.event_files import EventFileError, readable
 from udfs.core.decode_settings import Chunk
 
-#: Bytes of a chunk, rounded up to whole lines. Flink can take a checkpoint between two chunks.
+#: Bytes of a chunk (`event_files.cut`). Flink can take a checkpoint between two chunks.
 CHUNK_BYTES = 256 * 1024
 
 
@@ -207,7 +207,7 @@ def _warning(source: str, bound: int, back: Sequence[tuple[int, _Part]]) -> str:
     return (
         f"sources.{source}: {files} {'file goes' if files == 1 else 'files go'} back in time by"
         f" more than out_of_orderness ({_about(bound)}), up to {_about(by)} in"
-        f" {readable(worst.path)} at byte {worst.start}. Records there may come too late for the"
+        f" {readable(worst.path)} at offset {worst.start}. Records there may come too late for the"
         " join: sort the files of a folder by time, put logs that run side by side (one per host)"
         f" into folders of their own, or raise sources.{source}.out_of_orderness"
     )

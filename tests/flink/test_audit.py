@@ -265,7 +265,7 @@ def test_a_rejected_record_that_is_removed(copy: Run, stream: str, reason: str) 
     named = culprit(copy)
     good = "request" if stream == "features" else "action"
     assert named.what == ("record" if reason in ("broken_json", "missing_field") else good)
-    assert named.where == f"{stream}/{Path(found.row['origin']).name} byte {found.row['offset']}"
+    assert named.where == f"{stream}/{Path(found.row['origin']).name} offset {found.row['offset']}"
 
 
 def test_raw_bytes_that_are_changed(copy: Run) -> None:

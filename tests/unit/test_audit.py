@@ -507,7 +507,7 @@ def test_a_duplicate_of_nothing_is_none(day: Day) -> None:
     day.lines["actions"][1] = day.lines["actions"][0]
     day.rows["rejected"].clear()
     [finding] = day.audit().findings
-    assert finding.why == "a copy of actions/1.jsonl byte 0, and not in rejected/"
+    assert finding.why == "a copy of actions/1.jsonl offset 0, and not in rejected/"
     day.rejected("actions", 1, "duplicate_action")
     assert day.audit().closes
 

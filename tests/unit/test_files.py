@@ -19,7 +19,7 @@ from configuration.reading import Duration
 from jobs.pipeline.config import ConfigError, FilesSource
 from jobs.pipeline.file_plan import Plan, plan
 from schemas.decoding import readable_time
-from schemas.event_files import RangeReader, records
+from schemas.event_files import RangeReader
 from schemas.events import STREAMS
 from udfs.core.decode_settings import StreamSettings
 from udfs.core.file_clock import FileClock
@@ -133,8 +133,7 @@ def lateness(plan: Plan, bound: int) -> int:
     reader, worst = RangeReader(), 0
     clock = FileClock(dict.fromkeys(STREAMS, StreamSettings(bound, 4 << 20)))
     for chunk in plan.chunks:
-        data = reader.read(chunk.path, chunk.start, chunk.end)
-        for _, raw in records(data, chunk.start):
+        for _, raw in reader.records(chunk.path, chunk.start, chunk.end):
             time = readable_time(raw)
             if time is None:
                 continue
@@ -217,7 +216,7 @@ def test_what_goes_back_too_far_is_said(tmp_path: Path) -> None:
     (said,) = planned(features, actions).warnings
     assert said.startswith("sources.features: 1 file goes back in time by more than")
     assert "out_of_orderness (1 min), up to 2.5 min in " in said
-    assert f"{features / 'a' / 'log.jsonl'} at byte {len(line(100_000)) * 2}" in said
+    assert f"{features / 'a' / 'log.jsonl'} at offset {len(line(100_000)) * 2}" in said
     assert planned(features, actions, bound=150_000).warnings == []
 
 
@@ -231,7 +230,7 @@ def test_the_files_of_a_folder_are_one_log_in_the_order_of_their_names(tmp_path:
     assert names == ["a/log", "x/log", "a/log", "a/log2", "a/log2"]
     assert [c.limit for c in found.chunks] == [None] * 5
     (said,) = found.warnings
-    assert f"{features / 'a' / 'log2.jsonl'} at byte 0" in said
+    assert f"{features / 'a' / 'log2.jsonl'} at offset 0" in said
     assert planned(features, actions, bound=600).warnings == []
 
 

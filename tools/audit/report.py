@@ -73,11 +73,11 @@ class Report:
 
 
 def place(origin: Origin) -> str:
-    """`features/01.jsonl byte 120`, or `topic[2] offset 17`."""
+    """`features/01.jsonl offset 120`, or `topic[2] offset 17`."""
     if origin.partition is not None:
         return f"{origin.name}[{origin.partition}] offset {origin.offset}"
     path = PurePath(origin.name)
-    return f"{path.parent.name}/{path.name} byte {origin.offset}"
+    return f"{path.parent.name}/{path.name} offset {origin.offset}"
 
 
 def show(report: Report, console: Console, most: int, *, running: bool) -> None:

@@ -343,8 +343,7 @@ class _ChunkReader:
         yield decodings.reply(events, more=False)
 
     def _records(self, chunk: Chunk) -> Iterator[tuple[int, bytes]]:
-        data = self._files.read(chunk.path, chunk.start, chunk.end)
-        return event_files.records(data, chunk.start)
+        return self._files.records(chunk.path, chunk.start, chunk.end)
 
     def _events(self, chunk: Chunk, number: int) -> Iterator[Keyed]:
         raise NotImplementedError

@@ -71,7 +71,7 @@ class DecodeSettings:
 
 
 class Chunk(msgspec.Struct, array_like=True, frozen=True):
-    """Whole lines of a file: the (uncompressed) bytes from `start` up to `end`.
+    """Whole lines of a file: the (uncompressed) bytes from `start` up to `end`, or the rows.
 
     `source`: the key of its source. `limit` (epoch ms): where the next chunk of another folder of
     the source begins; None if there is none. The records of this chunk move the clock no further,
