@@ -96,6 +96,11 @@ def partitions(source: KafkaSource, consumer: Any) -> list[Any]:
     ]
 
 
+def cluster_of(source: KafkaSource, consumer: Any) -> str:
+    """The id of the cluster that a consumer has found; its addresses if the brokers tell none."""
+    return str(consumer._cluster.cluster_id or source.bootstrap_servers)
+
+
 def refused(key: str, source: KafkaSource, error: Exception) -> ConfigError:
     """What to do about an error that the broker answers with."""
     from kafka import errors

@@ -1,5 +1,5 @@
-"""What a look at the topics tells before a job reads them: whether offsets are committed, and
-whether the timestamps of records are those of the events.
+"""What a look at the topics tells before a job reads them: whether offsets are committed, whether
+the timestamps of records are those of the events, and whether two sources read one topic.
 
 The watermark of Kafka follows record timestamps. A record whose event is much older than its
 timestamp comes when its time is over: a request is rejected (`late_request`), and an action finds
@@ -9,12 +9,13 @@ produced again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline
-from jobs.pipeline.kafka_consumer import connect, partitions, refused
+from jobs.pipeline.kafka_consumer import cluster_of, connect, partitions, refused
 from jobs.pipeline.record_times import TimeOf, times_of, transcoded
+from jobs.pipeline.source_checks import read_twice
 from schemas.events import stream_of
 from schemas.formats.framing import Framed
 
@@ -35,11 +36,22 @@ class Sampled(NamedTuple):
     appended: bool
 
 
-def check(key: str, source: KafkaSource, pipeline: Pipeline, *, judge_times: bool = True) -> None:
-    """Raises ConfigError when the job could not read the topic, or hardly use what it reads.
+class Topic(NamedTuple):
+    """A topic, and the Kafka cluster that it is in: its id; its addresses where it tells none."""
+
+    cluster: str
+    name: str
+
+
+def check(
+    key: str, source: KafkaSource, pipeline: Pipeline, *, judge_times: bool = True
+) -> list[Topic]:
+    """The topics that the source reads as of now, by name.
 
     `key`: that of the source. `pipeline`: as it is seen from the source. `judge_times`: whether
     record timestamps have to fit the events, as the join needs it.
+
+    Raises ConfigError when the job could not read the topics, or hardly use what it reads.
     """
     group = {} if source.group_id is None else {"group_id": source.group_id}
     consumer = connect(key, source, enable_auto_commit=False, **group)
@@ -47,6 +59,7 @@ def check(key: str, source: KafkaSource, pipeline: Pipeline, *, judge_times: boo
 
     try:
         found = partitions(source, consumer)
+        cluster = cluster_of(source, consumer)
         if source.group_id is not None and found:
             consumer.committed(found[0])  # the right to do so
         if source.start == "committed":
@@ -65,6 +78,22 @@ def check(key: str, source: KafkaSource, pipeline: Pipeline, *, judge_times: boo
     wrong = judge(sample, key, source, pipeline) if judge_times else None
     if wrong is not None:
         raise ConfigError(f"sources.{key}: {wrong}")
+    return [Topic(cluster, partition.topic) for partition in one_of_each]
+
+
+def check_apart(topics: Mapping[str, Sequence[Topic]]) -> None:
+    """Raises ConfigError when two sources of a stream read one topic. Of those that are named in
+    the file it is known before (`source_checks`); here it is of what patterns match, and of one
+    cluster under two addresses.
+
+    `topics`: those that `check` found, by the key of their source.
+    """
+    taken: dict[tuple[str, Topic], str] = {}
+    for key, found in topics.items():
+        for topic in found:
+            other = taken.setdefault((stream_of(key), topic), key)
+            if other != key:
+                raise ConfigError(f"sources.{key}: the topic {read_twice(topic.name, other)}")
 
 
 def judge(sample: list[Sampled], key: str, source: KafkaSource, pipeline: Pipeline) -> str | None:

@@ -15,21 +15,23 @@ def check(pipeline: Pipeline, *, judge_times: bool = True) -> list[str]:
     `judge_times`: whether record timestamps have to fit the events.
 
     Raises ConfigError for a broker that does not answer or refuses the login, a topic that is not
-    there, record timestamps that do not fit the events, a schema registry without the schemas, or
-    an output that cannot be written.
+    there or that two sources of a stream read, record timestamps that do not fit the events, a
+    schema registry without the schemas, or an output that cannot be written.
     """
     notes = []
+    topics: dict[str, list[kafka_preflight.Topic]] = {}
     for named in pipeline.sources.each:
         if named.source.format is not None:
             record_format.check(f"sources.{named.key}.format", named.source.format)
         if isinstance(named.source, KafkaSource):
             try:
-                kafka_preflight.check(
+                topics[named.key] = kafka_preflight.check(
                     named.key, named.source, pipeline.seen_from(named), judge_times=judge_times
                 )
             except UnreadableError as error:
                 # Flink's own client knows more; it will say itself what is wrong
                 notes.append(f"the topic could not be looked at before the start: {error}")
+    kafka_preflight.check_apart(topics)
     if "://" not in pipeline.output.path:
         try:
             Path(pipeline.output.path).mkdir(parents=True, exist_ok=True)

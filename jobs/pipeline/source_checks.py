@@ -71,7 +71,10 @@ def _check_drifts(sources: SourcesSection, wrong: Wrong) -> None:
 
 
 def _check_apart(named: tuple[NamedSource, ...], wrong: Wrong) -> None:
-    """The origin of a record says which source of its stream it is from, so no two share one."""
+    """The origin of a record says which source of its stream it is from, so no two share one.
+
+    What patterns have in common only the broker can tell: see `kafka_preflight.check_apart`.
+    """
     taken: dict[tuple[str, str], str] = {}
     for each in named:
         source = each.source
@@ -83,12 +86,24 @@ def _check_apart(named: tuple[NamedSource, ...], wrong: Wrong) -> None:
             places, key = [(source.bootstrap_servers, topic) for topic in source.topics], "topic"
         for place in places:
             if place in taken:
-                raise wrong(
-                    f"sources.{each.key}.{key}",
-                    f"{place[1]!r} is read by sources.{taken[place]} already: what one stream reads"
-                    " twice is there twice",
-                )
+                raise wrong(f"sources.{each.key}.{key}", read_twice(place[1], taken[place]))
             taken[place] = each.key
+    for each in named:
+        source = each.source
+        if not isinstance(source, KafkaSource) or source.topic_pattern is None:
+            continue
+        for (servers, topic), other in taken.items():
+            if servers == source.bootstrap_servers and re.fullmatch(source.topic_pattern, topic):
+                raise wrong(f"sources.{each.key}.topic_pattern", read_twice(topic, other))
+
+
+def read_twice(place: str, other: str) -> str:
+    """What is wrong when a topic, or a path, is that of another source (its key), too."""
+    return (
+        f"{place!r} is read by sources.{other} already, so its records would be there twice; take"
+        " it out of one of the two (records of different kinds in one place are one source, whose"
+        " mapping tells them apart)"
+    )
 
 
 def _resolved(

@@ -1,14 +1,20 @@
-"""Whether record timestamps fit the events: what a sample of a topic is judged to be."""
+"""Whether record timestamps fit the events, by a sample of a topic; and whether two sources read
+one topic, by what a broker lists.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.pipeline.config import KafkaSource, Pipeline, load
+from jobs.pipeline import kafka_preflight, preflight
+from jobs.pipeline.config import ConfigError, KafkaSource, Pipeline, load
 from jobs.pipeline.kafka_preflight import Sampled, judge, too_old_after
 from schemas.events import Stream
 from tests.unit.test_config import KAFKA, written
@@ -72,3 +78,94 @@ def test_nothing_is_refused_when_told_so(tmp_path: Path) -> None:
     path = written(tmp_path, KAFKA)
     relaxed = load(path, ["runtime.max_late_requests=1"], {"SECRET": "x"})
     assert said(relaxed, [YEAR] * 50, "features") == ""
+
+
+#: Sources of actions that only a broker can tell apart, or not.
+PATTERNS = """
+[actions.click]
+window = "10s"
+[output]
+path = "out"
+[sources.features]
+type = "kafka"
+topic = "shop-ranked"
+bootstrap_servers = "b:1"
+[sources.actions.shop]
+type = "kafka"
+topic_pattern = "shop-.*"
+bootstrap_servers = "b:1"
+[sources.actions.orders]
+type = "kafka"
+topic_pattern = ".*-orders"
+bootstrap_servers = "b:1"
+"""
+
+
+class Listed:
+    """A consumer of empty topics, of one partition each."""
+
+    def __init__(self, topics: Iterable[str], cluster: str | None) -> None:
+        self._topics = set(topics)
+        self._cluster = SimpleNamespace(cluster_id=cluster)
+
+    def topics(self) -> set[str]:
+        return self._topics
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return {0}
+
+    def beginning_offsets(self, partitions: list[Any]) -> dict[Any, int]:
+        return dict.fromkeys(partitions, 0)
+
+    end_offsets = beginning_offsets
+
+    def poll(self, **_: Any) -> dict[Any, Any]:
+        return {}
+
+    def assign(self, partitions: list[Any]) -> None:
+        pass
+
+    def seek_to_end(self, *partitions: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TestTopicsOfTwoSources:
+    @pytest.fixture
+    def said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """What the preflight says when clusters have these topics, by address: id and topics."""
+
+        def check(clusters: dict[str, tuple[str | None, list[str]]], *overrides: str) -> str:
+            def connect(key: str, source: KafkaSource, **_: Any) -> Listed:
+                cluster, topics = clusters[source.bootstrap_servers]
+                return Listed(topics, cluster)
+
+            monkeypatch.setattr(kafka_preflight, "connect", connect)
+            try:
+                assert preflight.check(load(written(tmp_path, PATTERNS), overrides)) == []
+            except ConfigError as error:
+                return str(error)
+            return ""
+
+        return check
+
+    def test_a_topic_that_two_patterns_match_is_named(self, said: Any) -> None:
+        line = said({"b:1": ("id", ["shop-ranked", "shop-clicks", "shop-orders", "web-orders"])})
+        assert line.startswith(
+            "sources.actions.orders: the topic 'shop-orders' is read by sources.actions.shop "
+            "already, so its records would be there twice; take it out of one of the two"
+        )
+        assert "\n" not in line
+
+    def test_the_other_stream_may_read_it(self, said: Any) -> None:
+        assert said({"b:1": (None, ["shop-ranked", "shop-clicks", "web-orders"])}) == ""
+
+    def test_one_cluster_may_have_two_addresses(self, said: Any) -> None:
+        topics = ["shop-ranked", "shop-clicks", "shop-orders"]
+        other = "sources.actions.orders.bootstrap_servers=b:2"
+        assert "'shop-orders'" in said({"b:1": ("id", topics), "b:2": ("id", topics)}, other)
+        assert said({"b:1": ("id", topics), "b:2": ("another", topics)}, other) == ""
+        # a broker that tells no id is known by its address
+        assert said({"b:1": (None, topics), "b:2": (None, topics)}, other) == ""

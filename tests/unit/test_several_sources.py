@@ -157,6 +157,10 @@ class TestConfiguration:
              r"sources.features: has 'topic', a key of one source, beside the source 'app'"),
             ('topic = "actions.orders"', 'topic = "actions.clicks"',
              "sources.actions.orders.topic: 'actions.clicks' is read by sources.actions.clicks al"),
+            ('topic = "actions.orders"', 'topic_pattern = "actions[.](clicks|returns)"',
+             "orders.topic_pattern: 'actions.clicks' is read by sources.actions.clicks already"),
+            ('topic = "actions.clicks"', 'topic_pattern = ".*orders"',
+             "clicks.topic_pattern: 'actions.orders' is read by sources.actions.orders already"),
             ('topic = "actions.orders"', 'topik = "x"',
              "sources.actions.orders.topik: there is no such key"),
             ('topic = "actions.orders"', 'topic = "a b"', "sources.actions.orders.topic: expected"),
@@ -175,6 +179,12 @@ class TestConfiguration:
         with pytest.raises(ConfigError, match=message) as error:
             load(written(tmp_path, text.replace(old, new)))
         assert "\n" not in str(error.value)
+
+    def test_a_topic_may_be_that_of_both_streams_or_of_two_clusters(self, tmp_path: Path) -> None:
+        path = written(tmp_path, HEAD + KAFKA + MAPPED)
+        load(path, ["sources.actions.orders.topic=features.app"])
+        other = "sources.actions.orders.bootstrap_servers=elsewhere:1"
+        load(path, ["sources.actions.orders.topic=actions.clicks", other])
 
     def test_sources_of_one_stream_have_one_kind_of_record(self, tmp_path: Path) -> None:
         impressions = WEB.replace('items = "shown"', 'record = "impression"').replace('".', '"')
