@@ -213,14 +213,16 @@ def _begin(
         return "restore", restored
     if restored is not None:
         # `flink run --fromSavepoint`, or the option in [flink]
-        _refuse_newer_rows(
-            program, pipeline, places.from_uri(restored), "flink run --fromSavepoint"
-        )
+        place, how = places.from_uri(restored), "flink run --fromSavepoint"
+        _refuse_newer_rows(program, pipeline, place, how)
+        _refuse_lost_sources(program, pipeline, env, place, how)
         return "restore", restored
     if asked.restore is not None:
         jobs = {run.job for run in runs.known(output)}
         restored = restore.find(asked.restore, environment.checkpoint_folder(env), jobs)
-        _refuse_newer_rows(program, pipeline, restored, f"--restore {asked.restore}")
+        how = f"--restore {asked.restore}"
+        _refuse_newer_rows(program, pipeline, restored, how)
+        _refuse_lost_sources(program, pipeline, env, restored, how)
         environment.restore_from(env, restored)
         program.say(f"going on from {restored}")
         return "restore", restored
@@ -263,6 +265,22 @@ def _refuse_newer_rows(program: Program, pipeline: Pipeline, snapshot: str, aske
             f"latest if there is a newer snapshot, or set another {program.written.key} to go "
             "back, or --overwrite to read all input again"
         )
+
+
+def _refuse_lost_sources(
+    program: Program, pipeline: Pipeline, env: Any, snapshot: str, asked: str
+) -> None:
+    """Raises ConfigError when the snapshot has positions in sources that the job does not have."""
+    from jobs.pipeline import restore, restored_sources
+
+    try:
+        operators = restore.operators(snapshot)
+    except places.PlaceError:
+        return  # Flink itself refuses to lose them
+    option = environment.option(env, restored_sources.IGNORE_UNCLAIMED_STATE) or ""
+    may_drop = option.lower() == "true"
+    for note in restored_sources.check(operators, pipeline.sources, asked, may_drop=may_drop):
+        program.say(note)
 
 
 def _log_folder(pipeline: Pipeline, *, keep: bool) -> Path:

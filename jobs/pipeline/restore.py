@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.pipeline import places
 from jobs.pipeline.config import ConfigError
@@ -118,6 +119,18 @@ def checkpoint_number(place: str) -> int | None:
     return _number(place) or _flink_number(places.read(metadata) or b"", metadata)
 
 
+def operators(place: str) -> list[str]:
+    """The names of the operators that a snapshot has state of, as far as Flink can read it.
+
+    Needs a running JVM. Raises PlaceError.
+    """
+    metadata = places.below(place, _METADATA)
+    loaded = _loaded(places.read(metadata) or b"", metadata)
+    if loaded is None:
+        return []
+    return [str(one.getOperatorName().orElse("")) for one in loaded.getOperatorStates().iterator()]
+
+
 def _number(place: str) -> int:
     """Of a checkpoint, by its path; 0 of a savepoint."""
     name = place.rstrip("/").rsplit("/", 1)[-1]
@@ -131,6 +144,12 @@ def _flink_reads(data: bytes, metadata: str) -> bool:
 
 def _flink_number(data: bytes, metadata: str) -> int | None:
     """The number in a `_metadata`; None if Flink cannot read it."""
+    loaded = _loaded(data, metadata)
+    return None if loaded is None else int(loaded.getCheckpointId())
+
+
+def _loaded(data: bytes, metadata: str) -> Any:
+    """Flink's `CheckpointMetadata`; None if it cannot read these bytes."""
     from pyflink.java_gateway import get_gateway
 
     jvm = get_gateway().jvm
@@ -138,6 +157,6 @@ def _flink_number(data: bytes, metadata: str) -> int | None:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     try:
         checkpoints = jvm.org.apache.flink.runtime.checkpoint.Checkpoints
-        return int(checkpoints.loadCheckpointMetadata(stream, loader, metadata).getCheckpointId())
+        return checkpoints.loadCheckpointMetadata(stream, loader, metadata)
     except Exception:
         return None

@@ -1,158 +1,70 @@
-"""Two sources of features and two of actions over a real broker, each with a shape, a format and a
-watermark of its own. The order system lags; the job is restored at another parallelism meanwhile.
+"""Several sources a stream over a real broker: one that lags, one that is added and taken out over
+a savepoint, and all of them joined again from their archive. The rows are those of the oracle.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import math
+import re
 import signal
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import pytest
 from kafka import KafkaProducer
 
+from jobs.pipeline import preflight
+from jobs.pipeline.config import ConfigError, load
 from services.kafka_broker import KafkaBroker
+from services.process import free_port
 from services.waiting import wait_until
 from tests import oracle
 from tests.e2e.local_job import started
-from tests.flink import running
-from tests.timeline import Action, Request, Rules, Timeline
-from tests.unit.test_several_sources import HEAD, ORDERS
-
-START = 1_700_000_000_000
-FAR = START + 3_600_000
-REQUESTS = 240
-DEADLINE_S = 300
-RULES = Rules(
-    "request_id", {"click": 10_000, "purchase": 60_000}, {"click": "count", "purchase": "sum"}
+from tests.e2e.several_sources import (
+    FAR,
+    REQUESTS,
+    RULES,
+    START,
+    TOPICS,
+    Shop,
+    check_rows,
+    number,
+    traffic,
 )
-ITEM = {
-    "type": "record",
-    "name": "Item",
-    "fields": [{"name": "item_id", "type": "string"}, {"name": "price", "type": "double"}],
-}
-SCHEMA = {
-    "type": "record",
-    "name": "Ranked",
-    "fields": [
-        {"name": "request_id", "type": "string"},
-        {"name": "user_id", "type": "string"},
-        {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-micros"}},
-        {"name": "items", "type": {"type": "array", "items": ITEM}},
-    ],
-}
-#: The first part is that of the tests without a broker, whose web has another shape.
-CONFIG = f"""{HEAD}{ORDERS}
-[runtime]
-parallelism = 2
-checkpoint_interval = "1s"
-[events.features.app]
-request_id = "req"
-user_id = "who"
-event_time = "ts"
-items = "shown"
-item_id = ".sku"
-fields = {{ price = {{ path = ".cents", divide = 100 }} }}
-[events.features.web]
-request_id = "request_id"
-user_id = "user_id"
-event_time = {{ path = "event_time", unit = "us" }}
-items = "items"
-item_id = ".item_id"
-"""
-TOPICS = {"features.app": 2, "features.web": 3, "actions.clicks": 2, "actions.orders": 2}
+from tests.e2e.test_metrics import scraped
+from tests.flink import running
+from tests.timeline import Action, Request, Timeline, Watermark
+
+DEADLINE_S = 300
+WITHOUT_ORDERS = tuple(name for name in TOPICS if name != "actions.orders")
 
 
-def configuration(folder: Path, servers: str) -> Path:
-    text = CONFIG
-    for name in TOPICS:
-        text += f'[sources.{name}]\ntype = "kafka"\ntopic = "{topic(name)}"\n'
-        text += f'bootstrap_servers = "{servers}"\nout_of_orderness = "2s"\n'
-        # all but the order system are told to their ends at once, and then hold no time back
-        text += f'idle_timeout = "{"10min" if name == "actions.orders" else "5s"}"\n'
-        if name == "features.web":
-            text += 'format = { type = "avro", schema = "ranked.avsc" }\n'
-    (folder / "ranked.avsc").write_text(json.dumps(SCHEMA))
-    path = folder / "pipeline.toml"
-    path.write_text(text)
-    return path
+def visible(job: subprocess.Popen[bytes], log: Path, output: Path) -> Callable[[int], list[Any]]:
+    """Tells the samples of a job that must be running, when there are so many."""
+
+    def samples(count: int) -> list[Any]:
+        assert job.poll() is None, log.read_text()
+        found = running.rows(output, "samples")
+        return found if len(found) >= count else []
+
+    return samples
 
 
-def topic(name: str) -> str:
-    return f"several-{name.replace('.', '-')}"
+def stop(job: subprocess.Popen[bytes]) -> None:
+    job.send_signal(signal.SIGTERM)
+    job.wait(timeout=90)
 
 
-def traffic() -> tuple[list[Request], list[Action]]:
-    """A request a second, with clicks and purchases about the edges of their windows."""
-    requests = [
-        Request(f"r{i}", f"u{i % 17}", START + i * 1_000, (f"i{i % 9}", "j"))
-        for i in range(REQUESTS)
-    ]
-    actions: list[Action] = []
-    for i, request in enumerate(requests):
-        who = (request.user_id, request.items[i % 2], request.request_id)
-        click, order = (0, 10_000, 10_001)[i % 3], (0, 30_000, 60_000, 60_001)[i % 4]
-        actions.append(Action(f"c{i}", *who, "click", None, request.event_time + click))
-        if i % 5:
-            actions.append(Action(f"o{i}", *who, "purchase", 2.5, request.event_time + order))
-    return requests, actions
-
-
-def source_of(event: Request | Action) -> str:
-    if isinstance(event, Request):
-        return "features.app" if int(event.request_id[1:]) % 2 else "features.web"
-    return "actions.clicks" if event.action == "click" else "actions.orders"
-
-
-def record(name: str, event: Request | Action) -> bytes:
-    if isinstance(event, Action):
-        if name == "actions.clicks":
-            return json.dumps({k: v for k, v in vars(event).items() if v is not None}).encode()
-        who = {"basket": event.request_id, "customer": event.user_id, "sku": event.item_id}
-        order = {"order": event.event_id, "at": event.event_time, "cents": 250}
-        return json.dumps(who | order).encode()
-    who = {"request_id": event.request_id, "user_id": event.user_id}
-    if name == "features.app":
-        shown = [{"sku": item, "cents": 50} for item in event.items]
-        app = {"req": event.request_id, "who": event.user_id}
-        return json.dumps(app | {"ts": event.event_time, "shown": shown}).encode()
-    out = io.BytesIO()
-    items = [{"item_id": item, "price": 0.5} for item in event.items]
-    # the writer takes the number for a time of the logical type as it is
-    web = who | {"event_time": event.event_time * 1000, "items": items}
-    fastavro.schemaless_writer(out, fastavro.parse_schema(SCHEMA), web)
-    return out.getvalue()
-
-
-def produce(servers: str, events: Sequence[Request | Action], ended: Sequence[str]) -> None:
-    """Each record to the topic of its source. `ended`: sources of which all has been told."""
-    producer = KafkaProducer(bootstrap_servers=servers)
-    sent: list[Any] = []
-    for event in events:
-        name = source_of(event)
-        where = int(str(event.request_id)[1:]) % TOPICS[name]
-        time = event.event_time
-        value = record(name, event)
-        sent.append(producer.send(topic(name), value=value, timestamp_ms=time, partition=where))
-    for name in ended:
-        for partition in range(TOPICS[name]):
-            far: Request | Action = Action("f", "u", "i", "r-far", "purchase", 1.0, FAR)
-            if name.startswith("features"):
-                far = Request(f"far-{name}-{partition}", "u", FAR, ("i",))
-            elif name == "actions.clicks":
-                far = Action("f", "u", "i", "r-far", "click", None, FAR)
-            value = record(name, far)
-            sent.append(
-                producer.send(topic(name), value=value, timestamp_ms=FAR, partition=partition)
-            )
-    producer.flush()
-    for future in sent:
-        future.get(timeout=30)
-    producer.close()
+def newest(port: int) -> dict[str, float]:
+    """The newest event of each source (epoch ms), as the subtask tells it that is behind."""
+    name = "flink_taskmanager_job_task_operator_source_newest_event_ms"
+    found: dict[str, float] = {}
+    for labels, value in re.findall(rf"^{name}{{(.*)}} (\S+)$", scraped(port), re.MULTILINE):
+        (source,) = re.findall(r'(?:^|,)source="([^"]*)"', labels)
+        found[source] = min(float(value), found.get(source, math.inf))
+    return found
 
 
 @pytest.mark.thorough
@@ -160,9 +72,8 @@ def produce(servers: str, events: Sequence[Request | Action], ended: Sequence[st
 def test_an_order_system_that_lags_makes_no_negatives(
     kafka_broker: KafkaBroker, tmp_path: Path
 ) -> None:
-    servers = kafka_broker.bootstrap_servers
-    for name, partitions in TOPICS.items():
-        kafka_broker.create_topic(topic(name), partitions=partitions)
+    # all but the order system are told to their ends at once, and then hold no time back
+    shop = Shop(kafka_broker, "lagging", idle="5s")
     requests, actions = traffic()
     truth = oracle.expected(Timeline((*requests, *actions), FAR), RULES)
     # the order system has told of the first third
@@ -173,42 +84,129 @@ def test_an_order_system_that_lags_makes_no_negatives(
     first = [a for a in orders if a.event_time <= told]
     rest = [a for a in orders if a.event_time > told]
     clicks = [a for a in actions if a.action == "click"]
-    ended = ("features.app", "features.web", "actions.clicks")
-    produce(servers, [*requests, *clicks, *first], ended)
-    producer = KafkaProducer(bootstrap_servers=servers)
-    producer.send(topic("actions.orders"), value=b'{"broken', timestamp_ms=START).get(timeout=30)
+    shop.tell([*requests, *clicks, *first], ended=WITHOUT_ORDERS)
+    orders_topic = shop.topic("actions.orders")
+    producer = KafkaProducer(bootstrap_servers=shop.servers)
+    producer.send(orders_topic, value=b'{"broken', timestamp_ms=START).get(timeout=30)
     producer.close()
 
-    config, output = configuration(tmp_path, servers), tmp_path / "out"
+    config, output = shop.configuration(tmp_path / "pipeline.toml"), tmp_path / "out"
     early = [row for row in truth.rows if row.event_time + 60_000 < told - 6_000]
-    log = tmp_path / "job.log"
-    with started(["--config", str(config)], log) as job:
-
-        def rows(count: int) -> list[dict[str, Any]]:
-            assert job.poll() is None, log.read_text()
-            found = running.rows(output, "samples")
-            return found if len(found) >= count else []
-
+    log, port = tmp_path / "job.log", free_port()
+    arguments = ["--config", str(config), "--set", f"runtime.metrics_port={port}"]
+    with started(arguments, log) as job:
+        rows = visible(job, log, output)
         before = wait_until(lambda: rows(len(early)), DEADLINE_S, "the first samples", every_s=0.5)
         assert max(row["event_time"] for row in before) + 60_000 <= told
-        job.send_signal(signal.SIGTERM)
-        job.wait(timeout=90)
+        shown = dict.fromkeys(WITHOUT_ORDERS, FAR)
+        # told in steps of a second
+        shown["actions.orders"] = first[-1].event_time // 1_000 * 1_000
+        wait_until(lambda: newest(port) == shown, 60, f"{shown} in the metrics", every_s=0.5)
+        stop(job)
     again = ["--config", str(config), "--restore", "latest", "--set", "runtime.parallelism=1"]
     with started(again, log) as job:
-        produce(servers, rest, ["actions.orders"])
+        shop.tell(rest, ended=["actions.orders"])
+        rows = visible(job, log, output)
         wait_until(lambda: rows(len(truth.rows)), DEADLINE_S, "all samples", every_s=0.5)
 
-    found = {(row["request_id"], row["position"]): row for row in running.rows(output, "samples")}
-    assert len(found) == len(truth.rows) == len(running.rows(output, "samples"))
-    for row in truth.rows:
-        of = found[row.request_id, row.position]
-        labels = {kind: of[f"label_{kind}"] for kind in RULES.windows}
-        assert labels == dict(row.labels), row
-        assert {kind: of[f"delay_{kind}_ms"] for kind in RULES.windows} == dict(row.delays), row
-        assert of["mature_click"]
-        assert of["mature_purchase"]
-        assert of["price"] == 0.5
+    check_rows(output, truth)
     (bad,) = (r for r in running.rows(output, "rejected") if r["reason"] == "broken_json")
-    assert (bad["stream"], bad["origin"]) == ("actions", topic("actions.orders"))
+    assert (bad["stream"], bad["origin"]) == ("actions", orders_topic)
     audit = running.run_module("tools.audit", "--config", str(config))
     assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_a_source_is_added_and_taken_out_over_a_savepoint(
+    kafka_broker: KafkaBroker, tmp_path: Path
+) -> None:
+    shop = Shop(kafka_broker, "added")
+    requests, actions = traffic()
+    clicks = [a for a in actions if a.action == "click"]
+    # The job settles the first requests before it knows the order system, which has orders of them.
+    # None of the others is settled by then of which it has any.
+    half, settled = REQUESTS // 3, START + 70_000
+    orders = [a for a in actions if a.action == "purchase" and not 10 <= number(a) < 40]
+    all_but_orders: list[Request | Action] = [*requests, *clicks]
+    known = [event for event in all_but_orders if number(event) < half]
+    rest = [event for event in all_but_orders if number(event) >= half]
+    orders.sort(key=lambda action: action.event_time)
+    truth = oracle.expected(Timeline((*known, Watermark(settled), *orders, *rest), FAR), RULES)
+    late = {one.sample[0] for one in truth.late if one.reason == "after_settle"}
+    assert late == {f"r{i}" for i in (1, 2, 4, 6, 8, 9)}
+
+    config = shop.configuration(tmp_path / "before.toml", WITHOUT_ORDERS)
+    output, log = tmp_path / "out", tmp_path / "job.log"
+    shop.tell(known)
+    with started(["--config", str(config)], log) as job:
+        rows = visible(job, log, output)
+        early = [row for row in truth.rows if row.event_time + 60_000 <= settled]
+        wait_until(lambda: rows(len(early)), DEADLINE_S, "the first samples", every_s=0.5)
+        stop(job)
+    shop.tell([*orders, *rest], ended=tuple(TOPICS))
+    with_orders = shop.configuration(tmp_path / "after.toml")
+    with started(["--config", str(with_orders), "--restore", "latest"], log) as job:
+        rows = visible(job, log, output)
+        wait_until(lambda: rows(len(truth.rows)), DEADLINE_S, "all samples", every_s=0.5)
+        stop(job)
+    check_rows(output, truth)
+
+    again = ["--config", str(config), "--restore", "latest"]
+    refused = running.run_module("jobs.join_samples", *again)
+    assert refused.returncode == 2, refused.stderr
+    assert "has a position in sources.actions.orders" in refused.stderr.strip().splitlines()[-1]
+    # after all is told of the others, time goes on without the orders, which say no more
+    more_requests, more_actions = traffic(FAR + 1_000)
+    shop.tell([more_requests[0], more_actions[0]], ended=WITHOUT_ORDERS, far=FAR + 3_600_000)
+    again += ["--set", "flink.execution.state-recovery.ignore-unclaimed-state=true"]
+    with started(again, log) as job:
+        rows = visible(job, log, output)
+
+        def row() -> list[Any]:
+            return [row for row in rows(1) if row["event_time"] == FAR + 1_000]
+
+        one, other = wait_until(row, DEADLINE_S, "a request after the orders", every_s=0.5)
+        assert "the position in sources.actions.orders is dropped" in log.read_text()
+    assert {(of["label_click"], of["label_purchase"]) for of in (one, other)} == {(1, 0), (0, 0)}
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_the_archive_of_several_sources_is_joined_again(
+    kafka_broker: KafkaBroker, tmp_path: Path
+) -> None:
+    shop = Shop(kafka_broker, "kept")
+    requests, actions = traffic()
+    truth = oracle.expected(Timeline((*requests, *actions), FAR), RULES)
+    shop.tell([*requests, *actions], ended=tuple(TOPICS))
+    config = shop.configuration(tmp_path / "pipeline.toml")
+    ends = [part for name in TOPICS for part in ("--set", f"sources.{name}.end=latest")]
+    kept = running.run_module("jobs.archive_events", "--config", str(config), *ends)
+    assert kept.returncode == 0, kept.stderr
+    for name, partitions in TOPICS.items():
+        folder = name.replace(".", "-")
+        records = running.rows(tmp_path / "kept", folder)
+        assert {record["topic"] for record in records} == {shop.topic(name)}
+        assert {record["partition"] for record in records} == {*range(partitions)}
+    again = shop.configuration(tmp_path / "again.toml", archive="kept")
+    running.join(again, tmp_path / "out")
+    check_rows(tmp_path / "out", truth)
+    audit = running.run_module("tools.audit", "--config", str(again))
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+def test_two_sources_of_one_topic_are_told_of(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
+    shop = Shop(kafka_broker, "twice")
+    path = shop.configuration(tmp_path / "pipeline.toml")
+    text = path.read_text()
+    for name, pattern in (("clicks", "twice-actions-.*"), ("orders", ".*-orders")):
+        given = f'topic = "{shop.topic(f"actions.{name}")}"'
+        assert given in text
+        text = text.replace(given, f'topic_pattern = "{pattern}"')
+    path.write_text(text)
+    port = shop.servers.rpartition(":")[2]
+    by_another_name = f"sources.actions.orders.bootstrap_servers=localhost:{port}"
+    for overrides in ([], [by_another_name]):
+        with pytest.raises(ConfigError, match="'twice-actions-orders' is read by so"):
+            preflight.check(load(path, overrides))
