@@ -19,8 +19,10 @@ from pathlib import Path
 from configuration import paths
 from jobs.pipeline.config import ConfigError, FilesSource, Pipeline
 from jobs.pipeline.record_times import TimeOf, times_of
+from jobs.pipeline.source_checks import read_twice
 from schemas import event_files
 from schemas.event_files import EventFileError, readable
+from schemas.events import Stream, stream_of
 from udfs.core.decode_settings import Chunk
 
 #: Bytes of a chunk (`event_files.cut`). Flink can take a checkpoint between two chunks.
@@ -135,12 +137,16 @@ def plan(
     """
     parts: list[_Part] = []
     warnings: list[str] = []
+    taken: dict[tuple[Stream, Path], str] = {}
     for key, source, time_of in sources:
         bound = int(source.out_of_orderness)
         back: list[tuple[int, _Part]] = []
         try:
             logs: dict[Path, list[Path]] = {}
             for path in find(key, source.path):
+                other = taken.setdefault((stream_of(key), path), key)
+                if other != key:
+                    raise ConfigError(f"sources.{key}.path: {read_twice(str(path), other)}")
                 logs.setdefault(path.parent, []).append(path)
             for folder, files in logs.items():
                 cuts = [

@@ -354,3 +354,12 @@ def test_chunks_name_their_source(tmp_path: Path) -> None:
     named = {Path(chunk.path).parent.name: chunk.source for chunk in planned.chunks}
     assert named == {name: name for name in named}
     assert len(named) == 4
+
+
+def test_a_file_of_two_sources_of_a_stream_is_told_of(tmp_path: Path) -> None:
+    spread(tmp_path, *events(random.Random(2)))
+    path = written(tmp_path, HEAD + FILES + MAPPED)
+    with pytest.raises(ConfigError, match=r"orders\.path: .*log\.jsonl' is read by sources\.act"):
+        of_pipeline(load(path, ["sources.actions.orders.path=actions.*/log.jsonl"]))
+    # the other stream may read it
+    of_pipeline(load(path, ["sources.actions.orders.path=features.*/log.jsonl"]))
