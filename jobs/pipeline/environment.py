@@ -19,6 +19,7 @@ from jobs.pipeline.config import ArchiveSource, ConfigError, LogFormat, Pipeline
 _JARS = Path(__file__).resolve().parents[2] / "pom-free" / "jars"
 
 
+_UNALIGNED = "execution.checkpointing.unaligned.enabled"
 CHECKPOINT_FOLDER = "execution.checkpointing.dir"
 RESTORE_PATH = "execution.state-recovery.path"
 METADATA = "_metadata"
@@ -198,6 +199,11 @@ def options(pipeline: Pipeline) -> dict[str, str]:
         options["execution.checkpointing.incremental"] = "true"
         options["state.backend.rocksdb.use-bloom-filter"] = "true"
         options["state.backend.rocksdb.memory.partitioned-index-filters"] = "true"
+    if runtime.file_readers > 1:
+        # what InChunkOrder.java restores needs all of its subtasks at the same chunk
+        options[_UNALIGNED] = "false"
+        if pipeline.flink.get(_UNALIGNED, "false").lower() != "false":
+            raise ConfigError(f"flink.{_UNALIGNED}: must be false with runtime.file_readers")
     if pipeline.checkpoint_interval is not None:
         options["execution.checkpointing.interval"] = f"{pipeline.checkpoint_interval} ms"
     # a job that failed or was cancelled can then be gone on with; Flink's default deletes them

@@ -13,7 +13,7 @@ KILLED = ("a task manager", "a parameter server", "the ranking service", "the br
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_sample_is_what_happened_though_processes_are_killed(tmp_path: Path) -> None:
     """Exit code 0 says that the audit is at zero and every label is that of the world."""
     command = [
@@ -29,7 +29,7 @@ def test_every_sample_is_what_happened_though_processes_are_killed(tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=800,
+        timeout=1700,
         check=False,
     )
     assert done.returncode == 0, done.stdout

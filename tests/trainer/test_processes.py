@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from benchmarks.trainer.data import Traffic, write
 from tests.trainer.processes import DEADLINE_S, Trainer
@@ -125,6 +127,35 @@ def test_sockets_resizing_sigterm_and_kill(
     assert not alive, [process.cmdline() for process in alive]
     assert watchdog.running(ray_folder) == []
     until("its folder goes", lambda: not ray_folder.exists())
+
+
+@pytest.mark.thorough
+def test_a_ray_that_comes_up_too_slowly_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first attempt has started is gone."""
+    really, folders = ray_node._init, []
+
+    def slow_at_first(**options: Any) -> None:
+        really(**options)
+        folders.append(Path(options["_temp_dir"]).parent)
+        if len(folders) == 1:
+            raise RunError("Ray does not start: the current node timed out during startup")
+
+    monkeypatch.setattr(ray_node, "_init", slow_at_first)
+    local = ray_node.started(1)
+    try:
+        assert ray.is_initialized()
+        first, second = folders
+        assert (watchdog.running(first), local.folder) == ([], second)
+        until("its folder goes", lambda: not first.exists())
+    finally:
+        local.stop()
+
+    def refused(**_options: Any) -> None:
+        raise RunError("Ray does not start: no room")
+
+    monkeypatch.setattr(ray_node, "_init", refused)
+    with pytest.raises(RunError, match="no room"):
+        ray_node.started(1)
 
 
 # -- folders ---------------------------------------------------------------------------------------

@@ -463,3 +463,15 @@ def test_rocksdb_is_set_up_for_large_state_unless_the_pipeline_says_no(
     assert said() is None
     assert said(rocksdb) == "true"
     assert said(rocksdb, f"flink.{option}=false") == "false"
+
+
+def test_several_readers_of_files_need_aligned_checkpoints(tmp_path: Path) -> None:
+    option = "execution.checkpointing.unaligned.enabled"
+    several = "runtime.file_readers=2"
+    plain = load(written(tmp_path, GOOD), [several])
+    assert environment.options(plain)[option] == "false"
+    unaligned = load(written(tmp_path, GOOD), [several, f"flink.{option}=true"])
+    with pytest.raises(ConfigError, match="must be false with"):
+        environment.options(unaligned)
+    alone = load(written(tmp_path, GOOD), [f"flink.{option}=true"])
+    assert environment.options(alone)[option] == "true"

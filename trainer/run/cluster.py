@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import ray
 
-from trainer.run.ray_node import LocalRay, connect
+from trainer.run.ray_node import LocalRay, connect, started
 from trainer.run.runner import RunError
 from trainer.run.shared_chunks import PREFIX
 from trainer.server.process import ServerProcess
@@ -84,7 +84,7 @@ class Cluster:
         self._namespace = f"trainer-{uuid4().hex[:8]}"
         self._started = not ray.is_initialized()
         if self._started and address is None:
-            self._ray = LocalRay(processes)
+            self._ray = started(processes)
         elif self._started and address is not None:
             connect(address)
 

@@ -31,11 +31,29 @@ _SOCKET = "/r/session_2026-11-25_22-23-59_918911_4194304/sockets/plasma_store_12
 _MOST_PATH = 107
 _LONGEST = _MOST_PATH - len(_SOCKET) - len(f"/{_PREFIX}12345678")
 _STOP_S = 30.0
+#: Ray gives a node 30 s to come up, which cannot be set. The first start on a machine with much
+#: other work may take longer; the next one finds Ray's files in memory.
+_STARTS = 3
+_TOO_SLOW = "timed out during startup"
+
+_log = logging.getLogger(__name__)
 
 
 def connect(address: str) -> None:
     """Joins a Ray cluster. Raises RunError."""
     _init(address=address)
+
+
+def started(processes: int) -> LocalRay:
+    """A Ray for so many servers and workers; see `LocalRay`. Raises RunError."""
+    for left in reversed(range(_STARTS)):
+        try:
+            return LocalRay(processes)
+        except RunError as error:
+            if _TOO_SLOW not in str(error) or not left:
+                raise
+            _log.warning("Ray did not come up within its 30 s; it is started again")
+    raise AssertionError("unreachable")
 
 
 class LocalRay:

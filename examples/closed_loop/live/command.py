@@ -46,7 +46,7 @@ KILLED_RANKER = "the ranking service"
 _BUFFERED_MS = 30 * 60_000
 #: In a log, instead of a live table.
 _LINE_EVERY_S = 15.0
-_CAUGHT_UP_S = 240.0
+_CAUGHT_UP_S = 600.0
 
 
 def loop(
@@ -132,6 +132,8 @@ class _Run:
         self._readings = Readings(system, self.drive, self._journal, self._seen_kind)
         self._frozen_at = 0
         self._faults: list[tuple[str, int]] = []
+        #: What is still to be killed: at which part of the run, what, and how.
+        self._due: list[tuple[float, str, Callable[[], None]]] = []
         self._begun = time.monotonic()
 
     # -- while the world goes on -------------------------------------------------------------------
@@ -139,17 +141,18 @@ class _Run:
     def watch(self, *, kill: bool) -> None:
         """Shows what happens until the end of the world. Freezes, and kills, on the way."""
         said = 0.0
-        due = self._kills() if kill else []
+        self._due = self._kills() if kill else []
         with self._screen() as screen:
             while self.drive.runs:
                 time.sleep(1.0)
+                self._system.trainer.must_run()
                 reading = self._readings.take()
                 part = self._part(reading.now)
                 if not self._frozen_at and part >= _FREEZE_AT and self._system.has_model():
                     self._system.freeze()
                     self._frozen_at = self.drive.now
-                while due and part >= due[0][0]:
-                    _, name, fault = due.pop(0)
+                while self._due and part >= self._due[0][0]:
+                    _, name, fault = self._due.pop(0)
                     self._faults.append((name, reading.now))
                     self._console.print(f"kill -9: {name}")
                     fault()
@@ -167,7 +170,11 @@ class _Run:
         return (now - self.drive.begin) / self._span_ms if now else 0.0
 
     def _may_go_on(self, now: int) -> bool:
-        """The world waits for the split, and that for the first model."""
+        """The world waits for the split, and that for the first model. So it does for what is to be
+        killed: on a slow machine it would end before.
+        """
+        if self._due and self._part(now) >= self._due[0][0]:
+            return False
         if self._part(now) < _FREEZE_AT or self._frozen_at:
             return True
         if self._waits_since is None:
@@ -203,6 +210,7 @@ class _Run:
 
         def caught_up() -> bool:
             # more than the rows: what late actions have corrected is learned once more
+            self._system.trainer.must_run()
             reading = self._readings.take()
             return found.rows <= reading.learned == reading.samples
 

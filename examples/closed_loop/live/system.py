@@ -79,13 +79,17 @@ class Service:
         """Returns when it answers. Raises RuntimeError if it ends, DeadlineError."""
 
         def answers() -> bool:
-            if self.process is None or not self.process.is_running():
-                raise RuntimeError(f"{self.name} ended; its log:\n{process.tail(self.log)}")
+            self.must_run()
             with contextlib.suppress(OSError):
                 return bool(self.get(path).status_code == requests.codes.ok)
             return False
 
         wait_until(answers, _READY_S, f"{self.name} to answer", every_s=0.2)
+
+    def must_run(self) -> None:
+        """Raises RuntimeError, with its log, if it has ended."""
+        if self.process is None or not self.process.is_running():
+            raise RuntimeError(f"{self.name} ended; its log:\n{process.tail(self.log)}")
 
     def get(self, path: str) -> requests.Response:
         """Raises OSError (requests' errors are) where it does not answer."""
