@@ -219,6 +219,29 @@ def test_waiting_ends_when_there_is_news() -> None:
     assert set(servers.waited_for) == {"news"}
 
 
+@pytest.mark.parametrize("faults", [0.0, 0.5])
+def test_other_work_is_done_once_after_all_is_sent_and_before_an_answer_is_waited_for(
+    faults: float,
+) -> None:
+    servers = Servers(routing(1, {0: 10, 1: 11}, 1), seed=2, faults=faults)
+    parameters = client_of(servers)
+    keys = [some_keys(np.random.default_rng(1), 30)] * 2
+    done: list[tuple[int, int]] = []
+
+    def meanwhile() -> None:
+        done.append((len(servers.sent), len(servers.waited_for)))
+
+    pulled = parameters.pull(1, keys, meanwhile=meanwhile)
+    assert done == [(2, 0)]
+    assert_pulled(pulled, 1, keys)
+    waited = len(servers.waited_for)
+    gradients = [np.zeros_like(values) for values, _ in pulled.tables]
+    counts = [None, counts_of(keys[1])]
+    parameters.push(0, 1, 77, gradients, counts, DENSE, meanwhile=meanwhile)
+    assert done == [(2, 0), (4, waited)]
+    assert_pushed(servers, 0, 1, keys, gradients)
+
+
 def test_an_older_routing_is_not_taken() -> None:
     servers = Servers(routing(5, {0: 10, 1: 11}))
     parameters = client_of(servers)

@@ -22,7 +22,7 @@ from trainer.models import bags
 from trainer.models.network import Network, embedded_slots, initial_dense
 from trainer.run.learner import Learner
 from trainer.server.dense import Dense, has_dense
-from trainer.server.parameters import LocalParameters
+from trainer.server.parameters import LocalParameters, Meanwhile, nothing
 from trainer.server.shard import Pulled, Shard
 from trainer.spec import AdaGrad, Adam, Ftrl, ModelKind, ModelSpec, Segment, Slot, TableSpec
 from trainer.table.optimizers import Floats
@@ -92,8 +92,15 @@ class Given:
         self.pushed: list[tuple[Sequence[Floats], Floats | None]] = []
 
     def pull(
-        self, step: int, keys: Sequence[Keys], *, states: bool = False, samples: Any = None
+        self,
+        step: int,
+        keys: Sequence[Keys],
+        *,
+        states: bool = False,
+        samples: Any = None,
+        meanwhile: Meanwhile = nothing,
     ) -> Pulled:
+        meanwhile()
         known = [np.ones(len(values), np.uint8) for values in self._tables]
         return Pulled(list(zip(self._tables, known, strict=True)), self._dense)
 
@@ -107,8 +114,10 @@ class Given:
         dense: Floats | None,
         *,
         changes: bool = False,
+        meanwhile: Meanwhile = nothing,
     ) -> None:
         self.pushed.append((gradients, dense))
+        meanwhile()
 
 
 def given(spec: ModelSpec, batch: Batch, seed: int = 1) -> tuple[list[Floats], Floats | None]:

@@ -30,6 +30,12 @@ class Ticket(msgspec.Struct, frozen=True):
     rows: int
 
 
+def rows_from(start: int, total: int, batch_rows: int) -> int:
+    """How many rows the batch has that begins at row `start` of a file of `total` rows."""
+    # up to a multiple of the batch, wherever the cursor was left with another batch
+    return min(batch_rows - start % batch_rows, total - start)
+
+
 class Planner:
     """Batches of at most `batch_rows` rows, one after the other, from `cursor` on.
 
@@ -74,9 +80,7 @@ class Planner:
                 self._entry, self._start = self._entry + 1, 0
                 continue
             late = entry.stream == "late_actions"
-            # up to a multiple of the batch, wherever the cursor was left with another batch
-            whole = self._batch_rows - start % self._batch_rows
-            rows = entry.rows - start if late else min(whole, entry.rows - start)
+            rows = entry.rows - start if late else rows_from(start, entry.rows, self._batch_rows)
             ticket = Ticket(self._entry, start, ALL if late else rows)
             self._done += rows
             self._start += rows

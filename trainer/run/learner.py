@@ -16,8 +16,9 @@ from trainer.models import bags
 from trainer.run.batch_steps import BatchSteps
 from trainer.run.job import Outcome
 from trainer.run.sample_steps import SampleSteps
-from trainer.run.steps import Steps
-from trainer.server.parameters import Parameters
+from trainer.run.steps import Learned, Steps
+from trainer.server.parameters import Meanwhile, Parameters, nothing
+from trainer.server.shard import Pulled
 from trainer.spec import ModelSpec
 
 #: Tables store the time of a key's newest sample as seconds in 32 bits.
@@ -53,24 +54,26 @@ class Learner:
         )
 
     def learn(
-        self, batch: Batch, parameters: Parameters, sequence: int, step: int, read_s: float = 0.0
+        self,
+        batch: Batch,
+        parameters: Parameters,
+        sequence: int,
+        step: int,
+        read_s: float = 0.0,
+        read_ahead: Meanwhile = nothing,
     ) -> Outcome:
-        """Predict a batch and learn from it. Returns when its push is safe."""
+        """Predict a batch and learn from it. Returns when its push is safe.
+
+        `read_ahead`: makes the next batch, if it is known; done while servers look up the values.
+        """
         began = time.perf_counter()
         states = self._steps.states
         samples = bags.samples(batch) if states and self._sharing else None
         keys_of = [bag.keys for bag in batch.tables]
-        pulled = parameters.pull(step, keys_of, states=states, samples=samples)
+        reading = _Timed(read_ahead)
+        pulled = parameters.pull(step, keys_of, states=states, samples=samples, meanwhile=reading)
         pulled_at = time.perf_counter()
         made = self._steps.learn(batch, pulled)
-        factors = self._sample.factors(batch.times)
-        present, unseen = self._slots_of(batch, [known for _, known in pulled.tables], factors)
-        targets = batch.targets
-        self.tally.add(
-            *(made.logits, targets.labels, made.counted, batch.times, batch.slices),
-            *(present, unseen, factors),
-        )
-        self.tally.note(batch.clipped, made.refused)
         computed_at = time.perf_counter()
         newest = int(batch.times.max()) if batch.rows else 0
         now = min(max(newest // 1000, 0), _LAST_SECOND)
@@ -78,16 +81,32 @@ class Learner:
             bag.counts if counted else None
             for bag, counted in zip(batch.tables, self._counted, strict=True)
         ]
-        parameters.push(sequence, step, now, made.pushed, counts, made.dense, changes=states)
+        # the evaluation needs nothing of the servers, so it is done while they take the push
+        counting = _Timed(lambda: self._count(batch, pulled, made))
+        parameters.push(
+            *(sequence, step, now, made.pushed, counts, made.dense),
+            changes=states,
+            meanwhile=counting,
+        )
         pushed_at = time.perf_counter()
         keys = sum(len(bag.keys) for bag in batch.tables)
         seconds = (
-            read_s,
-            pulled_at - began,
-            computed_at - pulled_at,
-            pushed_at - computed_at,
+            read_s + reading.seconds,
+            pulled_at - began - reading.seconds,
+            computed_at - pulled_at + counting.seconds,
+            pushed_at - computed_at - counting.seconds,
         )
         return Outcome(batch.rows, keys, newest, seconds)
+
+    def _count(self, batch: Batch, pulled: Pulled, made: Learned) -> None:
+        """Count the rows of a batch in the metrics."""
+        factors = self._sample.factors(batch.times)
+        present, unseen = self._slots_of(batch, [known for _, known in pulled.tables], factors)
+        self.tally.add(
+            *(made.logits, batch.targets.labels, made.counted, batch.times, batch.slices),
+            *(present, unseen, factors),
+        )
+        self.tally.note(batch.clipped, made.refused)
 
     def take_tally(self) -> Tally:
         """The metrics since the last call."""
@@ -113,3 +132,16 @@ class Learner:
                 if slot < followed:
                     bags.mark(index, row, of_table, present, unseen, slot)
         return present, unseen
+
+
+class _Timed:
+    """Work, and the `seconds` that it took."""
+
+    def __init__(self, work: Meanwhile) -> None:
+        self._work = work
+        self.seconds = 0.0
+
+    def __call__(self) -> None:
+        began = time.perf_counter()
+        self._work()
+        self.seconds += time.perf_counter() - began

@@ -110,7 +110,10 @@ class Worker:
         began = time.perf_counter()
         batch = self.read(work)
         read_s = time.perf_counter() - began
-        outcome = self._learner.learn(batch, self._parameters, work.sequence, work.step, read_s)
+        outcome = self._learner.learn(
+            *(batch, self._parameters, work.sequence, work.step, read_s),
+            lambda: self._batches.prepare(work.task, work.part, work.parts),
+        )
         self._send(Done(self._number, work.generation, work.sequence, outcome))
 
     def read(self, work: Work) -> Batch:

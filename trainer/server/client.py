@@ -22,6 +22,7 @@ from numba import njit
 
 from trainer.server import ring, wire
 from trainer.server.channel import Channel
+from trainer.server.parameters import Meanwhile, nothing
 from trainer.server.ring import Owners
 from trainer.server.routing import Routing
 from trainer.server.shard import Pulled, TablePush
@@ -140,6 +141,7 @@ class RemoteParameters:
         *,
         states: bool = False,
         samples: Sequence[Counts] | None = None,
+        meanwhile: Meanwhile = nothing,
     ) -> Pulled:
         """See `Parameters.pull`. Asks only the shards that own some of the keys."""
         shards = self._routing.shards
@@ -159,7 +161,7 @@ class RemoteParameters:
                 asking = self._worker if divided else None
                 head = wire.PullRequest(0, 0, shard, step, dense, states, asking)
                 messages[shard] = head, wire.pull_frames(parts, counts)
-        answers = self._exchange(messages)
+        answers = self._exchange(messages, meanwhile)
         values = [
             np.empty((len(k), t.floats if states else t.width), np.float32)
             for k, t in zip(keys, self._spec.tables, strict=True)
@@ -187,6 +189,7 @@ class RemoteParameters:
         dense: Floats | None,
         *,
         changes: bool = False,
+        meanwhile: Meanwhile = nothing,
     ) -> None:
         """See `Parameters.push`. Returns when every shard has taken its part."""
         # Empty pushes are sent too, so every shard's deduplication marks agree, and every shard
@@ -209,21 +212,19 @@ class RemoteParameters:
                 0, 0, shard, *marks, counted, vector is not None, changes=changes
             )
             messages[shard] = head, wire.push_frames(tables, vector)
-        self._exchange(messages)
+        self._exchange(messages, meanwhile)
 
     def _exchange(
-        self, messages: dict[int, tuple[wire.Request, wire.Frames]]
+        self, messages: dict[int, tuple[wire.Request, wire.Frames]], meanwhile: Meanwhile
     ) -> dict[int, wire.Frames]:
         """Sends each shard its message, again where needed; returns when all have answered."""
         answers: dict[int, wire.Frames] = {}
         unanswered = {shard: _Unanswered(*message) for shard, message in messages.items()}
         shards: dict[int, int] = {}  # by id
+        self._send_due(unanswered, shards)
+        meanwhile()
         while unanswered:
-            for shard, request in unanswered.items():
-                if self._is_due(request):
-                    self._next_id += 1
-                    shards[self._next_id] = shard
-                    self._send(shard, request)
+            self._send_due(unanswered, shards)
             for reply_frames in self._channel.receive(_POLL_MS, self._news):
                 reply = wire.unpack_reply(reply_frames)
                 shard = shards.pop(reply.id, -1)
@@ -240,6 +241,14 @@ class RemoteParameters:
                     del unanswered[shard]
             self._listen()
         return answers
+
+    def _send_due(self, unanswered: dict[int, _Unanswered], shards: dict[int, int]) -> None:
+        """Sends what was not sent yet, or must be sent again. `shards`: gets them by id."""
+        for shard, request in unanswered.items():
+            if self._is_due(request):
+                self._next_id += 1
+                shards[self._next_id] = shard
+                self._send(shard, request)
 
     def _is_due(self, request: _Unanswered) -> bool:
         rerouted = request.epoch != self._routing.epoch

@@ -6,16 +6,26 @@ shard servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trainer.server.shard import Pulled, Push, Shard, TablePush
 from trainer.table.optimizers import Floats
 from trainer.table.table import Counts, Keys
 
+#: Work to be done while servers prepare their answer.
+Meanwhile = Callable[[], None]
+
+
+def nothing() -> None:
+    """The `Meanwhile` of a caller that has no other work."""
+
 
 class Parameters(Protocol):
-    """What a worker needs of the parameters. K is the number of keys of one table."""
+    """What a worker needs of the parameters. K is the number of keys of one table.
+
+    `meanwhile` is called once, after the request is sent and before its answer is waited for.
+    """
 
     def pull(
         self,
@@ -24,6 +34,7 @@ class Parameters(Protocol):
         *,
         states: bool = False,
         samples: Sequence[Counts] | None = None,
+        meanwhile: Meanwhile = nothing,
     ) -> Pulled:
         """Values of the keys of each table, in their order, and the dense vector.
 
@@ -44,6 +55,7 @@ class Parameters(Protocol):
         dense: Floats | None,
         *,
         changes: bool = False,
+        meanwhile: Meanwhile = nothing,
     ) -> None:
         """Sends the gradients of the keys that were pulled last; returns when they are taken.
 
@@ -69,9 +81,11 @@ class LocalParameters:
         *,
         states: bool = False,
         samples: Sequence[Counts] | None = None,
+        meanwhile: Meanwhile = nothing,
     ) -> Pulled:
         """See `Parameters.pull`. There are no other workers."""
         self._keys = keys
+        meanwhile()
         return self.shard.pull(step, keys, dense=True, states=states)
 
     def push(
@@ -84,7 +98,9 @@ class LocalParameters:
         dense: Floats | None,
         *,
         changes: bool = False,
+        meanwhile: Meanwhile = nothing,
     ) -> None:
         """See `Parameters.push`."""
         tables = [TablePush(k, g, c) for k, g, c in zip(self._keys, gradients, counts, strict=True)]
         self.shard.push(Push(0, sequence, step, now, tables, dense, changes))
+        meanwhile()
