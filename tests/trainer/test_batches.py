@@ -15,7 +15,7 @@ from trainer.features.batch import Batch
 from trainer.features.chunk import Chunk
 from trainer.features.encode import SliceNames
 from trainer.reading.ledger import Ledger
-from trainer.reading.planner import Cursor, Planner
+from trainer.reading.planner import ALL, Cursor, Planner
 from trainer.run import batches as module
 from trainer.run.batches import Batches
 from trainer.run.job import Job, Task, job_of
@@ -146,7 +146,7 @@ def test_late_actions_are_not_prepared(
 ) -> None:
     job = job_in(folder, tmp_path / "model")
     task = tasks_of(job, folder)[0]
-    ticket = msgspec.structs.replace(task.ticket, rows=module.ALL)
+    ticket = msgspec.structs.replace(task.ticket, rows=ALL)
     batches = Batches(job, SliceNames().number)
     batches.prepare(msgspec.structs.replace(task, ticket=ticket), 0, 1)
     batches.close()

@@ -74,8 +74,12 @@ class Cells:
             if (stacked[number] >= 0).any():
                 self.places[start] = stacked[number]
         self.used = used
-        if used > len(self.sums):
-            room = max(used, 2 * len(self.sums))
+        self.make_room(used)
+
+    def make_room(self, rows: int) -> None:
+        """Have at least so many rows of `sums` and `histogram`; new ones are 0."""
+        if rows > len(self.sums):
+            room = max(rows, 2 * len(self.sums))
             self.sums = _grown(self.sums, room)
             self.histogram = _grown(self.histogram, room)
 

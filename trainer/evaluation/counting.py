@@ -110,40 +110,6 @@ def claim(
 
 
 @_compiled
-def claim_slots(
-    weights: Any,
-    number: Any,
-    present: Any,
-    unseen: Any,
-    factors: Any,
-    places: Any,
-    used: int,
-) -> int:
-    """As `claim`, for the cells of the slots: present and unseen for each."""
-    if (places >= 0).all():
-        return used  # so it is after the first batches of a window
-    rows, slots = present.shape
-    given = len(factors) > 0
-    for row in range(rows):
-        if given and factors[row] == 0.0:
-            continue
-        window = number[row]
-        for action in range(weights.shape[1]):
-            if weights[row, action] == 0.0:
-                continue
-            for slot in range(slots):
-                if not present[row, slot]:
-                    continue
-                if places[window, action, 2 * slot] < 0:
-                    places[window, action, 2 * slot] = used
-                    used += 1
-                if unseen[row, slot] and places[window, action, 2 * slot + 1] < 0:
-                    places[window, action, 2 * slot + 1] = used
-                    used += 1
-    return used
-
-
-@_compiled
 def _prediction_and_loss(logit: float, label: float) -> tuple[float, float]:
     """The sigmoid, and -label log p - (1 - label) log(1 - p), without overflow or cancellation."""
     small = math.exp(-abs(logit))
@@ -152,10 +118,25 @@ def _prediction_and_loss(logit: float, label: float) -> tuple[float, float]:
 
 
 @_compiled
+def predictions_and_losses(logits: Any, labels: Any, weights: Any) -> Any:
+    """Of each row and action with a weight: float64 (rows, actions, 2)."""
+    rows, actions = logits.shape
+    found = np.empty((rows, actions, 2))
+    for row in range(rows):
+        for action in range(actions):
+            if weights[row, action] != 0.0:
+                found[row, action, 0], found[row, action, 1] = _prediction_and_loss(
+                    float(logits[row, action]), float(labels[row, action])
+                )
+    return found
+
+
+@_compiled
 def count(
     logits: Any,
     labels: Any,
     weights: Any,
+    predicted: Any,
     number: Any,
     slices: Any,
     factors: Any,
@@ -164,7 +145,10 @@ def count(
     sums: Any,
     histogram: Any,
 ) -> None:
-    """Count the rows in `sums` (places, SUMS) and `histogram` (places, 2, BINS)."""
+    """Count the rows in `sums` (places, SUMS) and `histogram` (places, 2, BINS).
+
+    `predicted`: of `predictions_and_losses`.
+    """
     rows, columns = slices.shape
     given = len(factors) > 0
     more = np.empty(SUMS)
@@ -176,9 +160,9 @@ def count(
                 continue
             logit = float(logits[row, action])
             label = float(labels[row, action])
-            prediction, loss = _prediction_and_loss(logit, label)
             more[WEIGHT], more[ROWS], more[LABEL] = weight, 1.0, weight * label
-            more[PREDICTION], more[LOSS] = weight * prediction, weight * loss
+            more[PREDICTION] = weight * predicted[row, action, 0]
+            more[LOSS] = weight * predicted[row, action, 1]
             scaled = (logit + LIMIT) * (BINS / (2.0 * LIMIT))
             binned = int(min(max(scaled, 0.0), BINS - 1.0))
             factor = 1.0
@@ -198,17 +182,22 @@ def count(
 
 @_compiled
 def count_slots(
-    logits: Any,
     labels: Any,
     weights: Any,
+    predicted: Any,
     number: Any,
     present: Any,
     unseen: Any,
     factors: Any,
     places: Any,
     sums: Any,
-) -> None:
-    """As `count`, for the cells of the slots, which have no histogram."""
+    used: int,
+) -> int:
+    """As `count`, for the cells of the slots, which have no histogram: present and unseen for each.
+
+    Gives a row to each touched cell that has none; `sums` must have room for them. Returns how many
+    rows are in use then.
+    """
     rows, slots = present.shape
     given = len(factors) > 0
     more = np.empty(SUMS)
@@ -222,16 +211,18 @@ def count_slots(
             if weight == 0.0:
                 continue
             label = float(labels[row, action])
-            prediction, loss = _prediction_and_loss(float(logits[row, action]), label)
             more[WEIGHT], more[ROWS], more[LABEL] = weight, 1.0, weight * label
-            more[PREDICTION], more[LOSS] = weight * prediction, weight * loss
+            more[PREDICTION] = weight * predicted[row, action, 0]
+            more[LOSS] = weight * predicted[row, action, 1]
             for slot in range(slots):
                 if not present[row, slot]:
                     continue
-                at = places[window, action, 2 * slot]
-                for n in range(SUMS):
-                    sums[at, n] += more[n] * factor
-                if unseen[row, slot]:
-                    at = places[window, action, 2 * slot + 1]
+                for cell in range(2 * slot, 2 * slot + 1 + (unseen[row, slot] != 0)):
+                    at = places[window, action, cell]
+                    if at < 0:
+                        at = used
+                        places[window, action, cell] = at
+                        used += 1
                     for n in range(SUMS):
                         sums[at, n] += more[n] * factor
+    return used

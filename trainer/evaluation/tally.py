@@ -191,21 +191,24 @@ class Tally:
 
         number, starts = counting.windows_of(times, layout.window_ms)
         starts = starts.tolist()
+        predicted = counting.predictions_and_losses(logits, labels, weights)
         cells, cap = self._sliced, layout.cap
         places = cells.stacked(starts)
         used = counting.claim(weights, number, slices, given, cap, places, cells.used)
         cells.keep(starts, places, used)
         counting.count(
-            *(logits, labels, weights, number, slices, given, cap),
+            *(logits, labels, weights, predicted, number, slices, given, cap),
             *(places, cells.sums, cells.histogram),
         )
         if present is not None:
             cells = self._slots
             places = cells.stacked(starts)
-            of_slots = present, unseen, given, places
-            used = counting.claim_slots(weights, number, *of_slots, cells.used)
+            cells.make_room(cells.used + int(np.count_nonzero(places < 0)))
+            used = counting.count_slots(
+                *(labels, weights, predicted, number, present, unseen, given),
+                *(places, cells.sums, cells.used),
+            )
             cells.keep(starts, places, used)
-            counting.count_slots(logits, labels, weights, number, *of_slots, cells.sums)
 
     def note(self, clipped: Sequence[Clipped], refused: int) -> None:
         """Count values that were clipped, and rows that were refused."""
