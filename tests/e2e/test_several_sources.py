@@ -151,6 +151,9 @@ def test_a_source_is_added_and_taken_out_over_a_savepoint(
         wait_until(lambda: rows(len(truth.rows)), DEADLINE_S, "all samples", every_s=0.5)
         stop(job)
     check_rows(output, truth)
+    # nothing was read twice: that would be rejected as a duplicate, as the last records are
+    rejected = running.rows(output, "rejected")
+    assert [row for row in rejected if b'"r-far"' not in row["raw"]] == []
 
     again = ["--config", str(config), "--restore", "latest"]
     refused = running.run_module("jobs.join_samples", *again)
