@@ -64,7 +64,7 @@ dashboard-picture: setup ## draw the dashboard of docker/grafana with what a tes
 
 .PHONY: test-thorough
 test-thorough: setup ## run the tests that take longer, and more random inputs
-	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis")
+	@export TEST_EFFORT=thorough; $(call RUN_TESTS,-m "thorough or hypothesis" --timeout=1200)
 
 .PHONY: loop
 loop: setup ## close the loop on real processes: rank, react, join, learn, rank better (ARGS="--days 2")
