@@ -90,6 +90,7 @@ def in_order(events: KeyedStream, settings: DecodeSettings) -> DataStream:
         str(max(source.out_of_orderness for source in of_sources)),
         str(min(source.granularity for source in of_sources)),
         uid="in-order",
+        needs=["HeldRows", "OwnKeys"],
     )
 
 

@@ -99,5 +99,5 @@ def in_order(events: KeyedStream, settings: DecodeSettings) -> DataStream:
         BEACON_KEY,
         *times,
         uid="in-chunk-order",
-        needs=["Packed"],
+        needs=["HeldRows", "OwnKeys", "Packed"],
     )

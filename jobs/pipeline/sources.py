@@ -130,7 +130,7 @@ def with_time_kept(
         *(beacon_head(named.key).decode("latin-1") for named in sources.each),
         *of_silence,
         uid="keep-time",
-        needs=["Packed", "Moment"],
+        needs=["OwnKeys", "Packed", "Moment"],
     )
     return keyed(kept, repartition=False)
 

@@ -190,7 +190,6 @@ final class ChunkEnumerator implements SplitEnumerator {
     private long next;
     /** By reader: the number of the chunk that it has; absent: none, or the reader is not there yet. */
     private final TreeMap reading = new TreeMap();
-    private final TreeSet known = new TreeSet();
     private final TreeSet asking = new TreeSet();
 
     ChunkEnumerator(SplitEnumeratorContext context, ChunkPosition position) {
@@ -219,7 +218,6 @@ final class ChunkEnumerator implements SplitEnumerator {
     }
 
     public void addReader(int subtask) {
-        known.add(Integer.valueOf(subtask));
         reading.put(Integer.valueOf(subtask), UNKNOWN);
         asking.remove(Integer.valueOf(subtask));
     }
@@ -232,7 +230,6 @@ final class ChunkEnumerator implements SplitEnumerator {
 
     public void addSplitsBack(List splits, int subtask) {
         returned.addAll(splits);
-        known.remove(Integer.valueOf(subtask));
         reading.remove(Integer.valueOf(subtask));
         asking.remove(Integer.valueOf(subtask));
     }
@@ -244,7 +241,7 @@ final class ChunkEnumerator implements SplitEnumerator {
     public void close() {}
 
     private void give() {
-        if (known.size() < context.currentParallelism()) {
+        if (context.registeredReaders().size() < context.currentParallelism()) {
             return; // who comes later may have earlier chunks
         }
         for (Iterator each = new ArrayList(asking).iterator(); each.hasNext(); ) {

@@ -20,13 +20,7 @@ import java.util.Map;
 import java.util.TreeMap;
 import org.apache.flink.api.common.state.ListState;
 import org.apache.flink.api.common.state.ListStateDescriptor;
-import org.apache.flink.api.common.typeutils.TypeSerializer;
-import org.apache.flink.api.common.typeutils.base.LongSerializer;
-import org.apache.flink.api.common.typeutils.base.StringSerializer;
-import org.apache.flink.api.common.typeutils.base.array.BytePrimitiveArraySerializer;
 import org.apache.flink.api.common.typeutils.base.array.LongPrimitiveArraySerializer;
-import org.apache.flink.api.java.typeutils.runtime.RowSerializer;
-import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.runtime.state.StateInitializationContext;
 import org.apache.flink.runtime.state.StateSnapshotContext;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -41,8 +35,6 @@ import org.apache.flink.types.Row;
 
 public final class InChunkOrder extends AbstractStreamOperator
         implements OneInputStreamOperator, Comparator {
-    private static final int KEY = 0, EVENT = 1, PLACE = 2, BEFORE = 3;
-
     private final String beacon;
     private final int sources;
     /** Of each source, how far the watermark is behind it, and in which steps it moves (ms). */
@@ -84,17 +76,9 @@ public final class InChunkOrder extends AbstractStreamOperator
 
     public void initializeState(StateInitializationContext context) throws Exception {
         super.initializeState(context);
-        RowSerializer serializer =
-                new RowSerializer(
-                        new TypeSerializer[] {
-                            StringSerializer.INSTANCE,
-                            BytePrimitiveArraySerializer.INSTANCE,
-                            LongSerializer.INSTANCE,
-                            LongSerializer.INSTANCE
-                        });
         keptRows =
                 context.getOperatorStateStore()
-                        .getUnionListState(new ListStateDescriptor("chunk-rows-v1", serializer));
+                        .getUnionListState(HeldRows.descriptor("chunk-rows-v1"));
         keptTimes =
                 context.getOperatorStateStore()
                         .getUnionListState(
@@ -125,23 +109,12 @@ public final class InChunkOrder extends AbstractStreamOperator
         }
     }
 
-    /** Each subtask takes its own keys, whatever the parallelism was; a beacon is for all of them. */
     private void restoreRows() throws Exception {
-        int subtasks = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
-        int keyGroups = getRuntimeContext().getTaskInfo().getMaxNumberOfParallelSubtasks();
-        int own = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
-        String ownKey = beacon;
-        for (int i = 0; of(ownKey, keyGroups, subtasks) != own; i++) {
-            ownKey = beacon + i;
-        }
-        for (Iterator all = ((Iterable) keptRows.get()).iterator(); all.hasNext(); ) {
-            Row row = (Row) all.next();
-            if (((String) row.getField(KEY)).startsWith(beacon)) {
-                row.setField(KEY, ownKey);
-                hold(row);
-            } else if (of((String) row.getField(KEY), keyGroups, subtasks) == own) {
-                hold(row);
-            }
+        List own =
+                HeldRows.own(
+                        (Iterable) keptRows.get(), beacon, getRuntimeContext().getTaskInfo());
+        for (Iterator rows = own.iterator(); rows.hasNext(); ) {
+            hold((Row) rows.next());
         }
         for (Iterator chunks = held.values().iterator(); chunks.hasNext(); ) {
             Collections.sort((List) chunks.next(), this); // stable: the events of a key keep their order
@@ -152,13 +125,6 @@ public final class InChunkOrder extends AbstractStreamOperator
     public int compare(Object a, Object b) {
         int ends = Boolean.compare(place((Row) a) < 0L, place((Row) b) < 0L);
         return ends != 0 ? ends : Long.compare(before((Row) a), before((Row) b));
-    }
-
-    /** The subtask that a key belongs to. */
-    private static int of(String key, int keyGroups, int subtasks) {
-        Row row = new Row(1);
-        row.setField(0, key);
-        return KeyGroupRangeAssignment.assignKeyToParallelOperator(row, keyGroups, subtasks);
     }
 
     public void snapshotState(StateSnapshotContext context) throws Exception {
@@ -185,17 +151,16 @@ public final class InChunkOrder extends AbstractStreamOperator
         long place = place(row);
         long chunk = chunk(place);
         if (chunk == next) {
-            pass((String) row.getField(KEY), (byte[]) row.getField(EVENT), place, record.getTimestamp());
+            pass(
+                    (String) row.getField(HeldRows.KEY),
+                    (byte[]) row.getField(HeldRows.EVENT),
+                    place,
+                    record.getTimestamp());
             if (place < 0L) {
                 passHeld();
             }
         } else if (chunk > next) {
-            Row one = new Row(4);
-            one.setField(KEY, row.getField(KEY));
-            one.setField(EVENT, row.getField(EVENT));
-            one.setField(PLACE, row.getField(PLACE));
-            one.setField(BEFORE, Long.valueOf(record.getTimestamp()));
-            hold(one);
+            hold(HeldRows.of(record));
         } else {
             throw new IllegalStateException("chunk " + chunk + " comes again, at " + next);
         }
@@ -230,8 +195,8 @@ public final class InChunkOrder extends AbstractStreamOperator
                 Row row = (Row) rows.next();
                 if (chunk(place(row)) == next) { // after a restore, an end may be there several times
                     pass(
-                            (String) row.getField(KEY),
-                            (byte[]) row.getField(EVENT),
+                            (String) row.getField(HeldRows.KEY),
+                            (byte[]) row.getField(HeldRows.EVENT),
                             place(row),
                             before(row));
                 }
@@ -295,10 +260,10 @@ public final class InChunkOrder extends AbstractStreamOperator
     }
 
     private static long place(Row row) {
-        return ((Long) row.getField(PLACE)).longValue();
+        return ((Long) row.getField(HeldRows.PLACE)).longValue();
     }
 
     private static long before(Row row) {
-        return ((Long) row.getField(BEFORE)).longValue();
+        return ((Long) row.getField(HeldRows.CLOCK)).longValue();
     }
 }

@@ -10,16 +10,8 @@
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Comparator;
-import java.util.Iterator;
 import java.util.List;
 import org.apache.flink.api.common.state.ListState;
-import org.apache.flink.api.common.state.ListStateDescriptor;
-import org.apache.flink.api.common.typeutils.TypeSerializer;
-import org.apache.flink.api.common.typeutils.base.LongSerializer;
-import org.apache.flink.api.common.typeutils.base.StringSerializer;
-import org.apache.flink.api.common.typeutils.base.array.BytePrimitiveArraySerializer;
-import org.apache.flink.api.java.typeutils.runtime.RowSerializer;
-import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.runtime.state.StateInitializationContext;
 import org.apache.flink.runtime.state.StateSnapshotContext;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -33,8 +25,6 @@ import org.apache.flink.streaming.runtime.tasks.StreamTask;
 import org.apache.flink.types.Row;
 
 public final class InOrder extends AbstractStreamOperator implements OneInputStreamOperator, Comparator {
-    private static final int KEY = 0, EVENT = 1, PLACE = 2, CLOCK = 3;
-
     private final String beacon;
     private final long bound, step;
 
@@ -64,41 +54,10 @@ public final class InOrder extends AbstractStreamOperator implements OneInputStr
 
     public void initializeState(StateInitializationContext context) throws Exception {
         super.initializeState(context);
-        RowSerializer serializer =
-                new RowSerializer(
-                        new TypeSerializer[] {
-                            StringSerializer.INSTANCE,
-                            BytePrimitiveArraySerializer.INSTANCE,
-                            LongSerializer.INSTANCE,
-                            LongSerializer.INSTANCE
-                        });
-        // Each subtask takes its own keys, whatever the parallelism was; a beacon is for all of them.
         kept =
                 context.getOperatorStateStore()
-                        .getUnionListState(new ListStateDescriptor("in-order-v1", serializer));
-        int subtasks = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
-        int keyGroups = getRuntimeContext().getTaskInfo().getMaxNumberOfParallelSubtasks();
-        int own = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
-        String ownKey = beacon;
-        for (int i = 0; of(ownKey, keyGroups, subtasks) != own; i++) {
-            ownKey = beacon + i;
-        }
-        for (Iterator all = ((Iterable) kept.get()).iterator(); all.hasNext(); ) {
-            Row row = (Row) all.next();
-            if (((String) row.getField(KEY)).startsWith(beacon)) {
-                row.setField(KEY, ownKey);
-                held.add(row);
-            } else if (of((String) row.getField(KEY), keyGroups, subtasks) == own) {
-                held.add(row);
-            }
-        }
-    }
-
-    /** The subtask that a key belongs to. */
-    private static int of(String key, int keyGroups, int subtasks) {
-        Row row = new Row(1);
-        row.setField(0, key);
-        return KeyGroupRangeAssignment.assignKeyToParallelOperator(row, keyGroups, subtasks);
+                        .getUnionListState(HeldRows.descriptor("in-order-v1"));
+        held.addAll(HeldRows.own((Iterable) kept.get(), beacon, getRuntimeContext().getTaskInfo()));
     }
 
     public void snapshotState(StateSnapshotContext context) throws Exception {
@@ -112,13 +71,7 @@ public final class InOrder extends AbstractStreamOperator implements OneInputStr
     }
 
     public void processElement(StreamRecord record) throws Exception {
-        Row row = (Row) record.getValue();
-        Row one = new Row(4);
-        one.setField(KEY, row.getField(KEY));
-        one.setField(EVENT, row.getField(EVENT));
-        one.setField(PLACE, row.getField(PLACE));
-        one.setField(CLOCK, Long.valueOf(record.getTimestamp()));
-        held.add(one);
+        held.add(HeldRows.of(record));
     }
 
     public void processWatermark(Watermark mark) throws Exception {
@@ -128,8 +81,8 @@ public final class InOrder extends AbstractStreamOperator implements OneInputStr
             Row one = (Row) held.get(due++);
             advance(clock(one));
             Row row = new Row(2);
-            row.setField(KEY, one.getField(KEY));
-            row.setField(EVENT, one.getField(EVENT));
+            row.setField(HeldRows.KEY, one.getField(HeldRows.KEY));
+            row.setField(HeldRows.EVENT, one.getField(HeldRows.EVENT));
             output.collect(out.replace(row));
         }
         held.subList(0, due).clear();
@@ -149,13 +102,14 @@ public final class InOrder extends AbstractStreamOperator implements OneInputStr
     }
 
     private static long clock(Object row) {
-        return ((Long) ((Row) row).getField(CLOCK)).longValue();
+        return ((Long) ((Row) row).getField(HeldRows.CLOCK)).longValue();
     }
 
     public int compare(Object a, Object b) {
         int order = Long.compare(clock(a), clock(b));
         return order != 0
                 ? order
-                : ((Long) ((Row) a).getField(PLACE)).compareTo((Long) ((Row) b).getField(PLACE));
+                : ((Long) ((Row) a).getField(HeldRows.PLACE))
+                        .compareTo((Long) ((Row) b).getField(HeldRows.PLACE));
     }
 }

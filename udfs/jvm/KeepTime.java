@@ -17,7 +17,6 @@ import org.apache.flink.api.common.typeutils.base.array.LongPrimitiveArraySerial
 import org.apache.flink.metrics.Counter;
 import org.apache.flink.metrics.Gauge;
 import org.apache.flink.metrics.MetricGroup;
-import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
 import org.apache.flink.runtime.state.StateInitializationContext;
 import org.apache.flink.runtime.state.StateSnapshotContext;
 import org.apache.flink.streaming.api.graph.StreamConfig;
@@ -214,7 +213,7 @@ public final class KeepTime extends AbstractStreamOperator
             group.addGroup("source", sources[i]).gauge("newest_event_ms", newestOf[i]);
         }
         // Flink opens operators from the last to the first, so the join can take this already.
-        String key = ownKey();
+        String key = OwnKeys.first(beacon, getRuntimeContext().getTaskInfo());
         for (int i = 0; i < sources.length; i++) {
             if (shown[i] != NEVER) {
                 Row row = new Row(2);
@@ -229,22 +228,6 @@ public final class KeepTime extends AbstractStreamOperator
                 LOG.warn("labels are held, as before the restart: {}", lastAction());
             }
             advance();
-        }
-    }
-
-    /** A key that Flink gives to this very subtask. */
-    private String ownKey() {
-        int subtasks = getRuntimeContext().getTaskInfo().getNumberOfParallelSubtasks();
-        int keyGroups = getRuntimeContext().getTaskInfo().getMaxNumberOfParallelSubtasks();
-        int own = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
-        for (int i = 0; ; i++) {
-            String key = beacon + i;
-            Row of = new Row(1);
-            of.setField(0, key);
-            if (KeyGroupRangeAssignment.assignKeyToParallelOperator(of, keyGroups, subtasks)
-                    == own) {
-                return key;
-            }
         }
     }
 
