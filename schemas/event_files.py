@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -121,8 +122,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener = _opener(path)
     if isinstance(opener, type):
         with closing(_open_rows(path, opener)) as rows:
-            number = _reading(path, rows.number)
-            yield from enumerate(_each(path, rows.lines(0, number)))
+            yield from enumerate(_each(path, rows.lines(0, sys.maxsize)))
         return
     offset = 0
     with _open_text(path, opener) as file:
@@ -258,7 +258,7 @@ class RangeReader:
         if isinstance(file, RowFile):
             rows = list(_each(place, file.lines(start, end)))
             _check_whole(path, "row", start + len(rows), end)
-            found = iter(list(zip(range(start, end), rows, strict=True)))
+            found: Iterator[tuple[int, bytes]] = zip(range(start, end), rows, strict=True)
         else:
             read = partial(_read_plain, place) if file is None else partial(_read_on, file)
             data = _reading(place, partial(read, start, end - start))

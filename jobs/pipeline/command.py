@@ -213,16 +213,13 @@ def _begin(
         return "restore", restored
     if restored is not None:
         # `flink run --fromSavepoint`, or the option in [flink]
-        place, how = places.from_uri(restored), "flink run --fromSavepoint"
-        _refuse_newer_rows(program, pipeline, place, how)
-        _refuse_lost_sources(program, pipeline, env, place, how)
+        place = places.from_uri(restored)
+        _refuse_snapshot(program, pipeline, env, place, "flink run --fromSavepoint")
         return "restore", restored
     if asked.restore is not None:
         jobs = {run.job for run in runs.known(output)}
         restored = restore.find(asked.restore, environment.checkpoint_folder(env), jobs)
-        how = f"--restore {asked.restore}"
-        _refuse_newer_rows(program, pipeline, restored, how)
-        _refuse_lost_sources(program, pipeline, env, restored, how)
+        _refuse_snapshot(program, pipeline, env, restored, f"--restore {asked.restore}")
         environment.restore_from(env, restored)
         program.say(f"going on from {restored}")
         return "restore", restored
@@ -237,6 +234,14 @@ def _begin(
                 f"({error}); if it has, they are written a second time"
             )
     return asked.start, None
+
+
+def _refuse_snapshot(
+    program: Program, pipeline: Pipeline, env: Any, snapshot: str, asked: str
+) -> None:
+    """Raises ConfigError when the job cannot go on from a snapshot, or should not."""
+    _refuse_newer_rows(program, pipeline, snapshot, asked)
+    _refuse_lost_sources(program, pipeline, env, snapshot, asked)
 
 
 def _refuse_newer_rows(program: Program, pipeline: Pipeline, snapshot: str, asked: str) -> None:

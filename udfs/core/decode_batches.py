@@ -288,6 +288,11 @@ class _Decodings:
         progress = Progress(source, time)
         return (Keyed(key, progress, clock) for key in self._beacon_keys)
 
+    def placed_beacons(self, source: str, time: int, clock: int, place: int) -> Iterable[Placed]:
+        """The same, from a place."""
+        progress = Progress(source, time)
+        return (Placed(key, progress, clock, place) for key in self._beacon_keys)
+
     def reply(self, events: list[Keyed], *, more: bool) -> bytes:
         """Events, and what was counted and rejected since the last reply."""
         for decoding in self._all:
@@ -435,11 +440,9 @@ class ReadChunks(_ChunkReader):
                     before = reached
             if latest // granularity > announced // granularity:
                 announced = latest
-                for beacon in decodings.beacons(source, latest, reached):
-                    yield Placed(beacon.key, beacon.event, reached, place)
+                yield from decodings.placed_beacons(source, latest, reached, place)
         decodings.of(source).read(stream, records)
-        for beacon in decodings.beacons(source, latest, reached):
-            yield Placed(beacon.key, beacon.event, reached, -1 - place)
+        yield from decodings.placed_beacons(source, latest, reached, -1 - place)
 
 
 class _Record(msgspec.Struct, array_like=True, gc=False):
@@ -514,8 +517,9 @@ class DecodeArchive:
             clock = record.clock - record.clock % self._granularity
             if further or (clock > self._clock and self._announced[source] >= 0):
                 self._clock = max(self._clock, clock)
-                for beacon in decodings.beacons(source, self._announced[source], record.clock):
-                    events.append(Placed(beacon.key, beacon.event, record.clock, record.place))
+                events += decodings.placed_beacons(
+                    source, self._announced[source], record.clock, record.place
+                )
         for source, records in read.items():
             decodings.of(source).read(stream_of(source), records)
         return decodings.reply(events, more=False)
