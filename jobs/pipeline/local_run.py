@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,15 +179,19 @@ class LocalRun:
         """Nothing goes on after the end of bounded input; savepoints that were asked for stay.
 
         Only in the output's own folder: in another one there may be what other pipelines need.
+        What cannot be deleted is said; the job has ended well all the same.
         """
         folder = Path(self._checkpoints)
         own = self._checkpoints == self._pipeline.default_checkpoints
         if not own or places.is_uri(self._checkpoints) or not folder.is_dir():
             return
-        for plan in folder.glob(PLAN_FILES):
-            plan.unlink(missing_ok=True)
-        places.delete(str(folder / self._id))
-        if not any(folder.iterdir()):
+        try:
+            for plan in list(folder.glob(PLAN_FILES)):
+                places.delete(str(plan))
+            places.delete(str(folder / self._id))
+        except places.PlaceError as error:
+            self._say(f"warning: checkpoints that nothing needs any more are left: {error}")
+        with suppress(OSError):  # savepoints are in it, or Flink has deleted it
             folder.rmdir()
 
     def _say(self, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def write(place: str | Folder, data: bytes) -> None:
 def delete(place: str | Folder) -> None:
     """Delete a file, or a folder with all that is in it, if it is there.
 
-    Raises PlaceError; StoreError for an object.
+    Another process may delete the same at the same time, as Flink does with the checkpoints of a
+    job that ended. Raises PlaceError; StoreError for an object.
     """
     if isinstance(place, StorePath):
         if place.is_dir():
@@ -140,28 +142,50 @@ def delete(place: str | Folder) -> None:
     path = Path(place)
     try:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            shutil.rmtree(path, onerror=_unless_gone)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise PlaceError(f"{place}: {error.strerror or error}") from None
 
 
+def _unless_gone(_function: object, _path: str, error: Any) -> None:
+    """Raises the error that `rmtree` met, unless another had deleted it first."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
+
+
 def _local_entries(folder: Path) -> Iterator[Entry]:
     try:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file
+        if not folder.is_dir():
+            return
+        with os.scandir(folder) as listed:
+            found = list(listed)
+        for path in found:
+            try:
+                status = _status(path)
+            except FileNotFoundError:
+                continue  # deleted while the others were listed
+            is_folder = stat.S_ISDIR(status.st_mode)
             yield Entry(
-                str(path),
+                path.path,
                 path.name,
-                path.is_dir(),
+                is_folder,
                 int(status.st_mtime * 1000),
-                0 if path.is_dir() else status.st_size,
+                0 if is_folder else status.st_size,
             )
     except FileNotFoundError:
-        return  # deleted while it was listed
+        return  # the folder itself was deleted
     except OSError as error:
         raise PlaceError(f"{folder}: {error.strerror or error}") from None
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    """That of what a link leads to; of a link to nothing, its own. Raises OSError."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return entry.stat(follow_symlinks=False)
 
 
 def _flink_entries(place: str) -> Iterator[Entry]:

@@ -28,7 +28,7 @@ from schemas.samples import ICEBERG_TABLE, LATE_ACTIONS
 from trainer.reading.columns import absent
 from trainer.reading.files import ReadError, check_columns, open_parquet
 from trainer.reading.iceberg_table import TableFile, Tables, View
-from trainer.reading.listing import DATA, Found, Stream, partitions, pointer, scan, split
+from trainer.reading.listing import DATA, Found, Stream, partitions, pointer, scan, split, still
 
 #: A folder that changed so recently may change again within the same time stamp, so it is listed
 #: again next time. Long enough for the time stamps of any file system and file server.
@@ -175,8 +175,8 @@ class Ledger:
             path = f"{folder}/{file.name}"
             if path in self._known or not file.is_file():
                 continue
-            stat = file.stat()
-            yield Found(stream, path, stat.st_size, stat.st_mtime_ns)
+            if (status := still(file)) is not None:
+                yield Found(stream, path, status.st_size, status.st_mtime_ns)
 
     def _stored(self, root: StorePath, stream: Stream, current: Current) -> Iterator[Found]:
         # All at once, each time: in a store a folder has no time at which it changed.
@@ -250,7 +250,8 @@ class Ledger:
         new = [file for file in scan(root / folder) if f"{folder}/{file.name}" not in there]
         oldest = self._clock() - _JUST_MADE_NS
         # one that is old was deleted from the table, or compacted
-        return any(not has_some or file.stat().st_mtime_ns > oldest for file in new)
+        made = (status.st_mtime_ns for file in new if (status := still(file)) is not None)
+        return any(not has_some or modified > oldest for modified in made)
 
     def _entry(self, root: Folder, file: Found) -> Entry:
         with open_parquet(root / file.path, file.path, file.size) as opened:

@@ -74,6 +74,14 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
+def still(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What is known of something that was listed, or None if it was deleted since."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
+
+
 def partitions(
     root: Path, stream: Stream, current: Current, reads: Callable[[str, str, Current], bool]
 ) -> Iterator[tuple[str, int]]:
@@ -91,5 +99,6 @@ def partitions(
                     hour.name.startswith("hr=")
                     and hour.is_dir()
                     and reads(made, partition, current)
+                    and (status := still(hour)) is not None
                 ):
-                    yield f"{place}/{partition}", hour.stat().st_mtime_ns
+                    yield f"{place}/{partition}", status.st_mtime_ns
