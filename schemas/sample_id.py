@@ -1,4 +1,7 @@
-"""The name of an impression: the one place that computes it (docs/sample-format.md)."""
+"""The name of an impression (docs/sample-format.md).
+
+The one place in Python that computes it; `udfs/jvm/ExplodeSamples.java` does for written rows.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,7 @@ _POSITIONS = [position.to_bytes(8, "little") for position in range(1024)]
 
 
 def sample_ids(request_id: str, item_ids: Sequence[str]) -> list[int]:
-    """Of all impressions of a request, in order of position; signed 64-bit integers."""
-    return unpacked_sample_ids(packed_sample_ids(request_id, item_ids))
-
-
-def packed_sample_ids(request_id: str, item_ids: Sequence[str]) -> bytes:
-    """The same, 8 bytes each, big-endian.
+    """Of all impressions of a request, in order of position; signed 64-bit integers.
 
     XXH3-64 (Collet, https://xxhash.com) of 16 bytes and the item id: the hash of the request id and
     the position, little-endian, 8 bytes each. No separators, so ids may contain anything; and more
@@ -29,17 +27,13 @@ def packed_sample_ids(request_id: str, item_ids: Sequence[str]) -> bytes:
     positions: Iterable[bytes] = _POSITIONS
     if len(item_ids) > len(_POSITIONS):
         positions = (position.to_bytes(8, "little") for position in range(len(item_ids)))
-    return b"".join(
+    ids = b"".join(
         [
             xxh3_64_digest(request + position + item_id.encode())
             for position, item_id in zip(positions, item_ids, strict=False)
         ]
     )
-
-
-def unpacked_sample_ids(ids: bytes) -> list[int]:
-    """What `packed_sample_ids` packed."""
-    return list(struct.unpack(f">{len(ids) // 8}q", ids))
+    return list(struct.unpack(f">{len(item_ids)}q", ids))
 
 
 def sample_id(request_id: str, item_id: str, position: int) -> int:

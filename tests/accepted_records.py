@@ -29,7 +29,7 @@ from schemas.decoding import ActionDecoder, BadRecord, IgnoredAction, RequestDec
 from schemas.events import EARLIEST_TIME, LATEST_TIME, ActionEvent, Origin, RequestEvent, Stream
 from schemas.features import FLOAT32_MAX, INT64_MAX, INT64_MIN, SCALAR_TYPES
 from schemas.labels import without_action
-from schemas.sample_id import unpacked_sample_ids
+from schemas.sample_id import sample_ids
 from schemas.samples import LATE_ACTIONS, PARTITIONS
 from schemas.samples import samples as sample_layout
 from tests.core_runner import FOREVER, DictStorage
@@ -374,7 +374,7 @@ class Driver:
         rows = msgspec.msgpack.decode(packed, type=wire.SampleRows)
         body = msgspec.msgpack.decode(rows.body)
         context, items = self._writer.feature_values(rows.body)
-        made, ids = [], unpacked_sample_ids(rows.sample_ids)
+        made, ids = [], sample_ids(rows.request_id, body[1])
         for p in range(len(ids)) if rows.positions is None else rows.positions:
             row: dict[str, Any] = {
                 "sample_id": ids[p],

@@ -363,7 +363,7 @@ class CoreRunner:
 def sample_rows(rules: JoinRules, packed: bytes, made_at: int | Literal["end"]) -> Iterator[Row]:
     """The rows of packed `wire.SampleRows`."""
     rows = _unpack_rows(packed)
-    front, n = unpack_front(rows.body), len(rows.sample_ids) // 8
+    front, n = unpack_front(rows.body), rows.impressions
     kinds = list(zip(rules.kinds, rows.kinds, strict=True))
     values = {k.name: c.values or [without_action(k)] * n for k, c in kinds}
     delays = {k.name: c.delays_ms or [None] * n for k, c in kinds}

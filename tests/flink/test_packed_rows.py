@@ -10,9 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
+from pyflink.util.java_utils import add_jars_to_context_class_loader
 
+from jobs.pipeline import environment
+from schemas.actions import ActionKind
+from schemas.events import RequestBody
+from schemas.features import FeatureSchema
+from schemas.sample_id import sample_ids
 from schemas.samples import PARTITIONS
 from schemas.samples import samples as sample_layout
 from tests.accepted_records import Driver, a_pipeline, records
@@ -27,12 +34,17 @@ MOST_BYTES = 200_000
 #: The only lines that need a task; everything else runs as it is.
 OF_A_TASK = r"setProcessingTimeService\(processingTime\);\s*setup\(task, config, output\);"
 
+pack = msgspec.msgpack.Encoder().encode
+NO_NAMES = msgspec.Raw(pack([]))
+
 
 @cache
 def read_samples() -> Callable[[str, bytes], str]:
     """`ReadSamples.rows`, compiled as the job compiles its operators."""
     operator, times = re.subn(OF_A_TASK, "this.output = output;", compiled.source("ExplodeSamples"))
     assert times == 1
+    # the hash of sample ids is Parquet's
+    add_jars_to_context_class_loader([jar.as_uri() for jar in environment.jars()])
     rows = compiled.static("ReadSamples", "rows", [operator, compiled.source("Packed")])
     return lambda layout, packed: str(rows(layout, packed))
 
@@ -86,3 +98,27 @@ def test_java_reads_what_python_packs(seed: int, tmp_path: Path) -> None:
             rows += len(expected)
             requests += 1
     assert rows > requests > 10
+
+
+#: XXH3 takes short, middle and long inputs by ways of its own, of up to 16, 128, 240 bytes, then in
+#: blocks of 1,024; a sample id is the hash of 16 bytes more than its item id has.
+LENGTHS = (*range(260), 1_006, 1_007, 1_008, 1_009, 2_031, 2_032, 2_033, 9_999)
+
+
+@pytest.mark.parametrize("letter", ["x", "\N{GREEK SMALL LETTER OMEGA}", "\N{ROCKET}"])
+def test_sample_ids_are_those_of_python(letter: str) -> None:
+    read = read_samples()
+    items = [letter * (n // len(letter.encode())) + "." * (n % 4) for n in LENGTHS]
+    layout = wire.sample_layout(FeatureSchema.of(()), (ActionKind("click", 1, "any"),))
+    for request_id in ("", "r", *items[::37]):
+        body = RequestBody("u", items, NO_NAMES, [], NO_NAMES, [])
+        rows = wire.SampleRows(
+            request_id,
+            *(0, "d", "h", len(items), pack(body), [wire.KindLabels(None, None, True)]),
+            *("final", None, None, None, None, None),
+        )
+        for positions in (None, [len(items) - 1, 0, 5]):
+            rows.positions = positions
+            made = [line.split("\t")[0] for line in read(layout, pack(rows)).splitlines()]
+            ids = sample_ids(request_id, items)
+            assert made == [f"long:{ids[p]}" for p in positions or range(len(items))]

@@ -1,4 +1,4 @@
-"""From the rows of a moment to what is written: ids, row kinds, sampling, packing. Pure."""
+"""From the rows of a moment to what is written: row kinds, sampling, packing. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from schemas.actions import ActionKind
 from schemas.events import RequestBody, unpack_front
 from schemas.features import Feature, FeatureSchema
-from schemas.sample_id import packed_sample_ids, unpacked_sample_ids
+from schemas.sample_id import sample_ids
 from udfs.core import wire
 from udfs.core.emission import Emitted
 from udfs.core.partitions import partition
@@ -53,10 +53,9 @@ class SampleWriter:
             or bytes(front.column_names) != self._column_names
         ):
             body = self._under_this_schema(unpack_body(body))
-        ids = packed_sample_ids(request.request_id, request.items)
         if self._sampling.off and emitted.moment != "change":
             kind: wire.RowKind = "provisional" if emitted.moment == "first" else "final"
-            return [self._of_kind(emitted, body, ids, kind, None, emitted.positions)], 0
+            return [self._of_kind(emitted, body, kind, None, emitted.positions)], 0
 
         n = len(request.items)
         positions = range(n) if emitted.positions is None else emitted.positions
@@ -64,12 +63,13 @@ class SampleWriter:
         rates = None if self._sampling.off else self._rates(emitted, body, negative)
         written = positions
         if rates is not None:
-            written = self._kept(positions, negative, unpacked_sample_ids(ids), rates)
+            ids = sample_ids(request.request_id, request.items)
+            written = self._kept(positions, negative, ids, rates)
         by_kind: dict[wire.RowKind, list[int]] = {}
         for p in written:
             by_kind.setdefault(_row_kind(emitted, negative[p]), []).append(p)
         rows = [
-            self._of_kind(emitted, body, ids, kind, rates, None if len(ps) == n else ps)
+            self._of_kind(emitted, body, kind, rates, None if len(ps) == n else ps)
             for kind, ps in by_kind.items()
         ]
         return rows, len(positions) - len(written)
@@ -92,7 +92,6 @@ class SampleWriter:
         self,
         emitted: Emitted,
         body: bytes,
-        ids: bytes,
         kind: wire.RowKind,
         rates: list[float] | None,
         positions: list[int] | None,
@@ -102,7 +101,7 @@ class SampleWriter:
             request.request_id,
             request.event_time,
             *partition(request.event_time),
-            ids,
+            len(request.items),
             body,
             emitted.kinds,
             kind,

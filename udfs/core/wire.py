@@ -27,8 +27,7 @@ class KindLabels(NamedTuple):
 
 
 class SampleRows(msgspec.Struct, array_like=True):
-    """Samples of one request, packed with msgpack. Lists are by position, of all impressions;
-    `sample_ids` too, packed as `schemas.sample_id.packed_sample_ids` does.
+    """Samples of one request, packed with msgpack. Lists are by position, of all `impressions`.
 
     `body` is the packed `RequestBody` that was in state. Python does not unpack its features again.
     Its feature names must be those of the schema. `positions` says which impressions get a row
@@ -39,7 +38,7 @@ class SampleRows(msgspec.Struct, array_like=True):
     event_time: int
     dt: str
     hr: str
-    sample_ids: bytes
+    impressions: int
     body: bytes
     kinds: list[KindLabels]
     kind: RowKind
@@ -52,7 +51,7 @@ class SampleRows(msgspec.Struct, array_like=True):
     @property
     def count(self) -> int:
         """How many rows."""
-        return len(self.sample_ids) // 8 if self.positions is None else len(self.positions)
+        return self.impressions if self.positions is None else len(self.positions)
 
 
 def sample_layout(schema: FeatureSchema, kinds: Sequence[ActionKind]) -> str:

@@ -17,6 +17,7 @@ import org.apache.flink.streaming.runtime.tasks.StreamTask;
 import org.apache.flink.table.data.GenericArrayData;
 import org.apache.flink.table.data.GenericRowData;
 import org.apache.flink.table.data.binary.BinaryStringData;
+import shaded.parquet.net.openhft.hashing.LongHashFunction;
 
 public final class ExplodeSamples extends AbstractStreamOperator implements OneInputStreamOperator {
     private static final int BOOL = 0, BYTE = 1, LONG = 2, FLOAT = 3, DOUBLE = 4, STRING = 5, INT = 6;
@@ -30,7 +31,13 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
     private final int width;
     private final StreamRecord out = new StreamRecord(null);
 
+    private static final LongHashFunction HASH = LongHashFunction.xx3();
+    /** Where the item id begins in what is hashed. */
+    private static final int NAME = 16;
+
     private transient Packed in;
+    /** What a sample id is the hash of: the request's hash, the position, the item id. */
+    private transient byte[] named = new byte[256];
 
     /** references[0]: what the columns are, a word each, as udfs.core.wire.sample_layout says it. */
     public ExplodeSamples(
@@ -118,15 +125,12 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
         in = new Packed((byte[]) record.getValue());
         GenericRowData row = new GenericRowData(width);
         in.array();
-        row.setField(1, value(STRING));
+        BinaryStringData request = (BinaryStringData) value(STRING);
+        row.setField(1, request);
         row.setField(5, value(LONG));
         row.setField(width - 2, value(STRING));
         row.setField(width - 1, value(STRING));
-        Object[] ids = new Object[in.binary() / 8];
-        int n = ids.length;
-        for (int i = 0; i < n; i++) {
-            ids[i] = Long.valueOf(in.fixed());
-        }
+        int n = (int) in.integer();
         in.binary(); // the body of the request lies in here as it was stored
         in.array();
         row.setField(2, value(STRING));
@@ -157,9 +161,10 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
         Object[] exposed = values(BOOL), rates = values(DOUBLE), versions = values(INT);
         Object[] positions = values(INT);
         int count = positions == null ? n : positions.length;
+        putLong(0, HASH.hashBytes(in.bytes, request.getOffset(), request.getSizeInBytes()));
         for (int i = 0; i < count; i++) {
             int p = positions == null ? i : ((Integer) positions[i]).intValue();
-            row.setField(0, ids[p]);
+            row.setField(0, Long.valueOf(sampleId(p, (BinaryStringData) items[p])));
             row.setField(3, items[p]);
             row.setField(4, Integer.valueOf(p));
             for (int f = 0; f < itemColumn.length; f++) {
@@ -175,6 +180,25 @@ public final class ExplodeSamples extends AbstractStreamOperator implements OneI
             row.setField(width - 5, rates == null ? UNSAMPLED : rates[p]);
             row.setField(width - 4, versions == null ? FIRST : versions[p]);
             output.collect(out.replace(row));
+        }
+    }
+
+    /** docs/sample-format.md: XXH3-64 of the request's hash, which is in `named`, position and item. */
+    private long sampleId(int position, BinaryStringData item) {
+        int size = item.getSizeInBytes(), end = NAME + size;
+        if (named.length < end) {
+            byte[] more = new byte[2 * end];
+            System.arraycopy(named, 0, more, 0, 8);
+            named = more;
+        }
+        putLong(8, position);
+        System.arraycopy(in.bytes, item.getOffset(), named, NAME, size);
+        return HASH.hashBytes(named, 0, end);
+    }
+
+    private void putLong(int at, long value) {
+        for (int i = 0; i < 8; i++) {
+            named[at + i] = (byte) (value >>> 8 * i);
         }
     }
 

@@ -163,11 +163,6 @@ final class Packed {
         }
     }
 
-    /** The 8 bytes that begin here, which are a signed number without a head. */
-    long fixed() {
-        return unsigned(8);
-    }
-
     private long unsigned(int size) {
         int from = at;
         at += size;

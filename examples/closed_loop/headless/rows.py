@@ -10,7 +10,7 @@ import pyarrow as pa
 from schemas.actions import ActionKind
 from schemas.features import FeatureSchema
 from schemas.labels import without_action
-from schemas.sample_id import unpacked_sample_ids
+from schemas.sample_id import sample_ids
 from schemas.samples import samples as sample_layout
 from udfs.core.state_codec import unpack_body
 from udfs.core.wire import SampleRows
@@ -56,7 +56,7 @@ class RowTables:
                 values[name] += [of_all[p] for p in positions]
 
         if "sample_id" in self._wanted:
-            listed("sample_id", unpacked_sample_ids(rows.sample_ids), None)
+            listed("sample_id", sample_ids(rows.request_id, body.items), None)
         constant("request_id", rows.request_id)
         constant("user_id", body.user_id)
         listed("item_id", body.items, None)
