@@ -28,7 +28,14 @@ from trainer.limits import MAX_GRADIENT
 from trainer.losses.row_gradient import NUMBERS
 from trainer.losses.targets import LossKind
 from trainer.models.network import embedded_slots
-from trainer.models.sample_kernels import ADAGRAD, FTRL, difference, open_states, predict, walk
+from trainer.models.sample_kernels import (
+    ADAGRAD,
+    FTRL,
+    UNLEARNED,
+    difference,
+    open_states,
+    walk,
+)
 from trainer.spec import AdaGrad, Ftrl, ModelSpec, Segment
 
 #: The optimizers that this can walk with. (Adam's moments forget, so changes of them do not add.)
@@ -79,13 +86,8 @@ class Walker:
         A key that has no row, and gets none by its first push, is not learned.
         """
         sizes = [len(s) for s in states]
-        table = np.repeat(np.arange(len(sizes)), sizes)
-        learned = np.concatenate(
-            [
-                k == 1 if c else np.ones(len(k), bool)
-                for k, c in zip(known, self._counted, strict=True)
-            ]
-        )
+        # small numbers: a step looks the table of its key up, too
+        table = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
         heads = self._heads
         before = np.concatenate([s[:, : 2 * heads].reshape(len(s), 2, heads) for s in states])
         local = np.empty((len(table), heads, 4))
@@ -96,9 +98,11 @@ class Walker:
         loss = (self._loss, self._offset, self._base)
         logits = np.zeros(targets.labels.shape, np.float32)
         counted = np.zeros(targets.labels.shape, np.float32)
-        good = np.zeros(batch.rows, np.bool_)
-        predict(rows, local, machine, of_rows, loss, good, logits, counted)
-        walk(rows, (table, self._rates, learned), local, machine, of_rows, loss, good)
+        good = np.ones(batch.rows, np.bool_)
+        told = logits, counted
+        table[self._unlearned(known)] = UNLEARNED
+        for learn in (False, True):
+            walk(rows, (table, self._rates), local, machine, of_rows, loss, good, told, learn)
         logits[~good], counted[~good] = self._base[: targets.labels.shape[1]], 0.0
         changes = np.empty_like(before)
         difference(before, local, changes)
@@ -116,6 +120,11 @@ class Walker:
             bounded = np.clip(machine[3], -MAX_GRADIENT, MAX_GRADIENT)
             gradient = bounded.astype(np.float32).reshape(-1)
         return Walked(logits, counted, parts, gradient, int(np.count_nonzero(~good)))
+
+    def _unlearned(self, known: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.bool_]:
+        """Of which keys no step is made: those that have no row, and get none by a first push."""
+        parts = zip(known, self._counted, strict=True)
+        return np.concatenate([k != 1 if c else np.zeros(len(k), np.bool_) for k, c in parts])
 
     def _machine_of(
         self, embedded: Sequence[Floats], dense: Floats | None

@@ -5,6 +5,7 @@ The arguments that many of these share:
 * `rows`: of `by_sample._by_row`.
 * `local`: float64 (keys, heads, 4), the state of each coordinate: FTRL's z or AdaGrad's weight; n;
   the weight; the root of n. Side by side, so that a step meets one cache line.
+* `tables`: the table of each key, int16 (keys,), or `UNLEARNED`; and the rates of each table.
 * `machine`: of `Walker._machine_of`; None without a factorization machine. numba then compiles
   without its branches, and a row takes half as long: arrays that might be used are counted in every
   row.
@@ -23,6 +24,8 @@ from trainer.losses.row_gradient import action_gradient
 
 #: What a row of rates begins with: of which optimizer they are.
 FTRL, ADAGRAD = 0.0, 1.0
+#: In the place of a key's table.
+UNLEARNED = -1
 # Python's model of errors would test each divisor, to raise; a row takes half as long without. No
 # divisor here can be 0.
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
@@ -100,10 +103,11 @@ def _pool(rows, i, machine):
     pooled[:] = 0.0
     total[:] = 0.0
     crossed[:] = 0.0
-    for o in range(starts[i], ends[i]):
-        if slot_of[o] >= 0:
+    for o in range(np.uint64(starts[i]), np.uint64(ends[i])):
+        k, slot = np.uint32(key[o]), slot_of[o]
+        if slot >= 0:
             for e in range(len(total)):
-                pooled[slot_of[o], e] += value[o] * embeddings[key[o], 0, e]
+                pooled[slot, e] += value[o] * embeddings[k, 0, e]
     for e in range(len(total)):
         for n in range(len(pooled)):
             x = _cut(pooled[n, e])
@@ -124,16 +128,25 @@ def _turn_back(machine, r):
 
 
 @_compiled
-def _embedding_step(machine, k, t, slot, x):
-    """One step of AdaGrad of a key's embedding."""
+def _embedding_steps(rows, tables, i, machine):
+    """One step of AdaGrad of the embeddings of a row's keys."""
+    starts, ends, key, value, slot_of = rows
+    table = tables[0]
     embeddings, rates, _, _, pooled, total, _, upstream = machine
-    for e in range(len(total)):
-        if abs(pooled[slot, e]) <= MAX_SUM:
-            g = x * upstream[e] * (total[e] - pooled[slot, e])
-            g = _bounded(g)
-            if g != 0.0:
-                embeddings[k, 1, e] += g * g
-                embeddings[k, 0, e] -= rates[t] * g / np.sqrt(embeddings[k, 1, e])
+    for o in range(np.uint64(starts[i]), np.uint64(ends[i])):
+        k, slot = np.uint32(key[o]), slot_of[o]
+        if table[k] < 0 or slot < 0:
+            continue
+        rate, x = rates[table[k]], value[o]
+        for e in range(len(total)):
+            of_slot = pooled[slot, e]
+            g = _bounded(x * upstream[e] * (total[e] - of_slot))
+            # chosen, and not branched on: the branch is mispredicted more than it spares
+            g = g if abs(of_slot) <= MAX_SUM else 0.0
+            n = embeddings[k, 1, e] + g * g
+            step = rate * g / np.sqrt(n)
+            embeddings[k, 1, e] = n
+            embeddings[k, 0, e] -= step if g != 0.0 else 0.0
 
 
 @_compiled
@@ -145,101 +158,79 @@ def _add_interactions(rows, i, machine, s):
             s[h] += crossed[e] * weights[e, h]
 
 
-@_inlined
-def _row_gradient(loss, s, targets, i, r, counts):
-    """Fill in the gradients of a row by its logits, and how much it counts. Whether all are finite.
+@_compiled
+def walk(rows, tables, local, machine, targets, loss, good, told, learn):
+    """Go through all rows that are `good`: predict each, and with `learn` make a step of its keys.
 
-    Inlined, because a call with arrays counts references.
+    One without finite numbers is not good any more, and makes no step. Without `learn`, `told` gets
+    logits and how much each row counts. All is written out here, without functions over arrays: to
+    hand arrays over counts references, which took longer than the loss of a row.
     """
-    kind, offset, _ = loss
-    labels, weights, delayed, delayed_weights = targets
-    actions = labels.shape[1]
-    finite = True
-    for a in range(actions):
-        late_logit, late_label, late_weight = 0.0, np.float32(0), np.float32(0)
-        if len(s) > actions:
-            late_logit = s[actions + a]
-            late_label, late_weight = delayed[i, a], delayed_weights[i, a]
-        r[a], late, counts[a], good = action_gradient(
-            kind,
-            offset,
-            s[a],
-            labels[i, a],
-            weights[i, a],
-            late_logit,
-            late_label,
-            late_weight,
-        )
-        if len(s) > actions:
-            r[actions + a] = late
-        finite &= good
-    return finite
-
-
-@_compiled
-def predict(rows, local, machine, targets, loss, good, logits, counted):
-    """Predict all rows with the states as they are. `good`: which ones have finite numbers."""
     starts, ends, key, value, _ = rows
-    base = loss[2]
-    heads, actions = len(base), logits.shape[1]
-    s, r, counts = np.empty(heads), np.empty(heads), np.empty(actions)
-    for i in range(len(good)):
-        for h in range(heads):
-            total = 0.0
-            for o in range(starts[i], ends[i]):
-                total += value[o] * local[key[o], h, 2]
-            s[h] = _cut(total) + base[h]
-        if machine is not None:
-            _add_interactions(rows, i, machine, s)
-        good[i] = _row_gradient(loss, s, targets, i, r, counts)
-        for a in range(actions):
-            logits[i, a], counted[i, a] = s[a], counts[a]
-
-
-@_compiled
-def walk(rows, tables, local, machine, targets, loss, good):
-    """Learn the rows that are `good`; one without a finite gradient is no longer."""
-    starts, ends, key, value, slot_of = rows
-    table, rates, learned = tables
-    base = loss[2]
-    heads = len(base)
+    table, rates = tables
+    labels, weights, delayed, delayed_weights = targets
+    kind, offset, base = loss
+    logits, counted = told
+    heads, actions = len(base), labels.shape[1]
+    has_late = heads > actions
     linear, s, r = np.empty(heads), np.empty(heads), np.empty(heads)
-    counts = np.empty(targets[0].shape[1])
     for i in range(len(good)):
         if not good[i]:
             continue
+        # of numbers without a sign, numba need not ask whether they count from the end
+        first, end = np.uint64(starts[i]), np.uint64(ends[i])
         for h in range(heads):
             total = 0.0
-            for o in range(starts[i], ends[i]):
-                total += value[o] * local[key[o], h, 2]
+            for o in range(first, end):
+                total += value[o] * local[np.uint32(key[o]), h, 2]
             linear[h], s[h] = total, _cut(total) + base[h]
         if machine is not None:
             _add_interactions(rows, i, machine, s)
-        good[i] = _row_gradient(loss, s, targets, i, r, counts)
-        if not good[i]:
+        finite = True
+        for a in range(actions):
+            late_logit, late_label, late_weight = 0.0, np.float32(0), np.float32(0)
+            if has_late:
+                late_logit = s[actions + a]
+                late_label, late_weight = delayed[i, a], delayed_weights[i, a]
+            r[a], late, counts, good_one = action_gradient(
+                kind,
+                offset,
+                s[a],
+                labels[i, a],
+                weights[i, a],
+                late_logit,
+                late_label,
+                late_weight,
+            )
+            if has_late:
+                r[actions + a] = late
+            finite &= good_one
+            if not learn:
+                logits[i, a], counted[i, a] = s[a], counts
+        good[i] = finite
+        if not learn or not finite:
             continue
         for h in range(heads):
             # of a sum that is cut, no weight has a gradient
             if abs(linear[h]) > MAX_SUM:
                 continue
-            for o in range(starts[i], ends[i]):
-                k = key[o]
-                if not learned[k]:
+            for o in range(first, end):
+                k = np.uint32(key[o])
+                t = table[k]
+                if t < 0:
                     continue
-                t, g = table[k], _bounded(r[h] * value[o])
-                first, n = local[k, h, 0], local[k, h, 1]
+                g = _bounded(r[h] * value[o])
+                z, n = local[k, h, 0], local[k, h, 1]
                 weight, root = local[k, h, 2], local[k, h, 3]
                 if rates[t, 0] == FTRL:
-                    first, n, weight, root = _ftrl_step(
-                        first, n, weight, root, g, rates[t, 1], rates[t, 2], rates[t, 3]
+                    z, n, weight, root = _ftrl_step(
+                        z, n, weight, root, g, rates[t, 1], rates[t, 2], rates[t, 3]
                     )
                 else:
                     weight, n, root = _adagrad_step(weight, n, g, rates[t, 1])
-                    first = weight
-                local[k, h, 0], local[k, h, 1] = first, n
+                    z = weight
+                local[k, h, 0], local[k, h, 1] = z, n
                 local[k, h, 2], local[k, h, 3] = weight, root
         if machine is not None:
             _turn_back(machine, r)
-            for o in range(starts[i], ends[i]):
-                if learned[key[o]] and slot_of[o] >= 0:
-                    _embedding_step(machine, key[o], table[key[o]], slot_of[o], value[o])
+            _embedding_steps(rows, tables, i, machine)
