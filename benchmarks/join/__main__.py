@@ -24,9 +24,10 @@ from benchmarks.join.cases import Setting
 from benchmarks.join.data import input_folder
 from benchmarks.join.spec import PLANS, Backend, Part, Plan, Source, Spec
 from benchmarks.join.topics import Topics
-from benchmarks.reporting import rich_table
+from benchmarks.reporting import machine, rich_table
 
 HERE = Path(__file__).resolve().parent
+PROCESSOR: str = machine()["processor"]
 #: Longer than any input: nothing settles.
 FOREVER_MS = 36_000_000
 STATE_REQUESTS = 10_000
@@ -54,7 +55,7 @@ def main() -> int:
 
         def runs(settings: Iterable[Setting], into: list[dict[str, Any]]) -> None:
             for repeat, spec in cases.in_turns(_selected(settings, arguments)):
-                if repeat < kept.runs_done(into, spec):
+                if repeat < kept.runs_done(into, spec, PROCESSOR):
                     continue
                 into.append(_kept(measure.speed(inputs.of(spec))))
                 console.print(report.line(into[-1]), soft_wrap=True)
@@ -85,14 +86,14 @@ def main() -> int:
                 console.print(f"delay {plan}: {raw['delay'][plan]}")
                 save()
         if "latency" in what:
-            rate = arguments.rate or report.half_load(raw["speed"])
+            rate = arguments.rate or report.half_load(_here(raw["speed"]))
             if rate is None:
                 raise measure.RunError("latency: measure the speed first, or give --rate")
             for load in latency.LOADS:
-                done = sum(one["policy"] == load.policy for one in raw["latency"])
+                done = sum(one["policy"] == load.policy for one in _here(raw["latency"]))
                 for _ in range(done, arguments.repeat or 3):
                     measured = latency.measured(load, rate // load.versions, topics)
-                    raw["latency"].append(asdict(measured))
+                    raw["latency"].append(asdict(measured) | {"processor": PROCESSOR})
                     console.print(report.latency_line(raw["latency"][-1]))
                     save()
         if "large" in what:
@@ -100,9 +101,10 @@ def main() -> int:
                 for options in large_state.OPTIONS:
                     if not any(
                         (one["options"], one["pending"]) == (options, pending)
-                        for one in raw["large"]
+                        for one in _here(raw["large"])
                     ):
-                        raw["large"].append(asdict(large_state.measured(options, pending)))
+                        measured_large = asdict(large_state.measured(options, pending))
+                        raw["large"].append(measured_large | {"processor": PROCESSOR})
                         console.print(f"large state, {options}: {raw['large'][-1]}")
                         save()
     console.print()
@@ -111,7 +113,7 @@ def main() -> int:
         console.print(rich_table(report.brief(table)))
     drawn = plots.draw(raw["growth"], arguments.out)
     drawn += plots.draw_large(raw["large"], arguments.out)
-    (arguments.out / "results.md").write_text(report.markdown(tables, drawn))
+    (arguments.out / "results.md").write_text(report.markdown(tables, drawn, raw))
     console.print(
         f"{time.monotonic() - started:.0f} s; all tables are in {arguments.out / 'results.md'}"
     )
@@ -179,6 +181,11 @@ def _selected(settings: Iterable[Setting], arguments: argparse.Namespace) -> lis
     return chosen
 
 
+def _here(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that were on this machine's processor."""
+    return [run for run in runs if kept.place_of(run) == PROCESSOR]
+
+
 def _kept(result: measure.Result) -> dict[str, Any]:
     """Without the places where things lay."""
     spec = replace(result.spec, data="", scratch="", port=0, brokers="", topics="")
@@ -190,6 +197,7 @@ def _kept(result: measure.Result) -> dict[str, Any]:
             "rate": result.rate,
             "rows": result.rows,
             "clicks": result.clicks,
+            "processor": PROCESSOR,
         }
     )
 

@@ -1,4 +1,7 @@
-"""What `results.json` holds of finished runs: which are done, and whether their rows agree."""
+"""What `results.json` holds of finished runs: which are done, and whether their rows agree.
+
+Every run says the processor that it was on. Plans are compared on one only.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,18 @@ def setting_of(run: Spec | dict[str, Any]) -> tuple[Any, ...]:
     return tuple(values[name] for name in SETTING)
 
 
-def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
-    """How many of the kept `runs` measured this case."""
+def place_of(run: dict[str, Any]) -> str:
+    """The processor that a run was on; empty where that was not kept."""
+    return str(run.get("processor", ""))
+
+
+def runs_done(runs: Iterable[dict[str, Any]], spec: Spec, processor: str) -> int:
+    """How many of the kept `runs` measured this case here."""
     setting = setting_of(spec)
-    return sum(run["plan"] == spec.plan and setting_of(run) == setting for run in runs)
+    return sum(
+        run["plan"] == spec.plan and setting_of(run) == setting and place_of(run) == processor
+        for run in runs
+    )
 
 
 def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:

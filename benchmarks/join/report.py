@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.join import large_state
 from benchmarks.join.cases import BEST, GROWTH, Growth
 from benchmarks.join.flink_options import HEAP, MANAGED_MB, VISIBLE_EVERY_S
-from benchmarks.join.kept import setting_of
+from benchmarks.join.kept import place_of, setting_of
 from benchmarks.join.spec import ITEMS, OURS, PAYLOAD_BYTES, PLANS, Plan
 from benchmarks.reporting import Table, machine
 
@@ -86,23 +86,33 @@ def brief(table: Table) -> Table:
 
 
 def _by_setting(runs: Runs) -> dict[tuple[Any, ...], dict[str, Runs]]:
-    """Setting to plan to its runs, in the order in which they were measured."""
+    """Setting and processor to plan to its runs, in the order in which they were measured."""
     found: dict[tuple[Any, ...], dict[str, Runs]] = {}
     for run in runs:
-        of = found.setdefault(setting_of(run), {})
+        of = found.setdefault((setting_of(run), place_of(run)), {})
         of.setdefault(run["plan"], []).append(run)
     return found
 
 
 def _label(run: dict[str, Any]) -> str:
     if run["part"] == "alone":
-        return "join alone"
+        return f"join alone{_where(run)}"
     parts = [f"{run['source']}, {run['features']} features"]
     if run["source"] == "kafka":
         parts.append(f"{run['partitions']} partition{'s' if run['partitions'] > 1 else ''}")
     if run["parallelism"] > 1:
         parts.append(f"{run['parallelism']} subtasks")
-    return ", ".join(parts)
+    return ", ".join(parts) + _where(run)
+
+
+def _where(run: dict[str, Any]) -> str:
+    """The first word of its processor, which the head of the page has whole."""
+    name = _first_word(place_of(run))
+    return f" ({name})" if name else ""
+
+
+def _first_word(processor: str) -> str:
+    return processor.replace("(", " ").split(" ")[0]
 
 
 def _any(of: dict[str, Runs]) -> dict[str, Any]:
@@ -126,8 +136,8 @@ def _compared(
     digits: int,
     best: Callable[[list[float]], float],
 ) -> list[tuple[dict[str, Any], list[str]]]:
-    """For each setting: a run of it, and the cells of a value. Those are its spread by plan, and
-    the ratio of each of ours to the `best` of the others.
+    """For each setting on each processor: a run of it, and the cells of a value. Those are its
+    spread by plan, and the ratio of each of ours to the `best` of the others.
     """
     plans, rows = _plans(runs), []
     for of in _by_setting(runs).values():
@@ -185,13 +195,14 @@ def _millions(run: dict[str, Any]) -> str:
 
 def _latency(measured: Runs) -> Table:
     rows = []
-    for policy in dict.fromkeys(one["policy"] for one in measured):
-        of = [one for one in measured if one["policy"] == policy]
+    for policy, place in dict.fromkeys((one["policy"], place_of(one)) for one in measured):
+        of = [one for one in measured if (one["policy"], place_of(one)) == (policy, place)]
         cells = [
             _spread([one[key] for one in of], 0)
             for key in ("emitted_p50", "emitted_p99", "visible_p50", "visible_p99")
         ]
-        rows.append((f"{of[0]['kind']} rows of `{policy}`", f"{of[0]['rate']:,}", *cells))
+        name = f"{of[0]['kind']} rows of `{policy}`{_where(of[0])}"
+        rows.append((name, f"{of[0]['rate']:,}", *cells))
     return Table(
         "Latency, milliseconds after a row is due: median (least-most; runs)",
         ("", "requests/s", "emitted p50", "p99", "visible p50", "p99"),
@@ -211,7 +222,7 @@ LARGE_TITLE = "State beyond memory"
 def _large(measured: Runs) -> Table:
     rows = [
         (
-            one["options"],
+            f"{one['options']}{_where(one)}",
             f"{one['pending']:,}",
             f"{large_state.predicted_bytes(one['pending']) / 1e6:,.0f}",
             f"{one['full_bytes'] / 1e6:,.0f}",
@@ -258,8 +269,9 @@ def costs(growth: Growth, runs: Runs) -> dict[float, dict[Plan, list[float]]]:
     of_settings = _by_setting(runs)
     for size, setting in growth.sizes:
         spec = setting.spec("ours")
-        of = of_settings.get(setting_of(spec), {})
-        if all(of.get(plan) for plan in BEST):
+        # both plans on one processor; on the last that was measured on
+        everywhere = [of for (one, _), of in of_settings.items() if one == setting_of(spec)]
+        for of in (of for of in everywhere if all(of.get(plan) for plan in BEST)):
             found[size] = {
                 plan: [work(run) / spec.impressions * 1e6 for run in of[plan]] for plan in BEST
             }
@@ -277,12 +289,15 @@ def _growth(growth: Growth, runs: Runs) -> Table:
         )
         for size, cost in costs(growth, runs).items()
     ]
+    settings = {setting_of(setting.spec("ours")) for _, setting in growth.sizes}
+    places = {place_of(run) for run in runs if setting_of(run) in settings}
     return Table(
         f"{growth.title}: CPU microseconds an impression",
         (growth.unit, "impressions", *(NAMES[p] for p in BEST), "ratio"),
         rows,
         "Files to Parquet. The runs are short, so that a part of each is code that is not compiled"
-        " yet; the more impressions, the smaller the part.",
+        " yet; the more impressions, the smaller the part."
+        f" On {' and '.join(sorted(map(_first_word, places)))}.",
     )
 
 
@@ -382,9 +397,9 @@ def _cpu(runs: Runs) -> Table:
     )
 
 
-def markdown(made: list[Table], drawn: list[tuple[str, str]]) -> str:
+def markdown(made: list[Table], drawn: list[tuple[str, str]], raw: dict[str, Any]) -> str:
     """The page with all tables, and with the plots `drawn` (title and file) before theirs."""
-    parts = ["# The join against Flink SQL, Spark and Quix Streams", _machine()]
+    parts = ["# The join against Flink SQL, Spark and Quix Streams", _machines(raw)]
     for table in made:
         lines = [
             f"## {table.title}",
@@ -400,10 +415,18 @@ def markdown(made: list[Table], drawn: list[tuple[str, str]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _machine() -> str:
+def _machines(raw: dict[str, Any]) -> str:
     facts = machine()
-    return (
+    kept = [run for part in ("speed", "growth", "latency", "large") for run in raw.get(part, [])]
+    processors = sorted({place_of(run) for run in kept} - {""}) or [facts["processor"]]
+    told = (
         f"Written by `make bench`; what is measured, and how, is in"
-        f" [../README.md](../README.md). {facts['cores']} cores ({facts['processor']}),"
+        f" [../README.md](../README.md). {facts['cores']} cores ({'; '.join(processors)}),"
         f" {facts['memory_gb']} GB of memory, Python {facts['python']}."
     )
+    if len(processors) > 1:
+        told += (
+            " Rows say which of the processors they are from; plans are compared on one. Runs of"
+            " another day may be of an earlier commit."
+        )
+    return told

@@ -32,7 +32,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(stopped_after: int) -
     everything = list(in_turns(SPEED))
     assert len(everything) == sum(s.repeats * len(s.plans) for s in SPEED)
     done = [_run(spec) for _, spec in everything[:stopped_after]]
-    left = [(repeat, spec) for repeat, spec in everything if repeat >= runs_done(done, spec)]
+    left = [(repeat, spec) for repeat, spec in everything if repeat >= runs_done(done, spec, "")]
     assert left == everything[stopped_after:]
 
 
@@ -49,8 +49,9 @@ def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
         replace(spec, items=10),
         replace(spec, click_percent=6),
     ]
-    assert runs_done([_run(other) for other in others], spec) == 0
-    assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec) == 1
+    assert runs_done([_run(other) for other in others], spec, "") == 0
+    assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec, "") == 1
+    assert runs_done([_run(spec) | {"processor": "another"}], spec, "") == 0
 
 
 def test_runs_of_an_older_benchmark_are_left_out() -> None:
@@ -82,6 +83,18 @@ def test_the_headline_is_the_work_a_request_without_compilation() -> None:
     ]
     headline = report.tables({"speed": runs, "state": [], "delay": {}})[0]
     assert headline.rows[0][3:] == (*["1,500,000 (1,500,000-1,500,000; 1)"] * 3, "1.00")
+
+
+def test_plans_are_compared_on_one_processor() -> None:
+    spent = {"rate": 1.0, "seconds": 1.0, "jvm_bytes": 1, "all_bytes": 1}
+    runs = [
+        _whole(plan) | spent | {"processor": processor, "cpu": {"source": seconds}}
+        for processor, seconds in (("Slow(R) X", 4.0), ("Quick 1", 1.0))
+        for plan in ("ours", "over")
+    ]
+    headline = report.tables({"speed": runs, "state": [], "delay": {}})[0]
+    assert [row[0].rpartition(" ")[2] for row in headline.rows] == ["(Slow)", "(Quick)"]
+    assert [row[-1] for row in headline.rows] == ["1.00", "1.00"]
 
 
 def test_a_row_is_due_when_an_event_late_enough_is_in_kafka() -> None:
