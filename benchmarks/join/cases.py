@@ -127,7 +127,7 @@ GROWTH = (
                     backend="rocksdb",
                 ),
             )
-            for mb in (10, 20, 40, 80, 160)
+            for mb in (10, 20, 40, 80)
         ),
     ),
 )
