@@ -106,13 +106,14 @@ def _label(run: dict[str, Any]) -> str:
 
 
 def _where(run: dict[str, Any]) -> str:
-    """The first word of its processor, which the head of the page has whole."""
-    name = _first_word(place_of(run))
+    name = short_name(place_of(run))
     return f" ({name})" if name else ""
 
 
-def _first_word(processor: str) -> str:
-    return processor.replace("(", " ").split(" ")[0]
+def short_name(processor: str) -> str:
+    """Its maker, kind and clock, without marks and common words."""
+    words = processor.replace("(R)", "").replace("(TM)", "").split()
+    return " ".join(word for word in words if word not in ("Processor", "CPU", "@"))
 
 
 def _any(of: dict[str, Runs]) -> dict[str, Any]:
@@ -263,15 +264,27 @@ def _large(measured: Runs) -> Table:
     )
 
 
+def growth_runs(growth: Growth, runs: Runs) -> Runs:
+    """Those of one processor: the one that most sizes were measured on, or the last of these."""
+    settings = [setting_of(setting.spec("ours")) for _, setting in growth.sizes]
+    sizes: dict[str, set[Any]] = {}
+    for run in runs:
+        if setting_of(run) in settings:
+            sizes.setdefault(place_of(run), set()).add(setting_of(run))
+    place = max(reversed(sizes), key=lambda one: len(sizes[one]), default="")
+    return [run for run in runs if place_of(run) == place and setting_of(run) in settings]
+
+
 def costs(growth: Growth, runs: Runs) -> dict[float, dict[Plan, list[float]]]:
     """CPU microseconds an impression of each run, by size and plan, where both plans have runs."""
     found = {}
-    of_settings = _by_setting(runs)
+    of_settings = {
+        setting: of for (setting, _), of in _by_setting(growth_runs(growth, runs)).items()
+    }
     for size, setting in growth.sizes:
         spec = setting.spec("ours")
-        # both plans on one processor; on the last that was measured on
-        everywhere = [of for (one, _), of in of_settings.items() if one == setting_of(spec)]
-        for of in (of for of in everywhere if all(of.get(plan) for plan in BEST)):
+        of = of_settings.get(setting_of(spec), {})
+        if all(of.get(plan) for plan in BEST):
             found[size] = {
                 plan: [work(run) / spec.impressions * 1e6 for run in of[plan]] for plan in BEST
             }
@@ -289,15 +302,14 @@ def _growth(growth: Growth, runs: Runs) -> Table:
         )
         for size, cost in costs(growth, runs).items()
     ]
-    settings = {setting_of(setting.spec("ours")) for _, setting in growth.sizes}
-    places = {place_of(run) for run in runs if setting_of(run) in settings}
+    shown = growth_runs(growth, runs)
     return Table(
         f"{growth.title}: CPU microseconds an impression",
         (growth.unit, "impressions", *(NAMES[p] for p in BEST), "ratio"),
         rows,
         "Files to Parquet. The runs are short, so that a part of each is code that is not compiled"
         " yet; the more impressions, the smaller the part."
-        f" On {' and '.join(sorted(map(_first_word, places)))}.",
+        + (f" On {short_name(place_of(shown[0]))}." if shown and place_of(shown[0]) else ""),
     )
 
 

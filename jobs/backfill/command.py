@@ -176,13 +176,7 @@ def _size(folder: Folder) -> str:
     """What lies in a folder that is being written; only that of a disk is looked at cheaply."""
     if not isinstance(folder, Path):
         return ""
-    size = 0
-    for file in folder.glob("samples/*/*/*"):
-        try:
-            size += file.stat().st_size
-        except OSError:
-            continue  # it was renamed meanwhile
-    return f", {size / 1e6:.1f} MB"
+    return f", {places.bytes_in(folder, 'samples/*/*/*') / 1e6:.1f} MB"
 
 
 def _remove(output: Folder, age_ms: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,9 @@ class LocalRun:
         if not own or places.is_uri(self._checkpoints) or not folder.is_dir():
             return
         try:
-            for plan in list(folder.glob(PLAN_FILES)):
-                places.delete(str(plan))
-            places.delete(str(folder / self._id))
+            plans = [e.place for e in places.entries(str(folder)) if fnmatch(e.name, PLAN_FILES)]
+            for place in (str(folder / self._id), *plans):
+                places.delete(place)
         except places.PlaceError as error:
             self._say(f"warning: checkpoints that nothing needs any more are left: {error}")
         with suppress(OSError):  # savepoints are in it, or Flink has deleted it
@@ -207,10 +208,4 @@ class LocalRun:
         )
         if places.is_uri(output):
             return "running"
-        size = 0
-        for file in Path(output).glob(f"{table}/*/*/*"):
-            try:
-                size += file.stat().st_size
-            except OSError:
-                continue  # it was renamed meanwhile
-        return f"{size / 1e6:.1f} MB of {table}"
+        return f"{places.bytes_in(Path(output), f'{table}/*/*/*') / 1e6:.1f} MB of {table}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ class LogWarnings:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         # By inode: a log that is full gets another name, and its last lines are read under that.
-        self._read = {path.stat().st_ino: path.stat().st_size for path in self._logs()}
+        self._read: dict[int, int] = {}
+        for path in self._logs():
+            with suppress(FileNotFoundError):  # it has just got another name
+                status = path.stat()
+                self._read[status.st_ino] = status.st_size
 
     def new(self) -> Iterator[str]:
         """The warnings that were written since the last call: `topic: message`, one line each.

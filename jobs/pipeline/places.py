@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ def entries(place: str) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.name)
 
 
+def bytes_in(folder: Path, pattern: str) -> int:
+    """The bytes of the files that match, without those that get another name while it looks."""
+    size = 0
+    with suppress(OSError):
+        for file in folder.glob(pattern):
+            with suppress(OSError):
+                size += file.stat().st_size
+    return size
+
+
 def read(place: str | Folder) -> bytes | None:
     """The bytes of a small file, or None if there is no such file.
 
@@ -81,7 +91,12 @@ def read(place: str | Folder) -> bytes | None:
         with _flink(place) as (system, path):
             if not system.exists(path):
                 return None
-            stream = system.open(path)
+            try:
+                stream = system.open(path)
+            except Exception as error:
+                if not _is_gone(error):
+                    raise
+                return None
             try:
                 return bytes(stream.readAllBytes())
             finally:
@@ -181,10 +196,12 @@ def _local_entries(folder: Path) -> Iterator[Entry]:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:
-    """That of what a link leads to; of a link to nothing, its own. Raises OSError."""
+    """That of what a link leads to; of a link that leads nowhere, its own. Raises OSError."""
     try:
         return entry.stat()
-    except FileNotFoundError:
+    except OSError:
+        if not entry.is_symlink():
+            raise
         return entry.stat(follow_symlinks=False)
 
 
@@ -192,7 +209,13 @@ def _flink_entries(place: str) -> Iterator[Entry]:
     with _flink(place) as (system, path):
         if not system.exists(path):
             return
-        for status in system.listStatus(path) or ():
+        try:
+            listed = system.listStatus(path)
+        except Exception as error:
+            if not _is_gone(error):
+                raise
+            return
+        for status in listed or ():
             inner = status.getPath()
             yield Entry(
                 below(place, inner.getName()),
@@ -211,6 +234,12 @@ def _flink(place: str) -> Iterator[tuple[Any, Any]]:
         yield path.getFileSystem(), path
     except Exception as error:
         raise _place_error(place, error) from None
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether the JVM did not find a file or folder, which was there just before."""
+    java = getattr(error, "java_exception", None)
+    return java is not None and "FileNotFoundException" in java.getClass().getName()
 
 
 def _place_error(place: str, error: Exception) -> PlaceError:

@@ -108,7 +108,8 @@ LENGTHS = (*range(260), 1_006, 1_007, 1_008, 1_009, 2_031, 2_032, 2_033, 9_999)
 @pytest.mark.parametrize("letter", ["x", "\N{GREEK SMALL LETTER OMEGA}", "\N{ROCKET}"])
 def test_sample_ids_are_those_of_python(letter: str) -> None:
     read = read_samples()
-    items = [letter * (n // len(letter.encode())) + "." * (n % 4) for n in LENGTHS]
+    size = len(letter.encode())
+    items = [letter * (n // size) + "." * (n % size) for n in LENGTHS]
     layout = wire.sample_layout(FeatureSchema.of(()), (ActionKind("click", 1, "any"),))
     for request_id in ("", "r", *items[::37]):
         body = RequestBody("u", items, NO_NAMES, [], NO_NAMES, [])

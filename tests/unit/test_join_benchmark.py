@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.join import large_state, measure, report, run_ours
-from benchmarks.join.cases import SPAN_MS, SPEED, WINDOW_MS, in_turns
+from benchmarks.join.cases import GROWTH, SPAN_MS, SPEED, WINDOW_MS, in_turns
 from benchmarks.join.flink_options import ROCKSDB_KEYS
 from benchmarks.join.kept import disagreement, readable, runs_done
 from benchmarks.join.latency import _Acks, _millis
@@ -93,8 +93,19 @@ def test_plans_are_compared_on_one_processor() -> None:
         for plan in ("ours", "over")
     ]
     headline = report.tables({"speed": runs, "state": [], "delay": {}})[0]
-    assert [row[0].rpartition(" ")[2] for row in headline.rows] == ["(Slow)", "(Quick)"]
+    assert [row[0].partition(" (")[2] for row in headline.rows] == ["Slow X)", "Quick 1)"]
     assert [row[-1] for row in headline.rows] == ["1.00", "1.00"]
+
+
+def test_a_growth_is_of_one_processor() -> None:
+    growth = GROWTH[0]
+    whole = [setting.spec(plan) for _, setting in growth.sizes for plan in ("ours", "over")]
+    runs = [_run(spec) | {"processor": "Quick 1", "cpu": {"source": 1.0}} for spec in whole]
+    runs += [_run(spec) | {"processor": "Slow 2", "cpu": {"source": 9.0}} for spec in whole[:4]]
+    assert {run["processor"] for run in report.growth_runs(growth, runs)} == {"Quick 1"}
+    assert len(report.costs(growth, runs)) == len(growth.sizes)
+    table = report.tables({"speed": [], "state": [], "delay": {}, "growth": runs})[0]
+    assert table.note.endswith("On Quick 1.")
 
 
 def test_a_row_is_due_when_an_event_late_enough_is_in_kafka() -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +68,46 @@ def test_one_that_is_deleted_hides_no_other(
     there = places.entries(str(tmp_path))
     assert {entry.name for entry in there} == {path.name for path in tmp_path.iterdir()}
     assert all(entry.is_folder == entry.name.startswith("chk-") for entry in there)
+
+
+def test_links_that_lead_nowhere_are_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "below-a-file").symlink_to(tmp_path / "file" / "x")
+    (tmp_path / "missing").symlink_to(tmp_path / "nothing")
+    there = {entry.name: entry.is_folder for entry in places.entries(str(tmp_path))}
+    assert there == dict.fromkeys(("below-a-file", "circle", "file", "missing"), False)
+
+
+class _JavaError(Exception):
+    """As Py4J raises what the JVM threw."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.java_exception = SimpleNamespace(
+            getClass=lambda: SimpleNamespace(getName=lambda: name), getMessage=lambda: name
+        )
+
+
+@pytest.mark.parametrize("name", ["java.io.FileNotFoundException", "java.io.IOException"])
+def test_what_another_deletes_in_a_store_while_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fails(_path: object) -> None:
+        raise _JavaError(name)
+
+    system = SimpleNamespace(exists=lambda _path: True, listStatus=fails, open=fails)
+    path = SimpleNamespace(getFileSystem=lambda: system)
+    core = SimpleNamespace(fs=SimpleNamespace(Path=lambda _place: path))
+    flink = SimpleNamespace(apache=SimpleNamespace(flink=SimpleNamespace(core=core)))
+    monkeypatch.setattr(places, "_jvm", lambda: SimpleNamespace(org=flink))
+    if name.endswith("FileNotFoundException"):
+        assert places.entries("s3://b/checkpoints") == []
+        assert places.read("s3://b/checkpoints/_metadata") is None
+        return
+    for look in (places.entries, places.read):
+        with pytest.raises(places.PlaceError, match="IOException"):
+            look("s3://b/checkpoints")
 
 
 def test_a_folder_that_is_not_there_is_empty_and_deleted_already(tmp_path: Path) -> None:

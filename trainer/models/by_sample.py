@@ -87,6 +87,7 @@ class Walker:
         """
         sizes = [len(s) for s in states]
         # small numbers: a step looks the table of its key up, too
+        assert len(sizes) < 2**15
         table = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
         heads = self._heads
         before = np.concatenate([s[:, : 2 * heads].reshape(len(s), 2, heads) for s in states])

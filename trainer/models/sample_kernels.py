@@ -26,8 +26,8 @@ from trainer.losses.row_gradient import action_gradient
 FTRL, ADAGRAD = 0.0, 1.0
 #: In the place of a key's table.
 UNLEARNED = -1
-# Python's model of errors would test each divisor, to raise; a row takes half as long without. No
-# divisor here can be 0.
+# Python's model of errors would test each divisor, to raise; a row takes half as long without.
+# Where a divisor can be 0, what comes of it is not used.
 _compiled = njit(cache=True, nogil=True, error_model="numpy")
 _inlined = njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
@@ -163,8 +163,8 @@ def walk(rows, tables, local, machine, targets, loss, good, told, learn):
     """Go through all rows that are `good`: predict each, and with `learn` make a step of its keys.
 
     One without finite numbers is not good any more, and makes no step. Without `learn`, `told` gets
-    logits and how much each row counts. All is written out here, without functions over arrays: to
-    hand arrays over counts references, which took longer than the loss of a row.
+    logits and how much each row counts. What each row needs is written out here, without functions
+    over arrays: to hand arrays over counts references, which took longer than the loss of a row.
     """
     starts, ends, key, value, _ = rows
     table, rates = tables
