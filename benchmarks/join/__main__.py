@@ -55,7 +55,7 @@ def main() -> int:
 
         def runs(settings: Iterable[Setting], into: list[dict[str, Any]]) -> None:
             for repeat, spec in cases.in_turns(_selected(settings, arguments)):
-                if repeat < kept.runs_done(into, spec, PROCESSOR):
+                if repeat < kept.runs_done(kept.on(PROCESSOR, into), spec):
                     continue
                 into.append(_kept(measure.speed(inputs.of(spec))))
                 console.print(report.line(into[-1]), soft_wrap=True)
@@ -86,11 +86,13 @@ def main() -> int:
                 console.print(f"delay {plan}: {raw['delay'][plan]}")
                 save()
         if "latency" in what:
-            rate = arguments.rate or report.half_load(_here(raw["speed"]))
+            rate = arguments.rate or report.half_load(kept.on(PROCESSOR, raw["speed"]))
             if rate is None:
                 raise measure.RunError("latency: measure the speed first, or give --rate")
             for load in latency.LOADS:
-                done = sum(one["policy"] == load.policy for one in _here(raw["latency"]))
+                done = sum(
+                    one["policy"] == load.policy for one in kept.on(PROCESSOR, raw["latency"])
+                )
                 for _ in range(done, arguments.repeat or 3):
                     measured = latency.measured(load, rate // load.versions, topics)
                     raw["latency"].append(asdict(measured) | {"processor": PROCESSOR})
@@ -101,7 +103,7 @@ def main() -> int:
                 for options in large_state.OPTIONS:
                     if not any(
                         (one["options"], one["pending"]) == (options, pending)
-                        for one in _here(raw["large"])
+                        for one in kept.on(PROCESSOR, raw["large"])
                     ):
                         measured_large = asdict(large_state.measured(options, pending))
                         raw["large"].append(measured_large | {"processor": PROCESSOR})
@@ -179,11 +181,6 @@ def _selected(settings: Iterable[Setting], arguments: argparse.Namespace) -> lis
             repeats = arguments.repeat or setting.repeats
             chosen.append(replace(setting, plans=plans, repeats=repeats))
     return chosen
-
-
-def _here(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that were on this machine's processor."""
-    return [run for run in runs if kept.place_of(run) == PROCESSOR]
 
 
 def _kept(result: measure.Result) -> dict[str, Any]:

@@ -32,13 +32,15 @@ def place_of(run: dict[str, Any]) -> str:
     return str(run.get("processor", ""))
 
 
-def runs_done(runs: Iterable[dict[str, Any]], spec: Spec, processor: str) -> int:
-    """How many of the kept `runs` measured this case here."""
+def on(processor: str, runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the kept `runs` that were on this processor."""
+    return [run for run in runs if place_of(run) == processor]
+
+
+def runs_done(runs: Iterable[dict[str, Any]], spec: Spec) -> int:
+    """How many of the kept `runs` measured this case."""
     setting = setting_of(spec)
-    return sum(
-        run["plan"] == spec.plan and setting_of(run) == setting and place_of(run) == processor
-        for run in runs
-    )
+    return sum(run["plan"] == spec.plan and setting_of(run) == setting for run in runs)
 
 
 def disagreement(runs: Iterable[dict[str, Any]]) -> str | None:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.join.cases import BEST, GROWTH, Growth
-from benchmarks.join.kept import place_of
+from benchmarks.join.kept import on, place_of
 from benchmarks.join.large_state import DEFAULTS, OURS
 from benchmarks.join.report import LARGE_TITLE, NAMES, costs
 
@@ -37,7 +37,7 @@ def draw_large(runs: list[dict[str, Any]], folder: Path) -> list[tuple[str, str]
     if not runs:
         return []
     # lines of two processors would look alike
-    runs = [run for run in runs if place_of(run) == place_of(runs[-1])]
+    runs = on(place_of(runs[-1]), runs)
     path = folder / "large-state.svg"
     with _figure("requests taken in (thousand)", "requests/s", path, above=True) as axis:
         for run in (run for run in runs if run["options"] in (DEFAULTS, OURS)):

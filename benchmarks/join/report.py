@@ -209,8 +209,8 @@ def _latency(measured: Runs) -> Table:
         ("", "requests/s", "emitted p50", "p99", "visible p50", "p99"),
         rows,
         "From Kafka with one partition, at half of the rate above, or a quarter for a policy that"
-        " writes each impression twice; on the Intel processor at less (`--rate`), because the"
-        " producer and the broker, which are on the same two cores, leave no room for that."
+        " writes each impression twice; at less (`--rate`) where the producer and the broker, which"
+        " are on the same cores, leave no room for that."
         " A final row is due when the event that ends its window is in"
         f" Kafka, a positive row when its action is and time has reached it. A checkpoint every"
         f" {VISIBLE_EVERY_S} s makes files visible.",

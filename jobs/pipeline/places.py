@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +91,8 @@ def read(place: str | Folder) -> bytes | None:
         with _flink(place) as (system, path):
             if not system.exists(path):
                 return None
-            try:
-                stream = system.open(path)
-            except Exception as error:
-                if not _is_gone(error):
-                    raise
+            stream = _unless_missing(system.open, path)
+            if stream is None:
                 return None
             try:
                 return bytes(stream.readAllBytes())
@@ -209,13 +206,7 @@ def _flink_entries(place: str) -> Iterator[Entry]:
     with _flink(place) as (system, path):
         if not system.exists(path):
             return
-        try:
-            listed = system.listStatus(path)
-        except Exception as error:
-            if not _is_gone(error):
-                raise
-            return
-        for status in listed or ():
+        for status in _unless_missing(system.listStatus, path) or ():
             inner = status.getPath()
             yield Entry(
                 below(place, inner.getName()),
@@ -236,10 +227,15 @@ def _flink(place: str) -> Iterator[tuple[Any, Any]]:
         raise _place_error(place, error) from None
 
 
-def _is_gone(error: Exception) -> bool:
-    """Whether the JVM did not find a file or folder, which was there just before."""
-    java = getattr(error, "java_exception", None)
-    return java is not None and "FileNotFoundException" in java.getClass().getName()
+def _unless_missing(look: Callable[[Any], Any], path: Any) -> Any:
+    """What the JVM sees at a path; None if that was deleted since it was last looked at."""
+    try:
+        return look(path)
+    except Exception as error:
+        java = getattr(error, "java_exception", None)
+        if java is None or "FileNotFoundException" not in java.getClass().getName():
+            raise
+        return None
 
 
 def _place_error(place: str, error: Exception) -> PlaceError:

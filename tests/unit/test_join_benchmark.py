@@ -11,7 +11,7 @@ import pytest
 from benchmarks.join import large_state, measure, report, run_ours
 from benchmarks.join.cases import GROWTH, SPAN_MS, SPEED, WINDOW_MS, in_turns
 from benchmarks.join.flink_options import ROCKSDB_KEYS
-from benchmarks.join.kept import disagreement, readable, runs_done
+from benchmarks.join.kept import disagreement, on, readable, runs_done
 from benchmarks.join.latency import _Acks, _millis
 from benchmarks.join.spec import PLANS, Spec
 from jobs.pipeline import config, environment
@@ -32,7 +32,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(stopped_after: int) -
     everything = list(in_turns(SPEED))
     assert len(everything) == sum(s.repeats * len(s.plans) for s in SPEED)
     done = [_run(spec) for _, spec in everything[:stopped_after]]
-    left = [(repeat, spec) for repeat, spec in everything if repeat >= runs_done(done, spec, "")]
+    left = [(repeat, spec) for repeat, spec in everything if repeat >= runs_done(done, spec)]
     assert left == everything[stopped_after:]
 
 
@@ -49,9 +49,9 @@ def test_runs_of_another_size_or_plan_do_not_count_as_done() -> None:
         replace(spec, items=10),
         replace(spec, click_percent=6),
     ]
-    assert runs_done([_run(other) for other in others], spec, "") == 0
-    assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec, "") == 1
-    assert runs_done([_run(spec) | {"processor": "another"}], spec, "") == 0
+    assert runs_done([_run(other) for other in others], spec) == 0
+    assert runs_done([_run(replace(spec, scratch="/elsewhere", port=1))], spec) == 1
+    assert runs_done(on("", [_run(spec) | {"processor": "another"}]), spec) == 0
 
 
 def test_runs_of_an_older_benchmark_are_left_out() -> None:
