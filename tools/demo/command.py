@@ -65,7 +65,11 @@ def demo(
     console = Console(highlight=False)
     console.print("[bold]sample-stitch[/] · joining on a mini-cluster in this machine", end="\n\n")
     if not bundled:
-        console.print("Some records are late, doubled or broken on purpose.", end="\n\n")
+        console.print(
+            "Some records are late, doubled or broken on purpose: the job warns of them,"
+            " and rejects what it cannot use.",
+            end="\n\n",
+        )
     code = join_samples.main(["--config", str(config), "--set", f"output.path={output}"])
     if code:
         return code
